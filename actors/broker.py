@@ -1,0 +1,291 @@
+"""The broker: owns a directory, sees that its replica actors run, answers metadata requests, hands out producer ids.
+
+It knows the cluster by following the metadata log, so it answers clients also while the coordinator is away.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from rayqueue.actors.flight import FlightServer, typed
+from rayqueue.actors.identity import BrokerIdentity, DirectoryLock, bind_server, read_json, write_json
+from rayqueue.actors.logs import write_logs
+from rayqueue.actors.metadata_follower import MetadataFollower
+from rayqueue.actors.metadata_service import answer_metadata
+from rayqueue.actors.options import BrokerOptions, ProcessReport
+from rayqueue.actors.process import prepare_process
+from rayqueue.actors.progress import Progress
+from rayqueue.client.connection import Channel
+from rayqueue.coordination.records import Record
+from rayqueue.coordination.state import ClusterState
+from rayqueue.coordination.views import describe_cluster
+from rayqueue.errors import ClusterMismatch, RayQueueError
+from rayqueue.protocol.messages import (
+    PROTOCOL_VERSION,
+    AllocateProducerIds,
+    CreateTopicsRequest,
+    Empty,
+    Identity,
+    InitProducerIdResponse,
+    MetadataRequest,
+    MetadataResponse,
+    ProducerIdBlock,
+    RegisterBroker,
+    Registered,
+    TopicsResponse,
+)
+
+log = logging.getLogger(__name__)
+
+COORDINATOR_TIMEOUT_S = 10.0
+RETRY_S = 0.1
+RETRY_MAX_S = 1.0
+# Longest wait of a metadata request for an index that has not come yet.
+METADATA_WAIT_S = 2.0
+# How often a broker looks whether its replica actors answer, and how long one may take.
+PING_INTERVAL_S = 1.0
+PING_TIMEOUT_S = 1.0
+
+
+class Broker:
+    """A broker's process. A plain class: Ray is applied in `actors.handles`.
+
+    The constructor returns at once and raises nothing that may pass; `report` says how far it has come.
+
+    Args:
+        options: see there.
+        start_replica: starts the replica actor of a slot unless it runs already; must not wait for it to be up. It is
+            called again when the actor does not answer.
+    """
+
+    def __init__(self, options: BrokerOptions, start_replica: Callable[[int], None]) -> None:
+        if options.logging.file:  # the process is all ours
+            write_logs(options.logging)
+            prepare_process()
+        self.options = options
+        self.incarnation = uuid.uuid4().hex
+        self.progress = Progress()
+        self._start_replica = start_replica
+        self._directory = Path(options.directory)
+        self._lock = DirectoryLock(self._directory / "lock")
+        self._stopping = threading.Event()
+        self._coordinator = Channel(*options.coordinator, token=options.token)
+        self._follower = MetadataFollower(
+            lambda: Channel(*options.coordinator, token=options.token),
+            self.incarnation,
+            self._on_metadata,
+            topic_defaults=options.config.topic_defaults,
+        )
+        self._server: FlightServer | None = None
+        self._ids = ProducerIdBlock(0, 0)
+        self._ids_lock = threading.Lock()
+        self._replicas: dict[int, Channel] = {}
+        self._starter = threading.Thread(target=self._run, name="broker", daemon=True)
+        self._starter.start()
+
+    def __repr__(self) -> str:
+        return f"Broker({self.options.broker_id}, {self.progress.state})"
+
+    # --- start and stop ----------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> threading.Event:
+        """Set while it serves: registered, and its image holds the registration."""
+        return self.progress.ready
+
+    @property
+    def port(self) -> int:
+        """Where it listens; 0 before it does."""
+        return self._server.port if self._server else 0
+
+    def _run(self) -> None:
+        """The start, then the watch over the replica actors, until `stop`."""
+        attempt = 0
+        while not self._stopping.is_set():
+            try:
+                self._serve()
+                break
+            except RayQueueError as error:
+                if self._stopping.is_set():
+                    return
+                if error.retriable:
+                    self.progress.waiting(str(error), type(error).__name__)
+                else:
+                    self.progress.failed(error)
+            attempt += 1
+            self._stopping.wait(min(RETRY_MAX_S, RETRY_S * 2**attempt))
+        while not self._stopping.is_set():
+            self._ensure_replicas()
+            self._stopping.wait(PING_INTERVAL_S)
+
+    def _serve(self) -> None:
+        """Lock, identity, port, registration; each step is done once, so it can be called again after an error."""
+        if not self._lock.acquire(self._stopping, self.progress.waiting):
+            return
+        identity = self._identity()
+        if self._server is None:
+            self._server = bind_server(
+                self._directory,
+                "broker",
+                self.options.listen_host,
+                self._listen,
+                self._stopping,
+                self.options.port,
+                self.progress.waiting,
+            )
+        index = self._register(identity, self._server.port)
+        self._follower.start()
+        # The registration is on the disk of the coordinator, so its log will come; only then do we know ourselves.
+        while not self._follower.wait_for(index, RETRY_MAX_S):
+            if self._stopping.is_set():
+                return
+        log.info("broker %d serves on port %d", self.options.broker_id, self.port)
+        self.progress.running()
+
+    def _identity(self) -> BrokerIdentity:
+        """Reads who this directory belongs to; an empty one becomes ours.
+
+        Raises:
+            ClusterMismatch: it belongs to another cluster or broker. StorageError.
+        """
+        options = self.options
+        path = self._directory / "identity.json"
+        identity = read_json(path, BrokerIdentity)
+        if identity is None:
+            identity = BrokerIdentity(options.cluster_id, options.broker_id, uuid.uuid4().hex)
+            write_json(path, identity)
+        if (identity.cluster_id, identity.broker_id) != (options.cluster_id, options.broker_id):
+            raise ClusterMismatch(
+                f"{self._directory} belongs to broker {identity.broker_id} of cluster {identity.cluster_id}, not to "
+                f"broker {options.broker_id} of cluster {options.cluster_id}: use another data_dir"
+            )
+        return identity
+
+    def _listen(self, port: int) -> FlightServer:
+        options = self.options
+        me = Identity(
+            PROTOCOL_VERSION, options.cluster_id, "broker", options.broker_id, self.incarnation, os.getpid()
+        )
+        return FlightServer(
+            options.listen_host,
+            port,
+            token=options.token,
+            identity=me,
+            actions={
+                "metadata": typed(MetadataRequest, self._metadata),
+                "init_producer_id": typed(Empty, lambda _: self._init_producer_id()),
+            },
+            max_message_bytes=options.config.socket_request_max_bytes,
+        )
+
+    def _register(self, identity: BrokerIdentity, port: int) -> int:
+        options = self.options
+        request = RegisterBroker(
+            identity.broker_id,
+            identity.directory_id,
+            self.incarnation,
+            options.advertised_host,
+            port,
+            options.node_id,
+            options.pool_size,
+        )
+        return self._coordinator.call("register_broker", request, Registered, COORDINATOR_TIMEOUT_S).index
+
+    def stop(self) -> None:
+        """Stops serving, and lets go of the directory and the port. The replica actors go on."""
+        self._stopping.set()
+        self._starter.join(COORDINATOR_TIMEOUT_S + PING_TIMEOUT_S)
+        self._follower.stop()
+        if self._server is not None:
+            self._server.shutdown()
+        for channel in [self._coordinator, *self._replicas.values()]:
+            channel.close()
+        self._lock.release()
+
+    def report(self) -> ProcessReport:
+        """What this process is and how it does; never waits."""
+        state, problem, error = self.progress.snapshot()
+        options = self.options
+        return ProcessReport(
+            "broker",
+            os.getpid(),
+            self.incarnation,
+            state,
+            problem,
+            error,
+            options.advertised_host,
+            self.port,
+            options.node_id,
+            str(self._directory),
+            options.logging.file,
+        )
+
+    # --- the replica actors ------------------------------------------------------------------------------------------
+
+    def _ensure_replicas(self) -> None:
+        """Starts every replica actor that does not answer; those that run (a broker may restart alone) are kept."""
+        problem: BaseException | None = None
+        for slot in range(self.options.pool_size):
+            if self._stopping.is_set() or self._answers(slot):
+                continue
+            try:
+                self._start_replica(slot)
+            except Exception as error:
+                # Whatever kept it from starting, the next round tries again; the others must not wait for it.
+                log.exception("replica actor %d is not started", slot)
+                problem = error
+        if problem is not None:
+            self.progress.failed(problem)
+        elif not self.ready.is_set():
+            self.progress.running()
+
+    def _answers(self, slot: int) -> bool:
+        """Whether the process that the metadata log names for this slot is there."""
+        key = (self.options.broker_id, slot)
+        actor = self._follower.read(lambda state, index, epoch: state.replica_actors.get(key))
+        if actor is None:
+            return False
+        channel = self._replicas.get(slot)
+        if channel is None or (channel.host, channel.port) != (actor.host, actor.port):
+            if channel is not None:
+                channel.close()
+            channel = self._replicas[slot] = Channel(actor.host, actor.port, self.options.token, PING_TIMEOUT_S)
+        try:
+            return channel.call("identify", Empty(), Identity, PING_TIMEOUT_S).incarnation == actor.incarnation
+        except RayQueueError as error:
+            log.debug("replica actor %d does not answer: %s", slot, error)
+            return False
+
+    # --- actions (gRPC's threads) ------------------------------------------------------------------------------------
+
+    def _on_metadata(self, state: ClusterState, records: list[Record], end: int, coordinator_epoch: int) -> None:
+        """On the follower's thread. The image is all that a broker needs; it acts on none of it."""
+
+    def _metadata(self, request: MetadataRequest) -> MetadataResponse:
+        return answer_metadata(request, self.options.config, self._read, self._create)
+
+    def _read(self, request: MetadataRequest) -> MetadataResponse:
+        self._follower.wait_for(request.min_index, METADATA_WAIT_S)
+        address = self.options.coordinator
+        return self._follower.read(lambda state, index, epoch: describe_cluster(state, request, index, address, epoch))
+
+    def _create(self, request: CreateTopicsRequest) -> TopicsResponse:
+        timeout_s = request.timeout_ms / 1000 + COORDINATOR_TIMEOUT_S
+        return self._coordinator.call("create_topics", request, TopicsResponse, timeout_s)
+
+    def _init_producer_id(self) -> InitProducerIdResponse:
+        """An id that no other producer has; epoch 0."""
+        with self._ids_lock:
+            if not self._ids.count:
+                request = AllocateProducerIds(self.options.broker_id)
+                self._ids = self._coordinator.call(
+                    "allocate_producer_ids", request, ProducerIdBlock, COORDINATOR_TIMEOUT_S
+                )
+            block = self._ids
+            self._ids = ProducerIdBlock(block.first + 1, block.count - 1)
+            return InitProducerIdResponse(block.first, 0)

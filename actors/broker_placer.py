@@ -1,0 +1,187 @@
+"""Keeps the brokers that are wanted running on the nodes of the Ray cluster: looks each second, starts what is missing.
+
+A part of the coordinator's process. It decides by `coordination.reconcile.plan`; Ray starts and restarts processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from rayqueue.actors.coordinator import Coordinator
+from rayqueue.actors.nodes import NodeReport, alive_nodes, check_versions, probe
+from rayqueue.actors.options import ANY_ADDRESS, LOOPBACK, BrokerOptions, Logging
+from rayqueue.coordination.machine import CoordinatorMachine
+from rayqueue.coordination.reconcile import NodeView, plan
+from rayqueue.coordination.state import ClusterState
+from rayqueue.errors import BrokerNotAvailable, ConfigError, RayQueueError
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 1.0
+POOL_SIZE_MAX = 16
+
+
+class RayBrokerPlacer:
+    """The reconciliation's thread.
+
+    Args:
+        start_broker: starts a broker's actor unless one of its name is there.
+
+    Attributes:
+        problems: what keeps nodes from being used, by node id.
+    """
+
+    def __init__(self, coordinator: Coordinator, start_broker: Callable[[BrokerOptions], Any]) -> None:
+        self._coordinator = coordinator
+        self._start_broker = start_broker
+        self._wanted = coordinator.options.brokers
+        self._nodes: dict[str, NodeReport] = {}
+        self._assigned: dict[int, str] = {}
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="broker-placer", daemon=True)
+        self._looked = False
+        self.problems: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Starts nothing more; returns when nothing is being started."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(2 * INTERVAL_S)
+
+    def want(self, brokers: int | None) -> None:
+        """More brokers are wanted: at least so many, or (None) one on every node. There are never fewer."""
+        if brokers is None:
+            self._wanted = None
+        elif self._wanted is not None:
+            self._wanted = max(self._wanted, brokers)
+        self._looked = False
+        self._wake.set()
+
+    def missing(self, running: set[int]) -> dict[int, str]:
+        """Brokers that should run and do not, and where; -1 while it has not looked since it was told what is wanted."""
+        if not self._looked:
+            return {-1: "the nodes have not been looked at yet"}
+        nodes, assigned = dict(self._nodes), dict(self._assigned)
+        return {
+            broker_id: f"on node {nodes[node_id].address if node_id in nodes else node_id} has not registered"
+            for broker_id, node_id in assigned.items()
+            if broker_id not in running
+        }
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._reconcile()
+            except BrokerNotAvailable as error:
+                log.debug("nothing to reconcile yet: %s", error)
+            except Exception as error:
+                # Ray may be away for a while, a node may go while it is asked: the next round begins anew.
+                log.warning("brokers are not looked after: %s: %s", type(error).__name__, error)
+            self._wake.wait(INTERVAL_S)
+            self._wake.clear()
+
+    def _reconcile(self) -> None:
+        cluster_id, known, running = self._coordinator.look(_brokers)
+        if not cluster_id:
+            return
+        addresses = alive_nodes()
+        self._look_at_new_nodes(addresses, cluster_id)
+        usable = {node_id: self._nodes[node_id] for node_id in addresses if node_id not in self.problems}
+        views = [NodeView(node_id, frozenset(report.brokers)) for node_id, report in usable.items()]
+        wanted = self._wanted
+        self._assigned = plan(views, {**self._assigned, **running}, known, wanted)
+        self._looked = self._wanted == wanted
+        load = Counter(self._assigned.values())
+        for broker_id, node_id in sorted(self._assigned.items()):
+            if broker_id in running or self._stopping.is_set():
+                continue
+            self._start_broker(self._options(cluster_id, broker_id, usable[node_id], load[node_id]))
+
+    def _look_at_new_nodes(self, addresses: dict[str, str], cluster_id: str) -> None:
+        for gone in [node_id for node_id in self._nodes if node_id not in addresses]:
+            del self._nodes[gone]
+            self.problems.pop(gone, None)
+        new = {node_id: address for node_id, address in addresses.items() if node_id not in self._nodes}
+        if not new:
+            return
+        options = self._coordinator.options
+        for report in probe(new, options.data_dir, options.python_path):
+            self._nodes[report.node_id] = report
+            try:
+                self._check(report, cluster_id)
+            except RayQueueError as error:
+                self.problems[report.node_id] = str(error)
+                log.error("%s", error)
+
+    def _check(self, report: NodeReport, cluster_id: str) -> None:
+        """Raises a RayQueueError when no broker of ours can run on the node."""
+        check_versions([report])
+        strangers = {other for other in report.brokers.values() if other != cluster_id}
+        if strangers:
+            raise ConfigError(
+                f"{report.data_dir} on node {report.address} holds cluster {', '.join(strangers)}, not {cluster_id}"
+            )
+        mine = self._nodes.values()
+        if self._coordinator.options.loopback and len({node.address for node in mine}) > 1:
+            raise ConfigError(
+                f"node {report.address} cannot join: the cluster listens on loopback only, as it was started on one "
+                "machine; shut it down and start it again (or start it with listen.host)"
+            )
+
+    def _options(self, cluster_id: str, broker_id: int, node: NodeReport, on_node: int) -> BrokerOptions:
+        """What a broker is started with; on_node: brokers that share the node's cores."""
+        cluster = self._coordinator.options
+        config = cluster.config
+        listen, advertised = addresses(cluster.loopback, config.listen_host, config.advertised_host, node.address)
+        return BrokerOptions(
+            name=cluster.name,
+            cluster_id=cluster_id,
+            broker_id=broker_id,
+            data_dir=node.data_dir,
+            listen_host=listen,
+            advertised_host=advertised,
+            coordinator=(cluster.advertised_host, self._coordinator.port),
+            token=self._coordinator.token,
+            config=config,
+            node_id=node.node_id,
+            pool_size=config.num_replica_actors or max(1, min(POOL_SIZE_MAX, node.cpus // on_node)),
+            logging=Logging.of(node.data_dir, f"broker-{broker_id}", cluster.logging.level),
+            python_path=cluster.python_path,
+        )
+
+
+def addresses(loopback: bool, listen_host: str | None, advertised_host: str | None, address: str) -> tuple[str, str]:
+    """(host to listen on, host to tell others) of a process on a node with this address.
+
+    Args:
+        loopback: whether the cluster is this machine alone. listen_host, advertised_host: as set, or None.
+    """
+    listen = listen_host or ("127.0.0.1" if loopback else address)
+    if advertised_host:
+        return listen, advertised_host
+    if listen in ANY_ADDRESS:
+        return listen, "127.0.0.1" if loopback else address
+    return listen, listen
+
+
+def is_loopback(listen_host: str | None, node_addresses: set[str]) -> bool:
+    """Whether nobody outside this machine can reach the cluster: one machine, and no other host was set."""
+    if listen_host is not None:
+        return listen_host in LOOPBACK
+    return len(node_addresses) <= 1
+
+
+def _brokers(state: ClusterState, machine: CoordinatorMachine) -> tuple[str, list[int], dict[int, str]]:
+    """(cluster id, all broker ids, broker id → node of those whose process is there)."""
+    running = {i: b.node_id for i, b in state.brokers.items() if machine.is_watching(b.incarnation)}
+    return state.cluster_id, list(state.brokers), running

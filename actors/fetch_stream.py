@@ -1,0 +1,265 @@
+"""The fetch exchange: pushes a partition's batches, as they stand in the segment, while the client has credit.
+
+The client's requests are read on gRPC's thread; a pusher thread sleeps until a subscription has news (its partition's
+high watermark moved, credit came, it is new) and sends what there is. The news is told by the actor's loop with one
+`append` and at most one wake-up, however many batches came: no polling, and a wake-up a group commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from rayqueue.actors.flight import Exchange
+from rayqueue.errors import FencedLeaderEpoch, ProtocolError, RayQueueError, from_wire
+from rayqueue.protocol import codec
+from rayqueue.protocol.messages import FetchPart, FetchPartition, FetchRequest, FetchResponse
+
+if TYPE_CHECKING:
+    from rayqueue.actors.hosted_partition import HostedPartition
+
+log = logging.getLogger(__name__)
+
+SMALL_BYTES = 64 * 1024  # parts below this travel together: joining them costs less than a message each
+MAX_PARTS = 256
+MAX_SUBSCRIPTIONS = 100_000
+
+
+@dataclass(eq=False)
+class Subscription:
+    """What a client reads of one partition.
+
+    Attributes:
+        offset: the next to send. told: the (high watermark, log start, epoch, generation) last told.
+        queued: whether it stands in the session's ready queue (told once, however much happens).
+    """
+
+    id: int
+    partition: HostedPartition
+    offset: int
+    mapped: bool
+    told: tuple[int, int, int, int] = (-1, -1, -1, -1)
+    queued: bool = False
+    ended: bool = False
+
+
+class FetchStream:
+    """One client's fetch exchange.
+
+    Args:
+        exchange: the stream.
+        find: the partition that leads here by id and number; raises when there is none.
+        listen, unlisten: add and remove a listener of a partition (run on the loop).
+        max_bytes: largest push.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        find: Callable[[bytes, int], HostedPartition],
+        listen: Callable[[HostedPartition, Callable[[HostedPartition], None]], None],
+        unlisten: Callable[[HostedPartition, Callable[[HostedPartition], None]], None],
+        max_bytes: int,
+    ) -> None:
+        self._exchange = exchange
+        self._find = find
+        self._listen = listen
+        self._unlisten = unlisten
+        self._max_bytes = max_bytes
+        self._subscriptions: dict[int, Subscription] = {}
+        self._by_partition: dict[HostedPartition, tuple[Subscription, ...]] = {}
+        self._ready: deque[Subscription] = deque()
+        self._starved: list[Subscription] = []  # have data, lack credit; the pusher's own
+        self._refused: deque[FetchPart] = deque()
+        self._credit = 0
+        self._credit_lock = threading.Lock()
+        self._wakes: SimpleQueue[bool] = SimpleQueue()
+        self._awake = False
+        self._thread = threading.Thread(target=self._push_all, name="fetch-pusher", daemon=True)
+
+    def run(self) -> None:
+        """Reads to the end of the stream, then lets go of every partition."""
+        self._thread.start()
+        try:
+            while (received := self._exchange.receive()) is not None:
+                self._take(codec.decode(received[0], FetchRequest))
+        finally:
+            self._wakes.put(False)
+            self._thread.join()
+            for partition in list(self._by_partition):
+                self._unlisten(partition, self.on_news)
+
+    # --- the client's side (gRPC's thread) -----------------------------------------------------------------------------
+
+    def _take(self, request: FetchRequest) -> None:
+        if request.credit < 0:
+            raise ProtocolError("credit is a number of bytes, not negative")
+        for gone in request.remove:
+            self._remove(gone)
+        for wanted in request.add:
+            self._add(wanted)
+        if request.credit:
+            with self._credit_lock:
+                self._credit += request.credit
+        self._wake()
+
+    def _add(self, wanted: FetchPartition) -> None:
+        try:
+            if len(self._subscriptions) >= MAX_SUBSCRIPTIONS or wanted.subscription in self._subscriptions:
+                raise ProtocolError(f"subscription {wanted.subscription} is taken, or there are too many")
+            partition = self._find(wanted.topic_id, wanted.partition)
+            if wanted.leader_epoch > partition.leader.leader_epoch:
+                raise FencedLeaderEpoch(f"the client has seen epoch {wanted.leader_epoch}, a newer leader's")
+        except RayQueueError as error:
+            part = FetchPart(wanted.subscription, -1, -1, -1, error=type(error).__name__, message=str(error))
+            self._refused.append(part)
+            return
+        subscription = Subscription(wanted.subscription, partition, wanted.offset, wanted.mapped)
+        self._subscriptions[subscription.id] = subscription
+        others = self._by_partition.get(partition, ())
+        self._by_partition[partition] = (*others, subscription)
+        if not others:
+            self._listen(partition, self.on_news)
+        self._tell(subscription)
+
+    def _remove(self, gone: int) -> None:
+        subscription = self._subscriptions.pop(gone, None)
+        if subscription is None:
+            return
+        subscription.ended = True
+        partition = subscription.partition
+        rest = tuple(s for s in self._by_partition.get(partition, ()) if s is not subscription)
+        if rest:
+            self._by_partition[partition] = rest
+        else:
+            self._by_partition.pop(partition, None)
+            self._unlisten(partition, self.on_news)
+
+    # --- news (any thread) ---------------------------------------------------------------------------------------------
+
+    def on_news(self, partition: HostedPartition) -> None:
+        """The partition's high watermark, log start or leadership has changed."""
+        for subscription in self._by_partition.get(partition, ()):
+            self._tell(subscription)
+
+    def _tell(self, subscription: Subscription) -> None:
+        # The news is visible before `queued` is looked at, and the pusher clears `queued` before it looks at the
+        # news: whoever comes last, the news is seen.
+        if not subscription.queued:
+            subscription.queued = True
+            self._ready.append(subscription)
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._awake:
+            self._awake = True
+            self._wakes.put(True)
+
+    # --- the pusher's thread -------------------------------------------------------------------------------------------
+
+    def _push_all(self) -> None:
+        while self._wakes.get():
+            self._awake = False
+            self._feed_starved()
+            while self._ready or self._refused:
+                parts, rows = self._gather()
+                if parts:
+                    self._exchange.write(codec.encode(FetchResponse(parts)), rows)
+
+    def _feed_starved(self) -> None:
+        if self._starved and self._credit > 0:
+            starved, self._starved = self._starved, []
+            for subscription in starved:
+                if not subscription.queued:
+                    subscription.queued = True
+                    self._ready.append(subscription)
+
+    def _gather(self) -> tuple[list[FetchPart], list[pa.Buffer]]:
+        """Parts for one message: many small ones, or a large one alone, which then is not copied.
+
+        A message's rows stand beside its first parts, so parts without data come last.
+        """
+        data_parts: list[FetchPart] = []
+        rows: list[pa.Buffer] = []
+        plain_parts: list[FetchPart] = []
+        size = 0
+        while self._refused:
+            plain_parts.append(self._refused.popleft())
+        while self._ready and size < SMALL_BYTES and len(data_parts) + len(plain_parts) < MAX_PARTS:
+            subscription = self._ready.popleft()
+            subscription.queued = False
+            if subscription.ended:
+                continue
+            part, row = self._part(subscription, SMALL_BYTES if rows else self._max_bytes)
+            if row is not None and part is not None:
+                data_parts.append(part)
+                rows.append(row)
+                size += row.size
+            elif part is not None:
+                plain_parts.append(part)
+        return data_parts + plain_parts, rows
+
+    def _part(self, subscription: Subscription, max_bytes: int) -> tuple[FetchPart | None, pa.Buffer | None]:
+        partition = subscription.partition
+        try:
+            if partition.closed:
+                raise _closed(partition)
+            high_watermark = partition.high_watermark
+            start, epoch = partition.log.log_start_offset, partition.leader.leader_epoch
+            news = (high_watermark, start, epoch, partition.log.generation)
+            part = FetchPart(subscription.id, high_watermark, start, epoch)
+            if subscription.mapped:
+                part.path, part.generation = str(partition.directory), partition.log.generation
+                row = None
+            else:
+                row = self._read(subscription, part, max_bytes)
+            if row is None and news == subscription.told:
+                return None, None
+            subscription.told = news
+            return part, row
+        except RayQueueError as error:
+            return self._ended(subscription, error), None
+
+    def _read(self, subscription: Subscription, part: FetchPart, max_bytes: int) -> pa.Buffer | None:
+        partition = subscription.partition
+        if subscription.offset == part.high_watermark:
+            return None
+        if self._credit <= 0:
+            self._starved.append(subscription)
+            return None
+        found = partition.log.read(subscription.offset, min(max_bytes, self._credit), part.high_watermark)
+        if found is None:
+            return None
+        part.entries = found.entries.tobytes()
+        subscription.offset = found.next_offset
+        with self._credit_lock:
+            self._credit -= found.data.size
+        if found.next_offset < part.high_watermark and not subscription.queued:
+            subscription.queued = True
+            self._ready.append(subscription)
+        return found.data
+
+    def _ended(self, subscription: Subscription, error: RayQueueError) -> FetchPart:
+        # The reader's thread owns the tables; it forgets the subscription when the client removes it, or at the end.
+        subscription.ended = True
+        partition = subscription.partition
+        start = partition.log.log_start_offset
+        return FetchPart(
+            subscription.id,
+            partition.high_watermark,
+            start,
+            partition.leader.leader_epoch,
+            error=type(error).__name__,
+            message=str(error),
+        )
+
+
+def _closed(partition: HostedPartition) -> RayQueueError:
+    return from_wire(partition.closed, f"{partition.topic}-{partition.partition} is not served here any more")

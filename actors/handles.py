@@ -1,0 +1,118 @@
+"""Ray: names of our actors, how they are started, found, asked and ended. The only place that applies `ray.remote`.
+
+Every actor is detached, takes no CPU, and has hard affinity to its node: its data lies there. Ray restarts its process
+for ever; when the node is lost, the coordinator's reconciliation starts it anew where the disk turns up. A handle may
+be stale and a call may hang, so every call has a timeout, and nothing that must be right rests on one.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from typing import Any
+
+import msgspec
+import ray
+import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rayqueue.actors.broker import Broker
+from rayqueue.actors.broker_placer import RayBrokerPlacer
+from rayqueue.actors.coordinator import Coordinator
+from rayqueue.actors.names import NAMESPACE, broker_name, coordinator_name, replica_name
+from rayqueue.actors.options import BrokerOptions, CoordinatorOptions
+from rayqueue.actors.partition_replica import PartitionReplica
+from rayqueue.actors.ray_environment import runtime_env
+from rayqueue.errors import BrokerNotAvailable, ConfigError, RayQueueError, RequestTimeout
+
+log = logging.getLogger(__name__)
+
+CALL_TIMEOUT_S = 10.0
+# Calls that an actor works on at once: `report` must be answered while `stop` or `format` is under way.
+MAX_CONCURRENCY = 8
+
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,100}")
+
+
+def check_cluster_name(name: str) -> None:
+    """Raises ConfigError unless a cluster can be called so."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", ".."):
+        raise ConfigError(f"a cluster's name is 1 to 100 characters from a-z, A-Z, 0-9, '.', '_', '-', not {name!r}")
+
+
+def actor_names(cluster: str) -> list[str]:
+    """The names of all actors of a cluster that Ray knows."""
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return sorted(a["name"] for a in named if a["namespace"] == NAMESPACE and a["name"].startswith(cluster + "/"))
+
+
+def any_cluster() -> bool:
+    """Whether any actor of any cluster of ours is left."""
+    return any(actor["namespace"] == NAMESPACE for actor in ray.util.list_named_actors(all_namespaces=True))
+
+
+def find(name: str) -> Any | None:
+    """The handle of an actor (it may be dead or restarting); None when Ray knows none of that name."""
+    try:
+        return ray.get_actor(name, NAMESPACE)
+    except ValueError:
+        return None
+
+
+def ask(handle: Any, method: str, *args: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+    """Calls a method of an actor and returns its result.
+
+    Raises:
+        RayQueueError: what the method raised. RequestTimeout: no answer in time.
+        BrokerNotAvailable: the actor is dead or restarting.
+    """
+    try:
+        return ray.get(getattr(handle, method).remote(*args), timeout=timeout_s)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, RayQueueError):
+            raise type(cause)(str(cause)) from error
+        raise RayQueueError(f"{method} failed in its actor: {cause!r}") from error
+    except ray.exceptions.GetTimeoutError:
+        raise RequestTimeout(f"an actor did not answer {method} in {timeout_s:g} s") from None
+    except ray.exceptions.RayError as error:
+        raise BrokerNotAvailable(f"an actor cannot be reached: {str(error).splitlines()[0]}") from error
+
+
+def _start(kind: type, name: str, node_id: str, python_path: str, *args: Any) -> Any:
+    """Starts an actor on a node unless one of that name is there; does not wait for it to be up."""
+    remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=MAX_CONCURRENCY)(kind)
+    return remote.options(  # type: ignore[attr-defined]
+        name=name,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+        runtime_env=runtime_env(python_path),
+    ).remote(*args)
+
+
+def start_coordinator(options: CoordinatorOptions, node_id: str) -> Any:
+    """Starts the coordinator; it starts the brokers."""
+    placer = functools.partial(RayBrokerPlacer, start_broker=start_broker)
+    return _start(Coordinator, coordinator_name(options.name), node_id, options.python_path, options, placer)
+
+
+def start_broker(options: BrokerOptions) -> Any:
+    """Starts a broker on its node; it starts its replica actors."""
+    start = functools.partial(start_replica, options)
+    name = broker_name(options.name, options.broker_id)
+    return _start(Broker, name, options.node_id, options.python_path, options, start)
+
+
+def start_replica(options: BrokerOptions, slot: int) -> None:
+    """Starts a replica actor of a broker, on the broker's node."""
+    mine = msgspec.structs.replace(options, logging=options.replica_logging(slot))
+    name = replica_name(options.name, options.broker_id, slot)
+    _start(PartitionReplica, name, options.node_id, options.python_path, mine, slot)
+
+
+def end(handle: Any) -> None:
+    """Ends an actor for good, without waiting: its name is free at once, its process ends soon."""
+    ray.kill(handle, no_restart=True)

@@ -1,0 +1,232 @@
+"""Who a data directory belongs to: its lock, its identity file, and the ports that are kept.
+
+    <data_dir>/
+      coordinator/            lock, identity.json, ports/coordinator, metadata/ (the metadata log)
+      <broker id>/            lock, identity.json, ports/broker, ports/replica-<slot>, locks/replica-<slot>, partitions/
+      logs/                   one file a process
+
+Every file has one writer: the process that holds the lock beside it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import pyarrow as pa
+
+from rayqueue.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LOCK_RETRY_S = 0.1
+PORT_RETRY_S = 0.1
+# How long a kept port is waited for before another one is chosen: a process that ends frees it within this.
+PORT_WAIT_S = 10.0
+
+
+class DirectoryLock:
+    """An exclusive lock on a directory, by flock on a file in it: gone when the process is gone, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        """path: the lock file; its directory is made."""
+        self.path = path
+        self._file: int | None = None
+
+    def try_acquire(self) -> bool:
+        """Takes the lock if it is free.
+
+        Raises:
+            StorageError: the directory cannot be written.
+        """
+        if self._file is not None:
+            return True
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageError(f"cannot use {self.path.parent}: {error.strerror}; choose another data_dir") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            return False
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+        self._file = file
+        return True
+
+    def acquire(self, stop: threading.Event, waiting: Callable[[str], None] = log.info) -> bool:
+        """Takes the lock, waiting for as long as another process has it; False when `stop` was set meanwhile.
+
+        `waiting` is told once who has it: a predecessor that is being killed, or another cluster.
+        """
+        told = False
+        while not self.try_acquire():
+            if not told:
+                waiting(f"{self.path.parent} is in use by {self.holder()}")
+                told = True
+            if stop.wait(LOCK_RETRY_S):
+                return False
+        return True
+
+    def holder(self) -> str:
+        """Who has the lock, in words."""
+        try:
+            pid, _, host = self.path.read_text().strip().partition(" ")
+        except OSError:
+            pid, host = "", ""
+        return f"process {pid} on {host}" if pid else "another process"
+
+    def release(self) -> None:
+        """Gives the lock back."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class BrokerIdentity(msgspec.Struct):
+    """What `<data_dir>/<broker id>/identity.json` says. It never changes: a directory is one broker of one cluster."""
+
+    cluster_id: str
+    broker_id: int
+    directory_id: str
+
+
+class CoordinatorIdentity(msgspec.Struct):
+    """What `<data_dir>/coordinator/identity.json` says. epoch: of the last coordinator that was active here."""
+
+    cluster_id: str
+    epoch: int
+
+
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """The struct that stands in a file; None when there is no file.
+
+    Raises:
+        StorageError: the file cannot be read, or holds something else.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise StorageError(f"{path} is damaged or cannot be read ({error}): restore it from a copy") from error
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes a struct so that after a crash the file holds the old one or the new one, whole.
+
+    Raises:
+        StorageError: the disk failed or is full.
+    """
+    _write(path, json.dumps(msgspec.to_builtins(value), indent=2).encode() + b"\n")
+
+
+def _write(path: Path, data: bytes, mode: int = 0o600) -> None:
+    temporary = path.with_name(path.name + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        try:
+            os.write(file, data)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another data_dir"
+        ) from error
+
+
+def kept_token(path: Path) -> str:
+    """The token that stands in a file, made (256 random bits) when there is none. Only the owner can read the file."""
+    try:
+        token = path.read_text().strip()
+        if token:
+            return token
+    except FileNotFoundError:
+        log.info("a new token is kept in %s", path)
+    except OSError as error:
+        raise StorageError(f"cannot read the token in {path}: {error.strerror}") from error
+    token = secrets.token_urlsafe(32)
+    _write(path, token.encode() + b"\n")
+    return token
+
+
+def kept_port(path: Path) -> int:
+    """The port that a server listened on last time; 0 when it never did (or nobody can tell)."""
+    try:
+        port = int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+    return port if 0 < port < 65_536 else 0
+
+
+def bind_server(
+    directory: Path,
+    name: str,
+    host: str,
+    make: Callable[[int], T],
+    stop: threading.Event | None = None,
+    fixed_port: int = 0,
+    waiting: Callable[[str], None] = log.warning,
+) -> T:
+    """A server on the port it had last time, so that addresses stay valid.
+
+    Call it with the directory's lock held: the predecessor is gone then, its port free or about to be.
+
+    Args:
+        directory, name: the port is kept in `<directory>/ports/<name>`.
+        host: where it listens, for messages.
+        make: makes a server (with an attribute `port`) that listens on a port, 0 for a free one; raises OSError or
+            pyarrow.ArrowException when it cannot.
+        stop: set: give up.
+        fixed_port: a port that was set, to be used and waited for; 0: the kept one, else a free one.
+        waiting: told when the port is taken.
+
+    Raises:
+        StorageError: the host cannot be listened on, or `stop` was set.
+    """
+    path = directory / "ports" / name
+    stop = stop or threading.Event()
+    wanted = fixed_port or kept_port(path)
+    waited = 0.0
+    while True:
+        try:
+            server = make(wanted)
+            break
+        except (OSError, pa.ArrowException) as error:
+            if not wanted:
+                raise StorageError(
+                    f"cannot listen on {host}: {error}; set listen.host to an address of this node"
+                ) from error
+            if waited == 0.0:
+                waiting(f"port {wanted} of {host} is taken by another program: free it")
+        if stop.wait(PORT_RETRY_S):
+            raise StorageError(f"stopped while waiting for port {wanted} of {host}")
+        waited += PORT_RETRY_S
+        if not fixed_port and waited >= PORT_WAIT_S:
+            log.warning("port %d stays taken: another one is chosen, addresses with the old one are void", wanted)
+            wanted = 0
+    port: int = server.port  # type: ignore[attr-defined]
+    if port != kept_port(path):
+        _write(path, f"{port}\n".encode())
+    return server

@@ -1,0 +1,271 @@
+"""Bringing a cluster up on the connected Ray, and taking it down: what `rayqueue.start` and `shutdown` do there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from typing import Any
+
+import ray
+import ray._private.state
+import ray.exceptions
+import ray.util
+
+from rayqueue.actors import handles
+from rayqueue.actors.broker_placer import addresses, is_loopback
+from rayqueue.actors.names import coordinator_name
+from rayqueue.actors.nodes import (
+    NodeReport,
+    alive_nodes,
+    check_versions,
+    cluster_on_disk,
+    default_python_path,
+    probe,
+    wait_gone,
+)
+from rayqueue.actors.options import ClusterOverview, CoordinatorOptions, Logging, ProcessReport
+from rayqueue.config.broker import BrokerConfig
+from rayqueue.errors import (
+    BrokerNotAvailable,
+    ClusterNotRunning,
+    ConfigError,
+    RayQueueError,
+    RequestTimeout,
+    StorageError,
+    from_wire,
+)
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 90.0
+POLL_S = 0.05
+# A lock or a port may be held by a process that is just being ended; after this it is somebody else's.
+PATIENCE_S = 15.0
+REPORT_TIMEOUT_S = 3.0
+STOP_TIMEOUT_S = 15.0
+GONE_TIMEOUT_S = 10.0
+
+
+def overview(name: str, timeout_s: float = handles.CALL_TIMEOUT_S) -> ClusterOverview:
+    """What the coordinator says; one that is just being restarted is waited for.
+
+    Raises:
+        ClusterNotRunning: there is none. BrokerNotAvailable, RequestTimeout: it does not answer.
+    """
+    handle = handles.find(coordinator_name(name))
+    if handle is None:
+        raise ClusterNotRunning(
+            f"there is no rayqueue cluster {name!r} in this Ray cluster: start it with "
+            f"rayqueue.start({'' if name == 'default' else repr(name)}) or `rayqueue start`"
+        )
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = max(0.1, deadline - time.monotonic())
+        try:
+            answer: ClusterOverview = handles.ask(handle, "overview", timeout_s=left)
+            return answer
+        except BrokerNotAvailable:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(POLL_S)
+
+
+# --- up ---------------------------------------------------------------------------------------------------------------
+
+
+def bring_up(
+    name: str, brokers: int | None, data_dir: str | None, config: BrokerConfig | None, log_level: str
+) -> ClusterOverview:
+    """Starts what is missing of a cluster and waits until all of it serves; see `rayqueue.start`."""
+    handles.check_cluster_name(name)
+    handle = handles.find(coordinator_name(name))
+    if handle is not None:
+        _check_same(overview(name), name, data_dir, config)
+        handles.ask(handle, "want_brokers", brokers)
+        return _wait_ready(name, handle)
+    options, home = _prepare(name, brokers, data_dir, config or BrokerConfig.parse(), log_level)
+    handle = handles.start_coordinator(options, home.node_id)
+    try:
+        _wait_process(handle, "the coordinator")
+        if not home.coordinator:
+            handles.ask(handle, "format", uuid.uuid4().hex)
+        return _wait_ready(name, handle)
+    except BaseException:
+        take_down(name)
+        raise
+
+
+def _check_same(running: ClusterOverview, name: str, data_dir: str | None, config: BrokerConfig | None) -> None:
+    """What is asked for must be what runs: a setting that is passed over would be a lie."""
+    stop_first = f"shut it down first (rayqueue.shutdown({name!r})), or choose another name"
+    if data_dir is not None and _absolute(data_dir) != running.options.data_dir:
+        raise ConfigError(f"cluster {name!r} runs on {running.options.data_dir}, not {data_dir}: {stop_first}")
+    if config is not None and config != running.options.config:
+        raise ConfigError(f"cluster {name!r} runs with other settings: {stop_first}")
+
+
+def _absolute(data_dir: str) -> str:
+    return os.path.abspath(os.path.expanduser(data_dir))
+
+
+def _prepare(
+    name: str, brokers: int | None, data_dir: str | None, config: BrokerConfig, log_level: str
+) -> tuple[CoordinatorOptions, NodeReport]:
+    """The coordinator's options, and the node it belongs on."""
+    chosen = data_dir or os.environ.get("RAYQUEUE_DATA_DIR") or f"~/.rayqueue/{name}"
+    chosen = chosen if chosen.startswith("~") else os.path.abspath(chosen)
+    reports, python_path = _look_at_nodes(chosen)
+    check_versions(reports)
+    cluster_id, home = cluster_on_disk(reports)
+    here = ray.get_runtime_context().get_node_id()
+    mine = next((report for report in reports if report.node_id == here), reports[0])
+    if home is None or mine.coordinator == cluster_id:
+        home = mine
+    loopback = is_loopback(config.listen_host, {report.address for report in reports})
+    listen, advertised = addresses(loopback, config.listen_host, config.advertised_host, home.address)
+    options = CoordinatorOptions(
+        name=name,
+        data_dir=home.data_dir,
+        listen_host=listen,
+        advertised_host=advertised,
+        config=config,
+        brokers=brokers,
+        needs_token=not loopback or config.token is not None,
+        loopback=loopback,
+        logging=Logging.of(home.data_dir, "coordinator", log_level),
+        python_path=python_path,
+    )
+    return options, home
+
+
+def _look_at_nodes(data_dir: str) -> tuple[list[NodeReport], str]:
+    """Reports of all nodes, and the directory with rayqueue for workers that do not find it (or another one) themselves."""
+    nodes = alive_nodes()
+    reports = probe(nodes, data_dir, "")
+    here = ray.util.get_node_ip_address()
+    mine = default_python_path()
+    if all(report.found_in == mine for report in reports if report.address == here):
+        return reports, ""
+    return probe(nodes, data_dir, mine), mine
+
+
+def _wait_process(handle: Any, what: str) -> None:
+    """Waits until an actor runs.
+
+    Raises:
+        RayQueueError: what keeps it from running, when that does not pass.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    patience: float | None = None
+    while True:
+        report = _report(handle)
+        if report is not None:
+            if report.state == "running":
+                return
+            patience = _check_report(report, what, patience)
+        if time.monotonic() > deadline:
+            raise RequestTimeout(f"{what} did not start in {START_TIMEOUT_S:g} s: {report.problem if report else ''}")
+        time.sleep(POLL_S)
+
+
+def _check_report(report: ProcessReport, what: str, patience: float | None) -> float | None:
+    """Raises what a process that is not running suffers from; gives the time until which it may wait for something."""
+    where = f"{what} does not start: {report.problem}"
+    if report.state == "failed":
+        raise from_wire(report.error, where)
+    if report.state != "waiting":
+        return None
+    patience = patience or time.monotonic() + PATIENCE_S
+    if time.monotonic() > patience:
+        raise from_wire(report.error, where)
+    return patience
+
+
+def _report(handle: Any) -> ProcessReport | None:
+    try:
+        report: ProcessReport = handles.ask(handle, "report", timeout_s=REPORT_TIMEOUT_S)
+        return report
+    except (BrokerNotAvailable, RequestTimeout) as error:
+        log.debug("an actor does not report: %s", error)
+        return None
+
+
+def _wait_ready(name: str, coordinator: Any) -> ClusterOverview:
+    """Waits until all brokers and replica actors serve.
+
+    Raises:
+        RayQueueError: what keeps one of them from it, when that does not pass.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    patience: dict[str, float | None] = {}
+    while True:
+        seen = overview(name)
+        if not seen.missing:
+            return seen
+        for what in seen.missing:
+            handle = handles.find(what)
+            report = None if handle is None else _report(handle)
+            if report is not None:
+                patience[what] = _check_report(report, what, patience.get(what))
+        if time.monotonic() > deadline:
+            missing = "; ".join(f"{what} {why}" for what, why in seen.missing.items())
+            raise RequestTimeout(f"cluster {name!r} is not complete after {START_TIMEOUT_S:g} s: {missing}")
+        time.sleep(POLL_S)
+
+
+# --- down -------------------------------------------------------------------------------------------------------------
+
+
+def take_down(name: str) -> bool:
+    """Stops all actors of a cluster, cleanly where they answer, and waits until their processes are gone.
+
+    Returns whether there were any.
+
+    Raises:
+        StorageError: a process does not end.
+    """
+    coordinator = handles.find(coordinator_name(name))
+    if coordinator is not None:
+        _try(lambda: handles.ask(coordinator, "stop_placing", timeout_s=REPORT_TIMEOUT_S), "the coordinator")
+    names = handles.actor_names(name)
+    if not names:
+        return False
+    pids = _processes(set(names))
+    # Brokers first: they would start replica actors again. Then those, to end their logs cleanly; the coordinator last.
+    replicas = [n for n in names if "/replica-" in n]
+    brokers = [n for n in names if "/broker-" in n and "/replica-" not in n]
+    for group in (brokers, replicas, [n for n in names if n not in replicas and n not in brokers]):
+        _stop_all(group)
+    left = wait_gone(pids, GONE_TIMEOUT_S)
+    if left:
+        raise StorageError(f"processes {', '.join(map(str, left))} of cluster {name!r} do not end: kill them")
+    return True
+
+
+def _stop_all(names: list[str]) -> None:
+    found = {name: handles.find(name) for name in names}
+    stopping = {name: handle.stop.remote() for name, handle in found.items() if handle is not None}
+    for name, reference in stopping.items():
+        _try(lambda reference=reference: ray.get(reference, timeout=STOP_TIMEOUT_S), name)  # type: ignore[misc]
+    for handle in found.values():
+        if handle is not None:
+            handles.end(handle)
+
+
+def _try(call: Any, what: str) -> None:
+    """A call to an actor that may be dead or hang: then it is ended without having been asked."""
+    try:
+        call()
+    except (RayQueueError, ray.exceptions.RayError) as error:
+        log.warning("%s does not stop cleanly: %s", what, str(error).splitlines()[0])
+
+
+def _processes(names: set[str]) -> dict[str, list[int]]:
+    """Node id → pids of these actors, also of such as do not answer."""
+    found: dict[str, list[int]] = {}
+    for actor in ray._private.state.actors().values():
+        if actor["Name"] in names and actor["Pid"] and actor["State"] != "DEAD":
+            found.setdefault(actor["Address"]["NodeID"], []).append(actor["Pid"])
+    return found

@@ -1,0 +1,156 @@
+"""Follows the coordinator's metadata log into a `ClusterState`: what brokers and replica actors know of the cluster."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from rayqueue.actors.driver import die
+from rayqueue.client.connection import Channel
+from rayqueue.coordination.records import Record, decode_record
+from rayqueue.coordination.state import ClusterState
+from rayqueue.errors import CorruptRecord, RayQueueError
+from rayqueue.protocol.messages import MetadataBatch, WatchRequest
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RETRY_S = 0.05
+RETRY_MAX_S = 1.0
+# The stream is opened anew this often, so that one whose coordinator hangs without a word is left behind.
+STREAM_TIMEOUT_S = 30.0
+
+OnBatch = Callable[[ClusterState, list[Record], int, int], None]
+
+
+class MetadataFollower:
+    """One thread that keeps `state` up with the metadata log, for ever, across coordinators.
+
+    Args:
+        channel_factory: makes a connection to the coordinator, one for each attempt; it is closed here.
+        watcher: our incarnation; while our stream is open the coordinator counts us as there.
+        on_batch: called on the follower's thread, with the lock held, after each batch with (state, records of the
+            batch, next index, coordinator epoch). Also once, maybe without records, at the start of every stream: a
+            new coordinator does not know what we have applied, so say it again. A RayQueueError from it ends
+            the stream, and the next one begins with a call as said. When the log starts over (see
+            `start_over`) the state is a new object and the records begin with the first of the log.
+        topic_defaults: topic settings of the cluster, for effective settings.
+        on_failure: called when following fails for a reason that is none of the network's: a fault in the program.
+
+    Attributes:
+        state: as far as it is known. Other threads look at it through `read`.
+        index: next index of the log.
+        coordinator_epoch: of the newest coordinator heard of, -1 before.
+    """
+
+    def __init__(
+        self,
+        channel_factory: Callable[[], Channel],
+        watcher: str,
+        on_batch: OnBatch,
+        topic_defaults: Mapping[str, str] | None = None,
+        on_failure: Callable[[BaseException], None] = die,
+    ) -> None:
+        self._on_failure = on_failure
+        self._channel_factory = channel_factory
+        self._watcher = watcher
+        self._on_batch = on_batch
+        self._topic_defaults = dict(topic_defaults or {})
+        self._changed = threading.Condition(threading.RLock())
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="metadata-follower", daemon=True)
+        self._random = random.Random()
+        self._heard = False
+        self.state = ClusterState(self._topic_defaults)
+        self.index = 0
+        self.coordinator_epoch = -1
+
+    def start(self) -> None:
+        """Starts following."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Ends following; the thread sees it with the next batch, at the latest the next keepalive."""
+        self._stop.set()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s)
+
+    def read(self, look: Callable[[ClusterState, int, int], T]) -> T:
+        """`look(state, index, coordinator epoch)` while nothing changes them; it must be short."""
+        with self._changed:
+            return look(self.state, self.index, self.coordinator_epoch)
+
+    def wait_for(self, index: int, timeout_s: float) -> bool:
+        """Waits until the log has been followed up to `index`; False when it has not in that time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.index >= index, timeout_s)
+
+    # --- the thread ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._follow_for_ever()
+        except BaseException as error:
+            self._on_failure(error)
+
+    def _follow_for_ever(self) -> None:
+        attempt = 0
+        while not self._stop.is_set():
+            self._heard = False
+            try:
+                self._follow()
+            except RayQueueError as error:
+                log.debug("the stream of metadata broke: %s", error)
+            attempt = 0 if self._heard else attempt + 1
+            wait = min(RETRY_MAX_S, RETRY_S * 2 ** min(attempt, 10))
+            self._stop.wait(wait * self._random.uniform(0.8, 1.2))
+
+    def _follow(self) -> None:
+        channel = self._channel_factory()
+        request = WatchRequest(self.index, self._watcher)
+        try:
+            for batch in channel.watch("watch", request, MetadataBatch, STREAM_TIMEOUT_S):
+                if self._stop.is_set():
+                    return
+                self._take(batch)
+        finally:
+            channel.close()
+
+    def _take(self, batch: MetadataBatch) -> None:
+        if batch.coordinator_epoch < self.coordinator_epoch:
+            raise CorruptRecord(f"a coordinator of epoch {batch.coordinator_epoch} is out of date, leaving it")
+        first = not self._heard
+        self._heard = True
+        if not batch.records and not first and batch.index == self.index:
+            return  # a keepalive
+        records = [self._decode(data) for data in batch.records]
+        with self._changed:
+            if batch.index != self.index:
+                self._start_over(batch)
+            self.state.replay_all(records)
+            self.index = batch.end
+            self.coordinator_epoch = batch.coordinator_epoch
+            self._changed.notify_all()
+            self._on_batch(self.state, records, self.index, self.coordinator_epoch)
+
+    def _decode(self, data: bytes) -> Record:
+        try:
+            return decode_record(data)
+        except msgspec.DecodeError as error:
+            raise CorruptRecord(
+                f"a metadata record cannot be read, is the coordinator of another version? {error}"
+            ) from error
+
+    def _start_over(self, batch: MetadataBatch) -> None:
+        """The coordinator's log is shorter than what we have followed, or of another cluster: forget what we know."""
+        if batch.index != 0:
+            raise CorruptRecord(f"the coordinator sent index {batch.index} where {self.index} was due")
+        log.error("the coordinator's log ends before index %d: following it anew from its start", self.index)
+        self.state = ClusterState(self._topic_defaults)
+        self.index = 0

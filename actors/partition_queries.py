@@ -1,0 +1,57 @@
+"""Questions to a replica actor about its logs: offsets by time, and deleting records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rayqueue.actors.hosted_partition import HostedPartition
+from rayqueue.errors import OffsetOutOfRange, RayQueueError
+from rayqueue.protocol.messages import (
+    EARLIEST_TIMESTAMP,
+    LATEST_TIMESTAMP,
+    DeleteRecordsRequest,
+    ListOffsetsRequest,
+    ListOffsetsResponse,
+    OffsetAnswer,
+    OffsetQuery,
+    TruncateQuery,
+)
+
+Find = Callable[[bytes, int], HostedPartition]
+
+
+def list_offsets(find: Find, request: ListOffsetsRequest) -> ListOffsetsResponse:
+    """Offsets by timestamp, each query answered or refused by itself."""
+    return ListOffsetsResponse([_answer(lambda q=query: _offset(find, q)) for query in request.queries])
+
+
+def _answer(ask: Callable[[], OffsetAnswer]) -> OffsetAnswer:
+    try:
+        return ask()
+    except RayQueueError as error:
+        return OffsetAnswer(-1, -1, type(error).__name__, str(error))
+
+
+def _offset(find: Find, query: OffsetQuery) -> OffsetAnswer:
+    hosted = find(query.topic_id, query.partition)
+    if query.timestamp == EARLIEST_TIMESTAMP:
+        return OffsetAnswer(hosted.log.log_start_offset, -1)
+    if query.timestamp == LATEST_TIMESTAMP:
+        return OffsetAnswer(hosted.high_watermark, -1)
+    found = hosted.log.offset_for_timestamp(query.timestamp, hosted.high_watermark)
+    return OffsetAnswer(-1, -1) if found is None else OffsetAnswer(*found)
+
+
+def delete_records(find: Find, request: DeleteRecordsRequest) -> ListOffsetsResponse:
+    """Moves log starts up; answers with the new ones. Runs on the actor's loop."""
+    return ListOffsetsResponse([_answer(lambda q=query: _delete(find, q)) for query in request.queries])
+
+
+def _delete(find: Find, query: TruncateQuery) -> OffsetAnswer:
+    hosted = find(query.topic_id, query.partition)
+    offset = hosted.high_watermark if query.offset == -1 else query.offset
+    if not 0 <= offset <= hosted.high_watermark:
+        raise OffsetOutOfRange(
+            f"records can be deleted before offsets 0 to {hosted.high_watermark}, not {offset}; -1 deletes all"
+        )
+    return OffsetAnswer(hosted.delete_before(offset), -1)

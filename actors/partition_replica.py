@@ -1,0 +1,330 @@
+"""The replica actor: hosts partition replicas, serves producers and consumers, follows the metadata log.
+
+A process start is a new incarnation. It registers with the coordinator, which commits new leader epochs for what this
+actor leads; only when the actor reads of its own incarnation in the metadata log does it lead, under those epochs.
+The constructor never fails for what may pass (a lock still held, a coordinator that is away): it waits in a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rayqueue.actors.driver import Driver, die, wall_ms
+from rayqueue.actors.fetch_stream import FetchStream
+from rayqueue.actors.flight import Exchange, FlightServer, typed
+from rayqueue.actors.flusher import Flusher
+from rayqueue.actors.hosted_partition import HostedPartition, Listener
+from rayqueue.actors.identity import DirectoryLock, bind_server
+from rayqueue.actors.logs import write_logs
+from rayqueue.actors.metadata_follower import MetadataFollower
+from rayqueue.actors.options import BrokerOptions, ProcessReport
+from rayqueue.actors.partition_queries import delete_records, list_offsets
+from rayqueue.actors.partition_table import PartitionTable
+from rayqueue.actors.process import prepare_process
+from rayqueue.actors.produce_stream import ByteBudget, ProduceStream, Request
+from rayqueue.actors.progress import Progress
+from rayqueue.client.connection import Channel
+from rayqueue.coordination.records import Record
+from rayqueue.coordination.state import ClusterState
+from rayqueue.errors import RayQueueError
+from rayqueue.protocol.messages import (
+    PROTOCOL_VERSION,
+    Applied,
+    DeleteRecordsRequest,
+    DescribeLogsResponse,
+    Empty,
+    Identity,
+    ListOffsetsRequest,
+    ProduceResult,
+    Registered,
+    RegisterReplicaActor,
+    Welcome,
+)
+from rayqueue.replication import events as ev
+from rayqueue.storage.files import OsFiles
+
+log = logging.getLogger(__name__)
+
+REGISTER_TIMEOUT_S = 5.0
+
+
+class FlushDone(msgspec.Struct):
+    """The flusher's answer, on its way to the loop."""
+
+    partition: HostedPartition
+    event: ev.Flushed | ev.FlushFailed
+
+
+class PartitionReplica:
+    """One replica actor's process. A plain class: Ray is applied in `actors.handles`.
+
+    Args:
+        options: its broker's.
+        slot: which of the broker's replica actors, 0 to pool_size - 1.
+        on_failure: called when this process must not go on.
+    """
+
+    def __init__(self, options: BrokerOptions, slot: int, on_failure: Callable[[BaseException], None] = die) -> None:
+        if options.logging.file:  # the process is all ours
+            write_logs(options.logging)
+            prepare_process()
+        self.options = options
+        self.slot = slot
+        self.progress = Progress()
+        self._on_failure = on_failure
+        self.incarnation = uuid.uuid4().hex
+        self._root = Path(options.directory)
+        self._files = OsFiles()
+        self._budget = ByteBudget(options.config.queued_max_bytes)
+        self._flusher = Flusher(lambda partition, event: self._driver.post(FlushDone(partition, event)))
+        self._table = PartitionTable(
+            self._files,
+            self._root,
+            options.broker_id,
+            slot,
+            self.incarnation,
+            reply=_complete,
+            request_flush=self._flusher.submit,
+        )
+        self._driver = Driver("replica", self._handle, self._next_deadline_ms, on_failure=on_failure)
+        self._next_retention_ms = 0
+        self._flush_deadlines: set[HostedPartition] = set()
+        self._server: FlightServer | None = None
+        self._follower: MetadataFollower | None = None
+        self._lock = DirectoryLock(self._root / "locks" / f"replica-{slot}")
+        self._coordinator = self._connect()
+        self._stopping = threading.Event()
+        self._starter = threading.Thread(target=self._start, name="replica-start", daemon=True)
+        self._starter.start()
+
+    def __repr__(self) -> str:
+        return f"PartitionReplica(broker {self.options.broker_id}, slot {self.slot}, {len(self._table)} partitions)"
+
+    def _connect(self) -> Channel:
+        return Channel(*self.options.coordinator, token=self.options.token)
+
+    # --- start and stop ----------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            if not self._stopping.is_set():
+                self._on_failure(error)
+
+    def _serve(self) -> None:
+        options, slot = self.options, self.slot
+        if not self._lock.acquire(self._stopping, self.progress.waiting):
+            return
+        nonce_path = self._root / f"nonce-{slot}"
+        nonce = secrets.token_hex(32)
+        nonce_path.write_text(nonce)
+        welcome = Welcome(
+            PROTOCOL_VERSION,
+            options.cluster_id,
+            options.broker_id,
+            self.incarnation,
+            options.config.max_in_flight_requests,
+            str(nonce_path),
+            nonce,
+        )
+        self._driver.start()
+        self._server = bind_server(
+            self._root,
+            f"replica-{slot}",
+            options.listen_host,
+            lambda port: self._listen(port, welcome),
+            self._stopping,
+            options.replica_port(slot),
+            self.progress.waiting,
+        )
+        self._register(self._server.port)
+
+    def _listen(self, port: int, welcome: Welcome) -> FlightServer:
+        options = self.options
+        identity = Identity(
+            PROTOCOL_VERSION, options.cluster_id, "replica", options.broker_id, self.incarnation, os.getpid()
+        )
+        return FlightServer(
+            options.listen_host,
+            port,
+            token=options.token,
+            identity=identity,
+            welcome=welcome,
+            max_message_bytes=options.config.socket_request_max_bytes,
+            actions={
+                "list_offsets": typed(ListOffsetsRequest, lambda request: list_offsets(self._table.find, request)),
+                "delete_records": typed(DeleteRecordsRequest, self._delete_records),
+                "describe_logs": typed(Empty, lambda _: self._describe()),
+            },
+            exchanges={"produce": self._produce, "fetch": self._fetch},
+        )
+
+    def _register(self, port: int) -> None:
+        """Tells the coordinator that this process is here, until it hears; then follows the metadata log."""
+        options = self.options
+        request = RegisterReplicaActor(options.broker_id, self.slot, self.incarnation, options.advertised_host, port)
+        attempt = 0
+        while not self._stopping.is_set():
+            try:
+                self._coordinator.call("register_replica_actor", request, Registered, REGISTER_TIMEOUT_S)
+                break
+            except RayQueueError as error:
+                self.progress.waiting(f"the coordinator does not take the registration yet: {error}")
+                attempt += 1
+                self._stopping.wait(min(0.5, 0.02 * 2**attempt))
+        else:
+            return
+        self._follower = MetadataFollower(
+            self._connect,
+            self.incarnation,
+            self._on_metadata,
+            topic_defaults=options.config.topic_defaults,
+            on_failure=self._on_failure,
+        )
+        self._follower.start()
+
+    def stop(self) -> None:
+        """Stops serving, closes every log cleanly, and lets go of the directory."""
+        self._stopping.set()
+        self._starter.join(10)
+        if self._follower is not None:
+            self._follower.stop()
+        if self._server is not None:
+            self._driver.call(self._table.close)
+            self._driver.stop()
+        self._flusher.stop()
+        self._coordinator.close()
+        self._lock.release()
+        if self._server is not None:
+            threading.Thread(target=self._server.shutdown, name="flight-shutdown", daemon=True).start()
+
+    @property
+    def ready(self) -> threading.Event:
+        """Set while it serves what it leads."""
+        return self.progress.ready
+
+    @property
+    def port(self) -> int:
+        """Where it listens; 0 before it does."""
+        return self._server.port if self._server else 0
+
+    def report(self) -> ProcessReport:
+        """What this process is and how it does; never waits."""
+        state, problem, error = self.progress.snapshot()
+        options = self.options
+        return ProcessReport(
+            "replica",
+            os.getpid(),
+            self.incarnation,
+            state,
+            problem,
+            error,
+            options.advertised_host,
+            self.port,
+            options.node_id,
+            str(self._root),
+            options.logging.file,
+        )
+
+    # --- the metadata log ----------------------------------------------------------------------------------------------
+
+    def _on_metadata(self, state: ClusterState, records: list[Record], end: int, coordinator_epoch: int) -> None:
+        """On the follower's thread, which waits until the loop has acted: the state does not move meanwhile.
+
+        An error of the report ends the follower's stream; at the start of the next one this is called again.
+        """
+        if records:
+            self._driver.call(lambda: self._table.apply(state, records, wall_ms()))
+        mine = state.replica_actors.get((self.options.broker_id, self.slot))
+        if mine is not None and mine.incarnation == self.incarnation:
+            self.progress.running()
+        self._coordinator.call("applied", Applied(self.incarnation, end), Empty, REGISTER_TIMEOUT_S)
+
+    # --- exchanges and actions (gRPC's threads) ------------------------------------------------------------------------
+
+    def _produce(self, exchange: Exchange) -> None:
+        limit = self.options.config.max_in_flight_requests
+        ProduceStream(exchange, self._table.find, self._driver.post, self._budget, limit).run()
+
+    def _fetch(self, exchange: Exchange) -> None:
+        FetchStream(exchange, self._table.find, self._listen_to, self._unlisten_to, self.options.config.fetch_max_bytes).run()
+
+    def _listen_to(self, partition: HostedPartition, listener: Listener) -> None:
+        def add() -> None:
+            partition.listeners = (*partition.listeners, listener)
+
+        self._driver.call(add)
+
+    def _unlisten_to(self, partition: HostedPartition, listener: Listener) -> None:
+        def remove() -> None:
+            partition.listeners = tuple(one for one in partition.listeners if one != listener)
+
+        self._driver.call(remove)
+
+    def _delete_records(self, request: DeleteRecordsRequest) -> Any:
+        return self._driver.call(lambda: delete_records(self._table.find, request))
+
+    def _describe(self) -> DescribeLogsResponse:
+        return self._driver.call(lambda: DescribeLogsResponse([hosted.describe() for hosted in self._table]))
+
+    # --- the loop ------------------------------------------------------------------------------------------------------
+
+    def _handle(self, taken: list[Any], now_ms: int, wall_ms: int) -> None:
+        dirty: dict[HostedPartition, None] = {}
+        for event in taken:
+            match event:
+                case Request():
+                    self._append(event, dirty, now_ms, wall_ms)
+                case FlushDone(partition=partition, event=flushed):
+                    partition.step(flushed, now_ms, wall_ms)
+                case _:
+                    raise TypeError(f"no such event: {event!r}")
+        for partition in dirty:
+            partition.write(now_ms, wall_ms)
+            if partition.leader.next_deadline_ms() is not None:
+                self._flush_deadlines.add(partition)
+        self._tick(now_ms, wall_ms)
+
+    def _append(self, request: Request, dirty: dict[HostedPartition, None], now_ms: int, wall_ms: int) -> None:
+        for item in request.items:
+            partition = item.partition
+            if partition.closed:
+                request.complete(item.index, ProduceResult(-1, -1, partition.closed, "the partition is not led here any more"))
+                continue
+            partition.step(ev.Produce(item, request.acks, item.batch), now_ms, wall_ms)
+            if partition.dirty:
+                dirty[partition] = None
+        if not request.items:
+            request.stream.answer()
+
+    def _tick(self, now_ms: int, wall_ms: int) -> None:
+        for partition in list(self._flush_deadlines):
+            deadline = partition.leader.next_deadline_ms()
+            if deadline is not None and deadline <= now_ms:
+                partition.step(ev.Tick(), now_ms, wall_ms)
+                deadline = partition.leader.next_deadline_ms()
+            if deadline is None:
+                self._flush_deadlines.discard(partition)
+        if now_ms >= self._next_retention_ms:
+            self._next_retention_ms = now_ms + self.options.config.log_retention_check_interval_ms
+            for partition in self._table:
+                partition.retain(wall_ms, self.options.config.producer_id_expiration_ms)
+
+    def _next_deadline_ms(self) -> int | None:
+        deadlines = [d for p in self._flush_deadlines if (d := p.leader.next_deadline_ms()) is not None]
+        return min([self._next_retention_ms, *deadlines])
+
+
+def _complete(reply: ev.Reply) -> None:
+    item = reply.ref
+    item.request.complete(item.index, ProduceResult(reply.base_offset, reply.timestamp, reply.error, reply.message))

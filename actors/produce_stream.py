@@ -1,0 +1,170 @@
+"""The produce exchange: reads requests, checks batches on the stream's own thread, and answers in order.
+
+A request's batches are checked here (CRC, Arrow structure, schema, size), so that the actor's loop only orders and
+writes. The stream is read no further while too many requests, or too many bytes in the whole actor, are unanswered.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import google_crc32c
+import pyarrow as pa
+
+from rayqueue.actors.flight import Exchange
+from rayqueue.errors import ProtocolError, RayQueueError, UnknownTopicOrPartition
+from rayqueue.protocol import codec
+from rayqueue.protocol.ipc import IpcMessage, split_message, wire_crc
+from rayqueue.protocol.messages import ProduceBatch, ProduceRequest, ProduceResponse, ProduceResult
+
+if TYPE_CHECKING:
+    from rayqueue.actors.hosted_partition import HostedPartition
+
+log = logging.getLogger(__name__)
+
+UNANSWERED = ProduceResult(-1, -1, "RayQueueError", "no answer")
+
+
+class ByteBudget:
+    """Bounds the bytes that all streams of an actor hold unanswered. One request always passes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._changed = threading.Condition()
+
+    def acquire(self, size: int) -> None:
+        """Waits until `size` more bytes fit."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._used == 0 or self._used + size <= self._limit)
+            self._used += size
+
+    def release(self, size: int) -> None:
+        """Gives bytes back."""
+        with self._changed:
+            self._used -= size
+            self._changed.notify_all()
+
+
+class Item:
+    """A batch of a request on its way through the loop: the machine's `ref`."""
+
+    __slots__ = ("batch", "body_crc", "index", "message", "partition", "request")
+
+    def __init__(
+        self, request: Request, index: int, batch: ProduceBatch, partition: HostedPartition, message: IpcMessage, crc: int
+    ) -> None:
+        self.request = request
+        self.index = index
+        self.batch = batch
+        self.partition = partition
+        self.message = message
+        self.body_crc = crc
+
+
+class Request:
+    """A request with its answer as it fills. After it is posted, only the loop touches it."""
+
+    __slots__ = ("acks", "correlation", "items", "remaining", "results", "size", "stream")
+
+    def __init__(self, stream: ProduceStream, request: ProduceRequest, size: int) -> None:
+        self.stream = stream
+        self.correlation = request.correlation
+        self.acks = request.acks
+        self.size = size
+        self.items: list[Item] = []
+        self.results: list[ProduceResult] = [UNANSWERED] * len(request.batches)
+        self.remaining = 0
+
+    def complete(self, index: int, result: ProduceResult) -> None:
+        """One batch is answered; the last one answers the request."""
+        self.results[index] = result
+        self.remaining -= 1
+        if self.remaining == 0:
+            self.stream.answer()
+
+
+class ProduceStream:
+    """One client's produce exchange.
+
+    Args:
+        exchange: the stream.
+        find: the partition that leads here by id and number; raises when there is none.
+        post: gives a request to the loop.
+        budget: shared by all streams of the actor.
+        max_in_flight: requests taken before answers.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        find: Callable[[bytes, int], HostedPartition],
+        post: Callable[[Request], None],
+        budget: ByteBudget,
+        max_in_flight: int,
+    ) -> None:
+        self._exchange = exchange
+        self._find = find
+        self._post = post
+        self._budget = budget
+        self._window = threading.Semaphore(max_in_flight)
+        self._order: deque[Request] = deque()  # posted, in the order of the stream; popped by the loop
+
+    def run(self) -> None:
+        """Reads to the end of the stream.
+
+        Raises:
+            ProtocolError: a message is not a produce request; the stream ends with it.
+        """
+        self._exchange.open_outbox()
+        decode = codec.decoder(ProduceRequest).decode
+        while (received := self._exchange.receive()) is not None:
+            message, rows = received
+            try:
+                request = decode(message)
+            except Exception as error:
+                raise ProtocolError(f"not a ProduceRequest: {error}") from error
+            if len(rows) != len(request.batches) or not rows or request.acks not in (-1, 0, 1):
+                raise ProtocolError("a ProduceRequest has as many rows as batches, at least one, and acks 0, 1 or -1")
+            self._take(request, rows)
+
+    def _take(self, request: ProduceRequest, rows: list[pa.Buffer]) -> None:
+        state = Request(self, request, sum(row.size for row in rows))
+        for index, (batch, row) in enumerate(zip(request.batches, rows, strict=True)):
+            try:
+                state.items.append(self._check(state, index, batch, row))
+            except RayQueueError as error:
+                state.results[index] = ProduceResult(-1, -1, type(error).__name__, str(error))
+        state.remaining = len(state.items)
+        self._window.acquire()
+        self._budget.acquire(state.size)
+        self._order.append(state)
+        self._post(state)
+
+    def _check(self, request: Request, index: int, batch: ProduceBatch, row: pa.Buffer) -> Item:
+        partition = self._find(batch.topic_id, batch.partition)
+        message = split_message(row)
+        body_crc = google_crc32c.value(message.body)
+        partition.checks.check(batch, row, message, wire_crc(message, body_crc), partition.config)
+        return Item(request, index, batch, partition, message, body_crc)
+
+    def answer(self) -> None:
+        """Sends the answers that are complete, in the order of requests. Runs on the loop."""
+        order = self._order
+        while order and order[0].remaining == 0:
+            done = order.popleft()
+            if done.acks != 0:
+                self._exchange.send(codec.encode(ProduceResponse(done.correlation, done.results)))
+            self._budget.release(done.size)
+            self._window.release()
+
+
+def not_here(topic_id: bytes, partition: int) -> UnknownTopicOrPartition:
+    """The error for a partition that this actor has never heard of."""
+    return UnknownTopicOrPartition(
+        f"partition {partition} of topic id {topic_id.hex()} is not here: it was deleted, or ask for metadata again"
+    )

@@ -1,0 +1,53 @@
+"""How far the start of a process has come, for those who wait for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """A state, and what stands in the way. Safe for many threads.
+
+    Attributes:
+        state: "starting", "waiting" (for a lock, a port, the coordinator), "running", "failed" (until somebody acts).
+        ready: set while running.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.state = "starting"
+        self.problem = ""
+        self.error = ""
+        self.ready = threading.Event()
+
+    def waiting(self, what: str, error: str = "StorageError") -> None:
+        """Something is waited for that may pass; error: the class that says it best should it not pass."""
+        if what != self.problem:
+            log.warning("%s", what)
+        self._set("waiting", what, error)
+
+    def failed(self, error: BaseException) -> None:
+        """Goes on only when somebody changes something."""
+        if str(error) != self.problem:
+            log.error("%s: %s", type(error).__name__, error)
+        self._set("failed", str(error), type(error).__name__)
+
+    def running(self) -> None:
+        """All is well."""
+        self._set("running", "", "")
+
+    def snapshot(self) -> tuple[str, str, str]:
+        """(state, problem, error class)."""
+        with self._lock:
+            return self.state, self.problem, self.error
+
+    def _set(self, state: str, problem: str, error: str) -> None:
+        with self._lock:
+            self.state, self.problem, self.error = state, problem, error
+            if state == "running":
+                self.ready.set()
+            else:
+                self.ready.clear()

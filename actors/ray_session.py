@@ -1,0 +1,197 @@
+"""Which Ray a process uses: the one it is connected to, else RAY_ADDRESS, else one on this machine, else a new one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+import ray._private.worker
+
+from rayqueue.errors import ClusterNotRunning, RayQueueError
+
+log = logging.getLogger(__name__)
+
+# A Ray of our own serves a log and its clients; nothing of ours lies in the object store.
+OBJECT_STORE_BYTES = 256 * 1024 * 1024
+HEAD_START_TIMEOUT_S = 60.0
+HEAD_STOP_TIMEOUT_S = 20.0
+_HEAD_FILE = "rayqueue-head.json"
+
+
+class _Begun:
+    """Whether this process began the Ray that it is connected to."""
+
+    here = False
+
+
+def _connect(address: str) -> None:
+    ray.init(
+        address=address,
+        include_dashboard=None,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+    )
+
+
+def attach() -> bool:
+    """Connects to a Ray that runs, unless this process is connected; True when it did connect.
+
+    Raises:
+        ClusterNotRunning: there is none.
+    """
+    if ray.is_initialized():
+        return False
+    given = os.environ.get("RAY_ADDRESS", "")
+    try:
+        if given == "local":
+            raise ConnectionError("RAY_ADDRESS=local asks for a Ray of its own")
+        _connect(given or "auto")
+    except ConnectionError as error:
+        where = f"at RAY_ADDRESS={given}" if given else "on this machine"
+        raise ClusterNotRunning(
+            f"there is no Ray {where}, so no rayqueue cluster: start one with rayqueue.start() or `rayqueue start`, "
+            "or give bootstrap_servers"
+        ) from error
+    return True
+
+
+def try_attach() -> bool:
+    """Connects to a Ray that runs, unless this process is connected; False when there is none."""
+    try:
+        attach()
+    except ClusterNotRunning:
+        return False
+    return True
+
+
+def attach_or_begin(stay: bool) -> bool:
+    """Connects to a Ray that runs, or begins one; True when it began one.
+
+    Args:
+        stay: a Ray that is begun outlives this process; else it ends with it, or with `end_if_begun`.
+
+    Raises:
+        ClusterNotRunning: RAY_ADDRESS is set and there is none. RayQueueError: Ray does not start.
+    """
+    try:
+        attach()
+        return False
+    except ClusterNotRunning:
+        if os.environ.get("RAY_ADDRESS", "local") != "local":
+            raise
+    if stay:
+        _begin_head()
+        return True
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
+    _Begun.here = True
+    return True
+
+
+@contextlib.contextmanager
+def attached() -> Iterator[None]:
+    """Connected to a Ray that runs; a connection that had to be made is given up at the end.
+
+    Raises:
+        ClusterNotRunning: there is none.
+    """
+    connected = attach()
+    try:
+        yield
+    finally:
+        if connected:
+            ray.shutdown()
+
+
+def end_if_begun() -> bool:
+    """Ends the Ray that this process is connected to if `attach_or_begin` began it, here or in another process."""
+    if _Begun.here:
+        _Begun.here = False
+        ray.shutdown()
+        return True
+    path = _head_file()
+    if path is None or not path.exists():
+        return False
+    pid = int(json.loads(path.read_text())["pid"])
+    ray.shutdown()
+    path.unlink()
+    _end_head(pid)
+    return True
+
+
+# --- a Ray that outlives the process that began it --------------------------------------------------------------------
+
+
+def _head_file() -> Path | None:
+    """In the session's directory, where every process of this machine that is connected finds it."""
+    node = ray._private.worker._global_node
+    return Path(node.get_session_dir_path()) / _HEAD_FILE if node is not None else None
+
+
+def _begin_head() -> None:
+    """Runs `ray start --head --block` in a session of its own; it ends all that it started when it is told to end."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
+    command += ["--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+    head = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    said: list[str] = []
+    up = threading.Event()
+
+    def listen() -> None:
+        assert head.stdout is not None
+        for line in head.stdout:
+            said.append(line.rstrip())
+            if "Ray runtime started" in line:
+                up.set()
+        up.set()
+
+    threading.Thread(target=listen, name="ray-head-output", daemon=True).start()
+    if not up.wait(HEAD_START_TIMEOUT_S) or head.poll() is not None:
+        head.terminate()
+        raise RayQueueError("Ray does not start: " + " / ".join(line for line in said[-5:] if line))
+    _connect("auto")
+    path = _head_file()
+    if path is not None:
+        path.write_text(json.dumps({"pid": head.pid}))
+
+
+def _end_head(pid: int) -> None:
+    """Ends a `ray start --block` and all that it started."""
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    deadline = time.monotonic() + HEAD_STOP_TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                return
+        except ChildProcessError:  # another process began it
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return
+        time.sleep(0.05)
+    log.warning("the Ray that was begun for this cluster (process %d) does not end", pid)

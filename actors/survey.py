@@ -1,0 +1,141 @@
+"""Collects the state of a cluster for `rayqueue.status`: asks every process, and says which do not answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from rayqueue.actors import handles
+from rayqueue.actors.lifecycle import overview
+from rayqueue.actors.names import broker_name, coordinator_name, replica_name
+from rayqueue.actors.options import ClusterOverview, ProcessReport
+from rayqueue.cluster_status import ClusterStatus, PartitionStatus, ProcessStatus, TopicStatus
+from rayqueue.errors import BrokerNotAvailable, ClusterNotRunning, RequestTimeout
+from rayqueue.protocol.messages import PartitionInfo
+
+log = logging.getLogger(__name__)
+
+OVERVIEW_TIMEOUT_S = 5.0
+REPORT_TIMEOUT_S = 3.0
+
+
+def survey(name: str) -> ClusterStatus:
+    """The state of a cluster.
+
+    Raises:
+        ClusterNotRunning: there is none of that name.
+    """
+    problems: list[str] = []
+    seen: ClusterOverview | None = None
+    try:
+        seen = overview(name, OVERVIEW_TIMEOUT_S)
+    except (BrokerNotAvailable, RequestTimeout) as error:
+        problems.append(f"the coordinator does not answer, so topics are not known: {error}")
+    names = handles.actor_names(name)
+    if not names:
+        raise ClusterNotRunning(f"there is no rayqueue cluster {name!r} any more: it has just been shut down")
+    if seen is not None:
+        names = sorted({*names, *_expected(seen)})
+    reports = _reports(names)
+    processes = [_process(name, actor, reports.get(actor)) for actor in sorted(names, key=_order)]
+    running = {p.pid for p in processes if p.state == "running"}
+    for process, actor in zip(processes, sorted(names, key=_order), strict=True):
+        if process.state != "running":
+            problems.append(f"{actor} is {process.state}" + (f": {process.problem}" if process.problem else ""))
+    if seen is None:
+        return ClusterStatus(name, "", "", False, "", -1, -1, processes, [], problems)
+    problems += seen.problems
+    up = {(r.broker_id, r.slot) for r in seen.replica_actors if r.incarnation in seen.watching}
+    topics = _topics(seen, {r.incarnation for r in seen.replica_actors if (r.broker_id, r.slot) in up}, bool(running))
+    status = ClusterStatus(
+        name=name,
+        cluster_id=seen.metadata.cluster_id,
+        bootstrap_servers=seen.bootstrap_servers,
+        needs_token=seen.token is not None,
+        data_dir=seen.options.data_dir,
+        coordinator_epoch=seen.metadata.coordinator_epoch,
+        metadata_index=seen.metadata.index,
+        processes=processes,
+        topics=topics,
+        problems=problems,
+    )
+    for what, found in (("offline", status.offline), ("under-replicated", status.under_replicated)):
+        if found:
+            first = ", ".join(f"{topic}-{partition}" for topic, partition in found[:5])
+            problems.append(f"{len(found)} partitions are {what}: {first}{', ...' if len(found) > 5 else ''}")
+    return status
+
+
+def _expected(seen: ClusterOverview) -> list[str]:
+    name = seen.options.name
+    found = [coordinator_name(name)]
+    for broker in seen.brokers:
+        found.append(broker_name(name, broker.broker_id))
+        found += [replica_name(name, broker.broker_id, slot) for slot in range(broker.pool_size)]
+    return found
+
+
+def _order(actor: str) -> tuple[int, int, int]:
+    broker_id, slot = _ids(actor)
+    return (0 if broker_id < 0 else 1, broker_id, slot)
+
+
+def _ids(actor: str) -> tuple[int, int]:
+    """(broker id, slot) of an actor's name, -1 where it has none."""
+    parts = actor.split("/")[1:]
+    broker_id = int(parts[0].removeprefix("broker-")) if parts[0].startswith("broker-") else -1
+    return broker_id, int(parts[1].removeprefix("replica-")) if len(parts) > 1 else -1
+
+
+def _reports(names: list[str]) -> dict[str, ProcessReport]:
+    """What the processes say of themselves; those that do not answer are left out. All are asked at once."""
+    asked: dict[str, Any] = {}
+    for name in names:
+        handle = handles.find(name)
+        if handle is not None:
+            asked[name] = handle.report.remote()
+    deadline = time.monotonic() + REPORT_TIMEOUT_S
+    reports = {}
+    for name, reference in asked.items():
+        try:
+            reports[name] = ray.get(reference, timeout=max(0.01, deadline - time.monotonic()))
+        except ray.exceptions.RayError as error:
+            log.debug("%s does not answer: %s", name, error)
+    return reports
+
+
+def _process(cluster: str, actor: str, report: ProcessReport | None) -> ProcessStatus:
+    broker_id, slot = _ids(actor)
+    if report is None:
+        role = "coordinator" if broker_id < 0 else "broker" if slot < 0 else "replica"
+        return ProcessStatus(role, broker_id, slot, "gone", "it does not answer", "", 0, "", "", "")
+    endpoint = f"{report.host}:{report.port}" if report.port else ""
+    return ProcessStatus(
+        report.role,
+        broker_id,
+        slot,
+        report.state,
+        report.problem,
+        endpoint,
+        report.pid,
+        report.node_id,
+        report.directory,
+        report.log_file,
+    )
+
+
+def _topics(seen: ClusterOverview, serving: set[str], anybody: bool) -> list[TopicStatus]:
+    """serving: incarnations of replica actors that follow the metadata log."""
+
+    def partition(info: PartitionInfo) -> PartitionStatus:
+        offline = not anybody or info.leader < 0 or info.incarnation not in serving
+        missing = len(info.isr) < len(info.replicas)
+        return PartitionStatus(
+            info.partition, info.leader, info.leader_epoch, info.replicas, info.isr, missing, offline
+        )
+
+    return [TopicStatus(t.name, t.typed, [partition(p) for p in t.partitions]) for t in seen.metadata.topics]

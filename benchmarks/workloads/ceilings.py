@@ -1,0 +1,29 @@
+"""Ceilings of the machine, for all other figures of the run."""
+
+from __future__ import annotations
+
+from benchmarks.baselines.ceilings import fdatasync_s, loopback_tcp, memcpy, page_cache_write
+from benchmarks.harness.bench import GB, Bench
+from benchmarks.harness.figures import Outcome, alternate
+
+
+def run(bench: Bench) -> Outcome:
+    """Measures memcpy, page-cache write, loopback TCP and fdatasync."""
+    scale = bench.scale
+    size = min(scale.bytes_max, 512 << 20)
+    path = bench.directory / "ceiling"
+    results = alternate(
+        {
+            "memcpy": lambda: memcpy(size) / GB,
+            "page-cache write, 1 MiB a call": lambda: page_cache_write(path, size) / GB,
+            "loopback TCP, 1 MiB a call": lambda: loopback_tcp(size) / GB,
+        },
+        scale.repeats,
+        scale.warm_up,
+    )
+    outcome = Outcome("ceilings", settings={"bytes": size})
+    for name, samples in results.items():
+        outcome.add(name, "GB/s", samples)
+    syncs = [fdatasync_s(path, 50) * 1e6 for _ in range(scale.repeats)]
+    outcome.add("fdatasync after 1 KiB", "us", syncs, higher_is_better=False)
+    return outcome

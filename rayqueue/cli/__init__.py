@@ -1,0 +1,1 @@
+"""The `rayqueue` command. Modules here import Ray, pyarrow and rich only where a command needs them."""

@@ -1,0 +1,110 @@
+"""`rayqueue start | status | shutdown`: a cluster's life, through Ray."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rayqueue.cli import output
+from rayqueue.cli.options import config_option, examples, json_option, name_option
+
+if TYPE_CHECKING:
+    from rayqueue.cluster import Cluster
+
+
+@click.command(
+    epilog=examples(
+        "rayqueue start                                  a broker on every node of Ray",
+        "rayqueue start --brokers 3 --data-dir data      three brokers, on one node if need be",
+        "rayqueue start -c retention.ms=3600000 -c auto.create.topics.enable=true",
+        "rayqueue start --block                          until Ctrl-C, then shut down",
+    )
+)
+@name_option
+@click.option(
+    "--brokers", type=click.IntRange(min=1), help="How many; else one on every node, also on nodes that join."
+)
+@click.option(
+    "--data-dir",
+    envvar="RAYQUEUE_DATA_DIR",
+    type=click.Path(file_okay=False),
+    help="A directory on each node; else ~/.rayqueue/NAME. [env: RAYQUEUE_DATA_DIR]",
+)
+@config_option("A broker setting, or a default of topics")
+@click.option("--block", is_flag=True, help="Stay until Ctrl-C, then shut the cluster down.")
+@json_option
+def start(
+    cluster: str, brokers: int | None, data_dir: str | None, config: dict[str, str], block: bool, as_json: bool
+) -> None:
+    """Starts a cluster, or finds it running. On the same data directory everything is back."""
+    output.reserve_stdout()
+    from rayqueue import cluster as lifecycle
+
+    started = lifecycle.start(name=cluster, brokers=brokers, data_dir=data_dir, config=config or None)
+    try:
+        _show_started(started, cluster, as_json)
+        if block:
+            _wait_for_signal()
+    finally:
+        if block:
+            output.say(f"Shutting down cluster {cluster}; its data stays.")
+            lifecycle.shutdown(cluster)
+
+
+def _show_started(started: Cluster, name: str, as_json: bool) -> None:
+    token = started.token
+    if as_json:
+        output.write_json({"name": name, "bootstrap_servers": started.bootstrap_servers, "token": token})
+        output.stdout().flush()
+        return
+    output.write(f"Cluster {name} is up.")
+    output.write(f"bootstrap servers: {started.bootstrap_servers}")
+    if token:
+        output.write(f"token: {token}")
+        output.write("Clients inside Ray find both by themselves. Anywhere else:")
+        output.write(f"  export RAYQUEUE_BOOTSTRAP={started.bootstrap_servers}")
+        output.write(f"  export RAYQUEUE_TOKEN={token}")
+        output.write('  or in Python: rayqueue.Producer(bootstrap_servers="...", token="...")')
+    output.stdout().flush()
+
+
+def _wait_for_signal() -> None:
+    """Until Ctrl-C, or SIGTERM (which the command line turns into an exit)."""
+    while True:
+        signal.pause()
+
+
+@click.command(epilog=examples("rayqueue status", "rayqueue status --json | jq .under_replicated"))
+@name_option
+@json_option
+def status(cluster: str, as_json: bool) -> None:
+    """Shows brokers, partitions, leaders, and what is missing."""
+    output.reserve_stdout()
+    from rayqueue import cluster as lifecycle
+
+    found = lifecycle.status(cluster)
+    if as_json:
+        output.write_json(_plain(found))
+    else:
+        output.write(str(found).rstrip())
+
+
+@click.command(epilog=examples("rayqueue shutdown", "rayqueue start    # everything is back"))
+@name_option
+@json_option
+def shutdown(cluster: str, as_json: bool) -> None:
+    """Stops the cluster's actors. The data stays."""
+    output.reserve_stdout()
+    from rayqueue import cluster as lifecycle
+
+    lifecycle.shutdown(cluster)
+    if as_json:
+        output.write_json({"name": cluster, "stopped": True})
+    else:
+        output.write(f"Cluster {cluster} is stopped; its data stays, `rayqueue start` brings it back.")
+
+
+def _plain(found: Any) -> Any:
+    return found.to_dict()

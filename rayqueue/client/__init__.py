@@ -1,0 +1,1 @@
+"""What producers, consumers and admin clients are made of. Pure but for connection, cluster_client, io and fetching."""

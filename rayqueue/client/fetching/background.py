@@ -1,0 +1,42 @@
+"""Questions that take a round trip, asked in the background so that `poll` keeps to its timeout."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from rayqueue.client.cluster_client import ClusterClient
+from rayqueue.client.fetching.inbox import Inbox, MetadataCame, OffsetsCame
+from rayqueue.client.streams import LookUp, Refresh
+from rayqueue.errors import RayQueueError
+from rayqueue.protocol.messages import ListOffsetsRequest, ListOffsetsResponse
+
+
+def ask_metadata(client: ClusterClient, refresh: Refresh, inbox: Inbox) -> None:
+    """Asks for metadata; `MetadataCame` follows."""
+
+    def run() -> None:
+        try:
+            inbox.put(MetadataCame(refresh.topics, client.refresh(refresh.topics, refresh.min_index)))
+        except RayQueueError as error:
+            inbox.put(MetadataCame(refresh.topics, error))
+
+    _start(run, "metadata")
+
+
+def ask_offsets(client: ClusterClient, lookup: LookUp, inbox: Inbox, timeout_s: float) -> None:
+    """Asks a leader for offsets; `OffsetsCame` follows."""
+
+    def run() -> None:
+        try:
+            channel = client.channel(lookup.endpoint.host, lookup.endpoint.port)
+            request = ListOffsetsRequest(lookup.queries)
+            inbox.put(OffsetsCame(lookup.number, channel.call("list_offsets", request, ListOffsetsResponse, timeout_s)))
+        except RayQueueError as error:
+            inbox.put(OffsetsCame(lookup.number, error))
+
+    _start(run, "offsets")
+
+
+def _start(run: Callable[[], None], what: str) -> None:
+    threading.Thread(target=run, name=f"rayqueue-{what}", daemon=True).start()

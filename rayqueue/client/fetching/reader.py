@@ -1,0 +1,241 @@
+"""Handing records out: one at a time, as lists, as tables, or by iteration."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import repeat
+
+import pyarrow as pa
+
+from rayqueue.client.cursor import Cursor
+from rayqueue.client.deserializers import deserializer
+from rayqueue.client.fetching.assignment import Assignment
+from rayqueue.client.fetching.engine import Engine
+from rayqueue.client.fetching.guard import Guard
+from rayqueue.client.fetching.layout import DEFAULT_TABLE_SCHEMA, TopicLayout
+from rayqueue.client.fetching.rows import Rows
+from rayqueue.client.fetching.tables import TableBuilder
+from rayqueue.errors import RayQueueError
+from rayqueue.message import Message
+
+# Opened at a time for messages: their values become Python objects together.
+_ROWS_BYTES = 512 * 1024
+# A table holds about so much when nobody says how many records it should have.
+_TABLE_BYTES = 64 << 20
+_SHARE_BYTES = 1 << 20
+
+
+def _all_columns(_: TopicLayout) -> None:
+    return None
+
+
+class Reader:
+    """Reads what the engine has. It holds one run of opened rows "in hand", of one partition.
+
+    The position of a partition is always that of the next record not yet handed out, whichever way they leave.
+    """
+
+    def __init__(self, engine: Engine, assignment: Assignment) -> None:
+        self._engine = engine
+        self._machine = engine.machine
+        self._assignment = assignment
+        self._value_deserializer = deserializer(engine.config.value_deserializer, "value")
+        self._key_deserializer = deserializer(engine.config.key_deserializer, "key")
+        self._tables = TableBuilder()
+        self._kept_error: RayQueueError | None = None
+        # Rows [_next, _end) of `_rows` belong to `_cursor` and are to be handed out.
+        self._rows: Rows | None = None
+        self._cursor: Cursor | None = None
+        self._drops = 0
+        self._next = 0
+        self._end = 0
+
+    # --- ways out ----------------------------------------------------------------------------------------------
+
+    def poll(self, timeout_s: float | None) -> Message | None:
+        """The next record; None when there is none in time."""
+        if (self._next == self._end or self._engine.inbox.pending) and not self._await(timeout_s, self._grab):
+            return None
+        return self._pop()
+
+    def _pop(self) -> Message:
+        rows, row = self._rows, self._next
+        assert rows is not None and self._cursor is not None
+        self._next = row + 1
+        self._cursor.position = rows.base_offset + row + 1
+        return Message(rows, row)
+
+    def consume(self, count: int, timeout_s: float | None) -> list[Message]:
+        """Up to `count` records, as soon as there are any."""
+        found: list[Message] = []
+        if not self._await(timeout_s, self._grab):
+            return found
+        try:
+            while len(found) < count and self._grab():
+                rows, cursor, start = self._rows, self._cursor, self._next
+                assert rows is not None and cursor is not None
+                stop = min(self._end, start + count - len(found))
+                found += map(Message, repeat(rows, stop - start), range(start, stop))
+                self._next = stop
+                cursor.position = rows.base_offset + stop
+        except RayQueueError as error:
+            self._kept_error = error  # what was taken before it is handed out first
+        self._settle_hand()
+        return found
+
+    def table(
+        self,
+        max_records: int | None,
+        timeout_s: float | None,
+        columns: tuple[str, ...] | None,
+        until: Callable[[], bool] | None = None,
+    ) -> pa.Table:
+        """What is there, of topics of one kind; empty when there is nothing in time."""
+        self.let_go()
+        tables: list[pa.Table] = []
+        if self._await(timeout_s, self._engine.anything, until):
+            self._gather(tables, max_records, columns)
+        self._engine.perform()
+        return pa.concat_tables(tables) if tables else self.empty_table(columns)
+
+    def _gather(self, tables: list[pa.Table], max_records: int | None, columns: tuple[str, ...] | None) -> None:
+        engine = self._engine
+        kind: bytes | None = None
+        left = max_records
+        budget = _TABLE_BYTES
+        share = max(_SHARE_BYTES, budget // max(1, len(self._machine.ring.ready())))
+
+        def stored(layout: TopicLayout) -> tuple[str, ...] | None:
+            return layout.project(columns).stored
+
+        def same_kind(cursor: Cursor) -> bool:
+            return kind is None or engine.layout(cursor).kind == kind
+
+        try:
+            while budget > 0 and left != 0:
+                turn = engine.next_turn(stored, min(share, budget), same_kind)
+                if turn is None:
+                    return
+                cursor, layout, run, start, stop = turn
+                kind = layout.kind
+                if left is not None:
+                    stop = min(stop, start + left)
+                    left -= stop - start
+                tables.append(self._tables.table(layout, cursor.partition, run, start, stop, columns))
+                budget -= run.size * (stop - start) // (run.next_offset - run.base_offset)
+                self._machine.advance(cursor, run.base_offset + stop)
+        except RayQueueError as error:
+            if not tables:
+                raise
+            self._kept_error = error
+
+    def empty_table(self, columns: tuple[str, ...] | None) -> pa.Table:
+        """No rows, in the schema of the first topic assigned."""
+        cursor = next(iter(self._machine.cursors.values()), None)
+        if cursor is not None:
+            return self._engine.layout(cursor).project(columns).schema.empty_table()
+        schema = DEFAULT_TABLE_SCHEMA
+        return (schema if columns is None else pa.schema([schema.field(name) for name in columns])).empty_table()
+
+    def messages(self, batch: int, until: Callable[[], bool] | None, guard: Guard) -> Iterator[Message]:
+        """Records one after another; looks around (other partitions, news) after each `batch` of them."""
+        while True:
+            with guard:
+                if not self._await(None, self._grab, until):
+                    return
+            rows, cursor, start = self._rows, self._cursor, self._next
+            assert rows is not None and cursor is not None
+            base = rows.base_offset + 1
+            for row in range(start, min(self._end, start + batch)):
+                self._next = row + 1
+                cursor.position = base + row
+                yield Message(rows, row)
+                if self._rows is not rows or self._next != row + 1:
+                    break  # the user has moved, or taken records otherwise
+
+    # --- waiting -----------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Takes in what has happened; callbacks run here, errors come out here."""
+        self._engine.turn()
+        self._assignment.follow()
+        if self._assignment.tell():
+            self._engine.perform()
+        cursor = self._cursor
+        if cursor is not None and (cursor.drops != self._drops or cursor.paused or cursor.error is not None):
+            self._forget_hand()
+        error = self._kept_error
+        if error is not None:
+            self._kept_error = None
+            raise error
+        error = self._machine.error()
+        if error is not None:
+            raise type(error)(*error.args)
+
+    def _await(
+        self, timeout_s: float | None, ready: Callable[[], bool], until: Callable[[], bool] | None = None
+    ) -> bool:
+        """Waits until `ready`; False when time is out, or when `until` says that nothing more will come."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            self.turn()
+            if ready():
+                return True
+            if until is not None and until():
+                return False
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            self._engine.wait(left)
+
+    def await_positions(self, timeout_s: float, keys: list[tuple[str, int]] | None = None) -> None:
+        """Waits until the positions (of all) are known, or time is out. Errors are left for the next poll."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._engine.turn()
+            cursors = self._machine.cursors
+            open_ones = [
+                cursor
+                for key in (cursors if keys is None else keys)
+                if (cursor := cursors.get(key)) is not None and cursor.position is None and cursor.error is None
+            ]
+            left = deadline - time.monotonic()
+            if not open_ones or left <= 0 or self._machine.fatal is not None:
+                return
+            self._engine.wait(left)
+
+    # --- the hand ----------------------------------------------------------------------------------------------
+
+    def _grab(self) -> bool:
+        """Whether there are rows in hand, after taking the next ones if there were none."""
+        if self._next < self._end:
+            return True
+        self._settle_hand()
+        if not self._engine.anything():
+            return False
+        turn = self._engine.next_turn(_all_columns, _ROWS_BYTES)
+        if turn is None:
+            return False
+        cursor, layout, run, self._next, self._end = turn
+        if run.rows is None:
+            run.rows = Rows(layout, cursor.partition, run, self._value_deserializer, self._key_deserializer)
+        self._rows, self._cursor, self._drops = run.rows, cursor, cursor.drops
+        return True
+
+    def _settle_hand(self) -> None:
+        """Once all in hand is handed out: gives its credit back."""
+        if self._next >= self._end and self._cursor is not None:
+            self.let_go()
+            self._engine.perform()
+
+    def let_go(self) -> None:
+        """Puts down what is in hand; what was not handed out stays in the buffer."""
+        cursor = self._cursor
+        if cursor is not None and cursor.position is not None and cursor.drops == self._drops:
+            self._machine.advance(cursor, cursor.position)
+        self._forget_hand()
+
+    def _forget_hand(self) -> None:
+        self._rows = self._cursor = None
+        self._next = self._end = 0

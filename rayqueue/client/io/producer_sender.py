@@ -1,0 +1,338 @@
+"""The sender: the thread that turns closed chunks into batches and does what the delivery machine says.
+
+Answers are taken on the links' own threads, so that an ack reaches its future without another hop; they step the same
+machine under its lock. Only the sender sends, so requests leave in the order in which the machine made them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from rayqueue.client.accumulator import Accumulator, Chunk
+from rayqueue.client.delivery import (
+    Connect,
+    Delivered,
+    Delivery,
+    DeliverySettings,
+    Disconnect,
+    Effect,
+    Failed,
+    NeedProducerId,
+    RefreshMetadata,
+    Send,
+)
+from rayqueue.client.io.doorbell import Doorbell
+from rayqueue.client.io.future import Part, Receipt
+from rayqueue.client.io.producer_batches import TablePiece, chunk_to_batches, piece_to_batches
+from rayqueue.client.io.producer_links import ProduceLink, Results
+from rayqueue.client.io.topics import ProducerTopic, leader_of
+from rayqueue.client.lanes import Batch
+from rayqueue.config.clients import ProducerConfig
+from rayqueue.errors import BrokerNotAvailable, RayQueueError, UnknownTopicOrPartition
+from rayqueue.protocol.messages import MetadataResponse, TopicInfo
+
+log = logging.getLogger("rayqueue.producer")
+
+
+def assert_never(value: NoReturn) -> NoReturn:
+    """Closes a match: the type checker proves that nothing gets here (`typing.assert_never` needs Python 3.11)."""
+    raise AssertionError(f"unexpected {value!r}")
+
+
+def now_ms() -> float:
+    """The clock of linger, backoff and deadlines."""
+    return time.monotonic() * 1000
+
+
+class Sender:
+    """See the module.
+
+    Args:
+        config: the producer's settings.
+        accumulator: where records wait; lock: guards it.
+        freed: called with the bytes and receipts of finished parts.
+        make_link: makes a link to a node, not started.
+        refresh: asks for a topic's metadata. renew_id: asks for a producer id.
+        topic_gone: called with a topic that was deleted, or replaced by another of its name.
+        backoff_ms: wait before try n + 1.
+    """
+
+    def __init__(
+        self,
+        config: ProducerConfig,
+        accumulator: Accumulator,
+        lock: threading.Lock,
+        *,
+        freed: Callable[[int, list[Receipt]], None],
+        make_link: Callable[[Any, Sender], ProduceLink],
+        refresh: Callable[[str], None],
+        renew_id: Callable[[], None],
+        topic_gone: Callable[[ProducerTopic], None],
+        died: Callable[[BaseException], None],
+        backoff_ms: Callable[[int], float],
+    ) -> None:
+        self._config = config
+        self._accumulator = accumulator
+        self._lock = lock
+        self._freed = freed
+        self._make_link = make_link
+        self._refresh = refresh
+        self._renew_id = renew_id
+        self._topic_gone = topic_gone
+        self._died = died
+        self._machine = Delivery(
+            DeliverySettings(
+                acks=config.acks,
+                idempotent=config.enable_idempotence,
+                retries=config.retries,
+                max_in_flight=config.max_in_flight,
+                max_request_size=config.max_request_size,
+                request_timeout_ms=config.request_timeout_ms,
+                delivery_timeout_ms=config.delivery_timeout_ms,
+            ),
+            backoff_ms,
+        )
+        self._core = threading.Lock()
+        self._links: set[ProduceLink] = set()
+        self._topics: dict[str, ProducerTopic] = {}
+        self._work: deque[Chunk | TablePiece] = deque()  # closed, not yet encoded; the thread's own
+        self._stopping = False
+        self.bell = Doorbell()
+        self._thread = threading.Thread(target=self._run, name="rayqueue-producer-sender", daemon=True)
+        self._started = False
+
+    # --- topics ----------------------------------------------------------------------------------------------------
+
+    def add_topic(self, topic: ProducerTopic) -> None:
+        """A topic that is produced to from now on; starts the thread."""
+        with self._core:
+            self._topics[topic.name] = topic
+            self._lead(topic, topic.info)
+            if not self._started and not self._stopping:
+                self._started = True
+                self._thread.start()
+
+    def _lead(self, topic: ProducerTopic, info: TopicInfo) -> None:
+        for number in range(len(topic.lanes), len(info.partitions)):
+            topic.lanes.append(self._machine.make_lane(info.name, info.topic_id, number))
+        topic.update(info, self._config)
+        topic.refreshed_ms = now_ms()
+        for partition in info.partitions:
+            self._machine.set_leader(topic.lanes[partition.partition], leader_of(partition), partition.leader_epoch)
+
+    def take_metadata(self, names: list[str], answer: MetadataResponse | None) -> None:
+        """News of some topics; None: nobody answered."""
+        effects: list[Effect] = []
+        gone = []
+        found = {info.name: info for info in answer.topics} if answer is not None else {}
+        with self._core:
+            for name in names:
+                topic, info = self._topics.get(name), found.get(name)
+                self._machine.refreshed(name)
+                if topic is None or answer is None:
+                    continue
+                if info is not None and info.topic_id == topic.info.topic_id:
+                    self._lead(topic, info)
+                    continue
+                del self._topics[name]
+                gone.append(topic)
+                error = UnknownTopicOrPartition(f"topic {name!r} was deleted while records for it were on their way")
+                effects += self._machine.remove_topic(topic.lanes, error)
+        for topic in gone:
+            self._topic_gone(topic)
+        self._perform(effects)
+        self.bell.ring()
+
+    def take_producer_id(self, producer_id: int, producer_epoch: int) -> None:
+        """The id under which batches are numbered."""
+        with self._core:
+            self._machine.set_producer_id(producer_id, producer_epoch)
+        self.bell.ring()
+
+    # --- links, on their own threads -------------------------------------------------------------------------------
+
+    def link_opened(self, link: ProduceLink, window: int) -> None:
+        """The link can be sent on."""
+        with self._core:
+            self._machine.connected(link.node, link, window)
+        self.bell.ring()
+
+    def link_answered(self, link: ProduceLink, results: Results) -> None:
+        """The oldest request of the link is answered."""
+        with self._core:
+            effects = self._machine.answered(link.node, link, results, now_ms())
+        self._perform(effects)
+        self.bell.ring()
+
+    def link_ended(self, link: ProduceLink, opened: bool, error: RayQueueError) -> None:
+        """The link broke, was closed, or could not be opened."""
+        with self._core:
+            self._links.discard(link)
+            effects = self._machine.disconnected(link.node, link if opened else None, error, now_ms())
+            stopping = self._stopping
+        if effects and not stopping:
+            log.info("link to %s:%s ended: %s", link.node[0], link.node[1], error)
+        self._perform(effects)
+        self.bell.ring()
+
+    # --- the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                deadline = self._step()
+                if deadline is None:
+                    self.bell.wait(None)
+                elif (left := deadline - now_ms()) > 0:
+                    self.bell.wait(left / 1000)
+        except BaseException as error:
+            log.exception("the producer's sender failed")
+            self._died(error)
+
+    def _step(self) -> float | None:
+        """Takes what is due, sends what may be sent; when there will be more to do."""
+        accumulator = self._accumulator
+        now = now_ms()
+        with self._lock:
+            topics = accumulator.open_topics()
+        with self._core:
+            roomy = {topic for topic in topics if self._machine.has_room(topic.lanes)}
+        with self._lock:
+            work = accumulator.take_due(now, roomy)
+            linger = accumulator.next_deadline_ms(roomy)
+        self._work.extend(work)
+        while self._work and not self._stopping:
+            self._offer(self._encode(self._work.popleft(), now), now)
+        due = self._offer([], now_ms())
+        return due if linger is None else linger if due is None else min(linger, due)
+
+    def _offer(self, batches: list[Batch], now: float) -> float | None:
+        """Gives batches to the machine and does what it says; its next deadline."""
+        with self._core:
+            self._machine.add(batches)
+            effects = self._machine.poll(now)
+            deadline = self._machine.next_deadline_ms()
+        self._perform(effects)
+        return deadline
+
+    def _encode(self, item: Chunk | TablePiece, now: float) -> list[Batch]:
+        topic: ProducerTopic = item.topic
+        if now - topic.refreshed_ms > self._config.metadata_max_age_ms:
+            topic.refreshed_ms = now
+            self._refresh(topic.name)
+        deadline = (item.opened_ms if item.opened_ms >= 0 else now) + self._config.delivery_timeout_ms
+        placed = False
+        try:
+            if self._topics.get(topic.name) is not topic:
+                raise UnknownTopicOrPartition(f"topic {topic.name!r} was deleted")
+            if isinstance(item, TablePiece):
+                batches = piece_to_batches(item, self._config.max_request_size, deadline)
+                if item.last and item.receipt.complete:
+                    self._freed(0, [item.receipt])  # cut short: nothing is left that could complete it
+            else:
+                batches = chunk_to_batches(item, self._config.batch_size, deadline)
+            placed = True
+            return batches
+        except Exception as error:
+            assert not placed
+            self.refuse(item, error)
+            return []
+
+    def refuse(self, item: Chunk | TablePiece, error: Exception) -> None:
+        """Fails records that were never offered."""
+        ours = error if isinstance(error, RayQueueError) else RayQueueError(f"the records cannot be encoded: {error}")
+        if not isinstance(error, RayQueueError):
+            log.error("records of %s cannot be encoded", item.topic.name, exc_info=error)
+        if isinstance(item, TablePiece):
+            count, reserved, last = (0 if item.batch is None else item.batch.num_rows), item.reserved, item.last
+        else:
+            count, reserved, last = len(item), item.size, True
+        part = Part(item.receipt, -1, range(count), reserved)
+        item.receipt.place([part], last=last)
+        complete = item.receipt.settle(part, -1, -1, ours)
+        self._freed(reserved, [item.receipt] if complete else [])
+
+    def _perform(self, effects: list[Effect]) -> None:
+        freed = 0
+        complete: list[Receipt] = []
+        for effect in effects:
+            match effect:
+                case Delivered(batch, offset, timestamp):
+                    freed += self._settle(batch, offset, timestamp, None, complete)
+                case Failed(batch, error):
+                    freed += self._settle(batch, -1, -1, error, complete)
+                case Send(node, link, request, rows):
+                    self._send(node, link, request, rows)
+                case Connect(node):
+                    self._connect(node)
+                case Disconnect(link):
+                    link.close()
+                case RefreshMetadata(topic):
+                    self._refresh(topic)
+                case NeedProducerId():
+                    self._renew_id()
+                case _:
+                    assert_never(effect)
+        if freed or complete:
+            self._freed(freed, complete)
+
+    def _settle(
+        self, batch: Batch, offset: int, timestamp: int, error: RayQueueError | None, complete: list[Receipt]
+    ) -> int:
+        part: Part = batch.part
+        batch.message = None
+        if part.receipt.settle(part, offset, timestamp, error):
+            complete.append(part.receipt)
+        return part.reserved
+
+    def _send(self, node: Any, link: ProduceLink, request: Any, rows: list[Any]) -> None:
+        try:
+            link.send(request, rows)
+        except RayQueueError as error:
+            with self._core:
+                effects = self._machine.disconnected(node, link, error, now_ms())
+            link.close()
+            self._perform(effects)
+
+    def _connect(self, node: Any) -> None:
+        link = self._make_link(node, self)
+        with self._core:
+            if self._stopping:
+                return
+            self._links.add(link)
+        try:
+            link.start()
+        except RuntimeError as error:  # the interpreter is ending: no thread can start
+            self.link_ended(link, False, BrokerNotAvailable(f"no new connection can be made: {error}"))
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def abort(self, error: RayQueueError) -> None:
+        """Fails everything that is outstanding; called when the thread has ended, or by it."""
+        with self._lock:
+            for topic in self._accumulator.open_topics():
+                self._accumulator.close(topic)
+            self._work.extend(self._accumulator.take_due(now_ms(), ()))
+        while self._work:
+            self.refuse(self._work.popleft(), error)
+        with self._core:
+            effects = self._machine.abort(error)
+        self._perform(effects)
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends the thread and the links."""
+        with self._core:
+            self._stopping = True
+            links = list(self._links)
+        self.bell.ring()
+        for link in links:
+            link.close()
+        if self._started and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+        for link in links:
+            link.join(timeout_s)

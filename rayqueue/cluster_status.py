@@ -1,0 +1,143 @@
+"""What `rayqueue.status()` gives: plain values, printable, and a dict for `--json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ProcessStatus:
+    """A process of the cluster.
+
+    Attributes:
+        role: "coordinator", "broker" or "replica". broker_id, slot: -1 where there is none.
+        state: "running", "starting", "waiting", "failed", or "gone" (it does not answer); problem: why.
+        endpoint: "host:port", "" before it listens.
+        data_dir: the directory it uses. log_file: where it logs, on its node.
+    """
+
+    role: str
+    broker_id: int
+    slot: int
+    state: str
+    problem: str
+    endpoint: str
+    pid: int
+    node_id: str
+    data_dir: str
+    log_file: str
+
+
+@dataclass(frozen=True)
+class PartitionStatus:
+    """A partition. leader: broker id, -1 for none. offline: nobody can write to it or read from it now."""
+
+    partition: int
+    leader: int
+    leader_epoch: int
+    replicas: list[int]
+    isr: list[int]
+    under_replicated: bool
+    offline: bool
+
+
+@dataclass(frozen=True)
+class TopicStatus:
+    """A topic and its partitions."""
+
+    name: str
+    typed: bool
+    partitions: list[PartitionStatus]
+
+
+@dataclass(frozen=True)
+class ClusterStatus:
+    """A cluster at one moment.
+
+    Attributes:
+        bootstrap_servers: what clients take. needs_token: whether they need a token besides.
+        data_dir: on the coordinator's node. metadata_index: next index of the metadata log.
+        problems: whatever is wrong, in words; empty when all is well.
+    """
+
+    name: str
+    cluster_id: str
+    bootstrap_servers: str
+    needs_token: bool
+    data_dir: str
+    coordinator_epoch: int
+    metadata_index: int
+    processes: list[ProcessStatus] = field(default_factory=list)
+    topics: list[TopicStatus] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    @property
+    def brokers(self) -> list[ProcessStatus]:
+        """The brokers, by id."""
+        return [process for process in self.processes if process.role == "broker"]
+
+    @property
+    def coordinator(self) -> ProcessStatus:
+        """The coordinator."""
+        return next(process for process in self.processes if process.role == "coordinator")
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions there are."""
+        return sum(len(topic.partitions) for topic in self.topics)
+
+    @property
+    def under_replicated(self) -> list[tuple[str, int]]:
+        """(topic, partition) of partitions with fewer replicas in sync than they should have."""
+        return [(t.name, p.partition) for t in self.topics for p in t.partitions if p.under_replicated]
+
+    @property
+    def offline(self) -> list[tuple[str, int]]:
+        """(topic, partition) of partitions that nobody serves."""
+        return [(t.name, p.partition) for t in self.topics for p in t.partitions if p.offline]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values, for JSON."""
+        counts = {"partitions": self.partitions, "under_replicated": len(self.under_replicated)}
+        return {**dataclasses.asdict(self), "healthy": self.healthy, **counts, "offline": len(self.offline)}
+
+    def __str__(self) -> str:
+        lines = [
+            f"cluster {self.name} ({self.cluster_id}): {'healthy' if self.healthy else 'NOT healthy'}",
+            f"  bootstrap servers  {self.bootstrap_servers or '(none yet)'}" + (" (with a token)" * self.needs_token),
+            f"  data directory     {self.data_dir}",
+            f"  metadata           index {self.metadata_index}, coordinator epoch {self.coordinator_epoch}",
+            f"  topics             {len(self.topics)} with {self.partitions} partitions, "
+            f"{len(self.under_replicated)} under-replicated, {len(self.offline)} offline",
+        ]
+        rows = [("PROCESS", "STATE", "ENDPOINT", "PID", "NODE", "DATA", "LOG")]
+        for p in self.processes:
+            name = {"coordinator": "coordinator", "broker": f"broker {p.broker_id}"}.get(p.role, f"  replica {p.slot}")
+            rows.append((name, p.state, p.endpoint, str(p.pid or ""), p.node_id[:8], p.data_dir, p.log_file))
+        lines += _table(rows)
+        partitions = [("TOPIC", "PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR")]
+        for topic in self.topics:
+            for one in topic.partitions:
+                leader = "none" if one.leader < 0 else f"{one.leader}{' (offline)' * one.offline}"
+                where = (_ids(one.replicas), _ids(one.isr))
+                partitions.append((topic.name, str(one.partition), leader, str(one.leader_epoch), *where))
+        if self.topics:
+            lines += _table(partitions)
+        lines += [f"  ! {problem}" for problem in self.problems]
+        return "\n".join(lines)
+
+
+def _ids(ids: list[int]) -> str:
+    return ",".join(map(str, ids))
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["", *("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)]

@@ -1,0 +1,77 @@
+"""Settings of a cluster's brokers: `rayqueue.start(config=...)`. A topic setting given there is the topics' default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayqueue.config.settings import Setting, boolean, integer, optional, parse, table, text, to_text
+from rayqueue.config.topic import TOPIC_SETTINGS, TopicConfig
+from rayqueue.errors import ConfigError
+
+BROKER_SETTINGS = table(
+    Setting("auto.create.topics.enable", False, boolean, "create a missing topic when it is first produced to"),
+    Setting("num.partitions", 1, integer(1, 100_000), "partitions of a topic that is created automatically"),
+    Setting("default.replication.factor", 1, integer(1, 1000), "replicas of a topic when nobody says"),
+    Setting("log.retention.check.interval.ms", 5_000, integer(10), "how often retention looks at closed segments"),
+    Setting("num.replica.actors", None, optional(integer(1, 256)), "replica actors a broker runs; None: about one a core"),
+    Setting("listen.host", None, optional(text), "address to listen on; None: loopback on one machine, else the node's"),
+    Setting("advertised.host", None, optional(text), "the host clients are told; None: the one listened on"),
+    Setting("port", 0, integer(0, 65_535), "port of the first broker, others follow; 0: chosen once, then kept"),
+    Setting("token", None, optional(text), "the token clients need; None: made at start where one is needed"),
+    Setting("socket.request.max.bytes", 100 * 1024 * 1024, integer(1024), "largest produce request taken"),
+    Setting("max.in.flight.requests", 64, integer(1, 4096), "produce requests a stream may have unanswered"),
+    Setting("queued.max.bytes", 256 * 1024 * 1024, integer(1 << 20), "bytes a replica actor holds before it stops reading"),
+    Setting("fetch.max.bytes", 1024 * 1024, integer(1024), "bytes of one push to a consumer"),
+    Setting("producer.id.expiration.ms", 24 * 3600 * 1000, integer(1), "forget an idle producer's sequence after"),
+    Setting("max.partitions", 100_000, integer(1), "partitions the cluster takes"),
+)
+
+
+@dataclass(frozen=True)
+class BrokerConfig:
+    """Checked settings of the brokers, and the defaults of topics (dotted names, as text)."""
+
+    auto_create_topics_enable: bool = False
+    num_partitions: int = 1
+    default_replication_factor: int = 1
+    log_retention_check_interval_ms: int = 5_000
+    num_replica_actors: int | None = None
+    listen_host: str | None = None
+    advertised_host: str | None = None
+    port: int = 0
+    token: str | None = None
+    socket_request_max_bytes: int = 100 * 1024 * 1024
+    max_in_flight_requests: int = 64
+    queued_max_bytes: int = 256 * 1024 * 1024
+    fetch_max_bytes: int = 1024 * 1024
+    producer_id_expiration_ms: int = 24 * 3600 * 1000
+    max_partitions: int = 100_000
+    topic_defaults: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, given: Any = None) -> BrokerConfig:
+        """Checks a dict, or a pydantic model, of broker and default topic settings.
+
+        Raises:
+            ConfigError: unknown name, malformed value, or not built yet.
+        """
+        mapping = _mapping(given)
+        topic = {k: v for k, v in mapping.items() if k in TOPIC_SETTINGS or k.replace("_", ".") in TOPIC_SETTINGS}
+        broker = {k: v for k, v in mapping.items() if k not in topic}
+        TopicConfig.parse(topic)
+        values = parse(BROKER_SETTINGS, broker, "broker")
+        defaults = {k.replace("_", "."): to_text(v) for k, v in topic.items()}
+        return cls(**{s.attribute: values[s.name] for s in BROKER_SETTINGS.values()}, topic_defaults=defaults)
+
+
+def _mapping(given: Any) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return given
+    dump = getattr(given, "model_dump", None)
+    if dump is None:
+        raise ConfigError(f"config is a dict or a pydantic model, not {type(given).__name__}")
+    return dict(dump(exclude_unset=True))

@@ -1,0 +1,188 @@
+"""Settings of producers, consumers and admin clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rayqueue.config.settings import (
+    INT32_MAX,
+    Setting,
+    Table,
+    anything,
+    boolean,
+    integer,
+    number,
+    one_of,
+    optional,
+    parse,
+    table,
+    text,
+)
+from rayqueue.errors import ConfigError
+
+_GROUPS = "consumer groups are not built yet; without group_id a consumer stands alone (assign, or subscribe to all)"
+
+_COMMON = (
+    Setting("bootstrap.servers", "auto", text, "host:port,...; auto: the cluster's, found through Ray"),
+    Setting("cluster", "default", text, "name of the cluster that auto looks for"),
+    Setting("token", None, optional(text), "the cluster's token; None: RAYQUEUE_TOKEN, or Ray's"),
+    Setting("client.id", "rayqueue", text, "a name for the brokers' logs"),
+    Setting("request.timeout.ms", 10_000, integer(1, INT32_MAX), "how long one request may take"),
+    Setting("retry.backoff.ms", 20, integer(1, INT32_MAX), "first wait before a request is tried again"),
+    Setting("retry.backoff.max.ms", 500, integer(1, INT32_MAX), "longest wait between tries"),
+    Setting("metadata.max.age.ms", 300_000, integer(1, INT32_MAX), "metadata is asked again after"),
+    Setting("socket.connection.setup.timeout.ms", 5_000, integer(1, INT32_MAX), "how long connecting may take"),
+)
+
+
+def _acks(value: Any) -> int:
+    acks = {"all": -1, "-1": -1, "0": 0, "1": 1}.get(str(value))
+    if acks is None or isinstance(value, bool):
+        raise ValueError("0, 1 or all")
+    return acks
+
+
+def _partitioner(value: Any) -> Any:
+    if callable(value):
+        return value
+    return one_of("default", "round_robin", "hash", "sticky")(value)
+
+
+PRODUCER_SETTINGS = table(
+    *_COMMON,
+    Setting("acks", -1, _acks, "0: none, 1: the leader's, all: every in-sync replica's"),
+    Setting("enable.idempotence", None, optional(boolean), "no duplicates, no reordering; None: with acks=all"),
+    Setting("linger.ms", 0.0, number(0, 3_600_000), "wait so long for a batch to fill"),
+    Setting("batch.size", 256 * 1024, integer(1, 64 << 20), "bytes of a partition's batch"),
+    Setting("max.request.size", 1 << 20, integer(1024, 64 << 20), "bytes of one request to a replica actor"),
+    Setting("buffer.memory", 64 << 20, integer(1024), "bytes of records waiting; then produce blocks"),
+    Setting("max.block.ms", 60_000, integer(0, INT32_MAX), "how long produce blocks before BufferFull"),
+    Setting("delivery.timeout.ms", 120_000, integer(1, INT32_MAX), "how long a record may be on its way"),
+    Setting("retries", INT32_MAX, integer(0, INT32_MAX), "how often a batch is sent again"),
+    Setting("max.in.flight", 5, integer(1, 64), "unanswered requests a replica actor; at most 5 when idempotent"),
+    Setting("compression.type", "none", one_of("none", "lz4", "zstd"), "of batches, where the topic leaves it to us"),
+    Setting("partitioner", None, optional(_partitioner), "instead of the topic's: a name, or f(key, partitions) -> int"),
+    Setting("value.serializer", None, anything, "f(value) -> bytes, 'json' or 'utf-8'"),
+    Setting("key.serializer", None, anything, "f(key) -> bytes, 'json' or 'utf-8'"),
+    Setting("transactional.id", None, anything, "", later="transactions are not built yet"),
+)
+
+CONSUMER_SETTINGS = table(
+    *_COMMON,
+    Setting("auto.offset.reset", "latest", one_of("earliest", "latest", "none"), "where to start without an offset"),
+    Setting("max.poll.records", 500, integer(1), "records that iteration takes at a time"),
+    Setting("fetch.min.bytes", 1, integer(1, 1 << 30), "wait for so many bytes"),
+    Setting("fetch.max.wait.ms", 500, integer(0, INT32_MAX), "but no longer than"),
+    Setting("fetch.max.bytes", 32 << 20, integer(1024), "bytes prefetched from one replica actor"),
+    Setting("max.partition.fetch.bytes", 8 << 20, integer(1024), "bytes prefetched of one partition"),
+    Setting("check.crcs", True, boolean, "check each batch's CRC32C"),
+    Setting("mapped.reads", True, boolean, "map segments that lie on this host"),
+    Setting("value.deserializer", None, anything, "f(bytes) -> value, 'json' or 'utf-8'"),
+    Setting("key.deserializer", None, anything, "f(bytes) -> key, 'json' or 'utf-8'"),
+    Setting("group.id", None, optional(text), "", later=_GROUPS),
+    Setting("group.instance.id", None, optional(text), "", later=_GROUPS),
+    Setting("enable.auto.commit", True, boolean, "", later=_GROUPS),
+    Setting("auto.commit.interval.ms", 5_000, integer(1), "", later=_GROUPS),
+    Setting("session.timeout.ms", 45_000, integer(1), "", later=_GROUPS),
+    Setting("heartbeat.interval.ms", 3_000, integer(1), "", later=_GROUPS),
+    Setting("max.poll.interval.ms", 300_000, integer(1), "", later=_GROUPS),
+    Setting("partition.assignment", "uniform", text, "", later=_GROUPS),
+    Setting("isolation.level", "read_uncommitted", text, "", later="transactions are not built yet"),
+)
+
+ADMIN_SETTINGS = table(*_COMMON)
+
+
+@dataclass(frozen=True)
+class CommonConfig:
+    """What every client has; times in ms."""
+
+    bootstrap_servers: str
+    cluster: str
+    token: str | None
+    client_id: str
+    request_timeout_ms: int
+    retry_backoff_ms: int
+    retry_backoff_max_ms: int
+    metadata_max_age_ms: int
+    socket_connection_setup_timeout_ms: int
+
+
+@dataclass(frozen=True)
+class AdminConfig(CommonConfig):
+    """Checked settings of an AdminClient."""
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> AdminConfig:
+        return cls(**_attributes(ADMIN_SETTINGS, given, "admin"))
+
+
+@dataclass(frozen=True)
+class ProducerConfig(CommonConfig):
+    """Checked settings of a Producer. acks: 0, 1, or -1 for all."""
+
+    acks: int
+    enable_idempotence: bool
+    linger_ms: float
+    batch_size: int
+    max_request_size: int
+    buffer_memory: int
+    max_block_ms: int
+    delivery_timeout_ms: int
+    retries: int
+    max_in_flight: int
+    compression_type: str
+    partitioner: str | Callable[[bytes | None, int], int] | None
+    value_serializer: Any
+    key_serializer: Any
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> ProducerConfig:
+        """Checks the settings, alone and against each other.
+
+        Raises:
+            ConfigError: idempotence was asked for and acks, retries or max.in.flight forbid it.
+        """
+        values = _attributes(PRODUCER_SETTINGS, given, "producer")
+        asked = values["enable_idempotence"]
+        if asked is None:
+            values["enable_idempotence"] = values["acks"] == -1 and values["retries"] > 0 and values["max_in_flight"] <= 5
+        elif asked:
+            _check_idempotence(values)
+        return cls(**values)
+
+
+def _check_idempotence(values: Mapping[str, Any]) -> None:
+    if values["acks"] != -1:
+        raise ConfigError("enable.idempotence needs acks=all: leave acks out, or set enable.idempotence=False")
+    if values["retries"] == 0:
+        raise ConfigError("enable.idempotence needs retries above 0: leave retries out, or set enable.idempotence=False")
+    if values["max_in_flight"] > 5:
+        raise ConfigError("enable.idempotence needs max.in.flight of at most 5, as many as the log remembers")
+
+
+@dataclass(frozen=True)
+class ConsumerConfig(CommonConfig):
+    """Checked settings of a Consumer."""
+
+    auto_offset_reset: str
+    max_poll_records: int
+    fetch_min_bytes: int
+    fetch_max_wait_ms: int
+    fetch_max_bytes: int
+    max_partition_fetch_bytes: int
+    check_crcs: bool
+    mapped_reads: bool
+    value_deserializer: Any
+    key_deserializer: Any
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> ConsumerConfig:
+        return cls(**_attributes(CONSUMER_SETTINGS, given, "consumer"))
+
+
+def _attributes(settings: Table, given: Mapping[str, Any], what: str) -> dict[str, Any]:
+    values = parse(settings, given, what)
+    return {s.attribute: values[s.name] for s in settings.values() if not s.later}

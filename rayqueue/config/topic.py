@@ -1,0 +1,91 @@
+"""Settings of a topic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rayqueue.config.settings import INT32_MAX, INT64_MAX, Setting, boolean, integer, one_of, parse, resolve, table, text
+from rayqueue.errors import ConfigError
+
+_COMPACTION = "compaction comes with consumer groups"
+_REPLICATION = "it comes with replication"
+_limit = integer(-1)
+
+TOPIC_SETTINGS = table(
+    Setting("retention.ms", 7 * 24 * 3600 * 1000, _limit, "delete segments older than this; -1: never"),
+    Setting("retention.bytes", -1, _limit, "keep at most so many bytes a partition; -1: no limit"),
+    Setting("retention.records", -1, _limit, "keep at most so many records a partition; -1: no limit"),
+    Setting("cleanup.policy", "delete", one_of("delete", "compact", "compact,delete"), "what retention does"),
+    Setting("segment.bytes", 1 << 30, integer(1024, INT32_MAX), "roll a segment at this size"),
+    Setting("segment.ms", 7 * 24 * 3600 * 1000, integer(1), "roll a segment at this age"),
+    Setting("min.insync.replicas", 1, integer(1, 1000), "replicas an acks=all append needs"),
+    Setting("max.message.bytes", 1024 * 1024, integer(1, 512 * 1024 * 1024), "largest record; batches are split"),
+    Setting("delete.retention.ms", 24 * 3600 * 1000, integer(0), "how long tombstones stay", later=_COMPACTION),
+    Setting("min.compaction.lag.ms", 0, integer(0), "what stays uncompacted", later=_COMPACTION),
+    Setting("flush.messages", INT64_MAX, integer(1), "fsync each so many records; 1: before the ack"),
+    Setting("flush.ms", INT64_MAX, integer(0), "fsync at the latest so long after an append"),
+    Setting(
+        "compression.type",
+        "producer",
+        one_of("producer", "none", "lz4", "zstd"),
+        "how batches are stored; producer: as the producer chose",
+    ),
+    Setting(
+        "message.timestamp.type", "CreateTime", one_of("CreateTime", "LogAppendTime"), "the producer's time or the log's"
+    ),
+    Setting("unclean.leader.election.enable", False, boolean, "lead from a stale replica", later=_REPLICATION),
+    Setting(
+        "partitioner",
+        "default",
+        one_of("default", "round_robin", "hash", "sticky"),
+        "default: keyed records by hash, unkeyed round robin",
+    ),
+    Setting("partition.by", "", text, "the column of a typed topic whose hash routes a record"),
+)
+
+
+@dataclass(frozen=True)
+class TopicConfig:
+    """A topic's effective settings; ms and bytes as in Kafka, -1 for no limit."""
+
+    retention_ms: int
+    retention_bytes: int
+    retention_records: int
+    cleanup_policy: str
+    segment_bytes: int
+    segment_ms: int
+    min_insync_replicas: int
+    max_message_bytes: int
+    flush_messages: int
+    flush_ms: int
+    compression_type: str
+    message_timestamp_type: str
+    partitioner: str
+    partition_by: str
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> TopicConfig:
+        """Checks settings by dotted or underscored name.
+
+        Raises:
+            ConfigError: unknown name, malformed value, or not built yet.
+        """
+        values = parse(TOPIC_SETTINGS, given, "topic")
+        if values["cleanup.policy"] != "delete":
+            raise ConfigError(f"cleanup.policy {values['cleanup.policy']!r} is not available yet: {_COMPACTION}")
+        if values["partition.by"] and values["partitioner"] not in ("default", "hash"):
+            raise ConfigError(
+                f"partition.by routes by hash, but partitioner is {values['partitioner']!r}: leave one of the two out"
+            )
+        return cls(**{s.attribute: values[s.name] for s in TOPIC_SETTINGS.values() if not s.later})
+
+
+def topic_setting_name(key: str) -> str:
+    """The dotted name of a topic setting given in either spelling.
+
+    Raises:
+        ConfigError: there is no such setting, or it is not built yet.
+    """
+    return resolve(TOPIC_SETTINGS, key, "topic").name

@@ -1,0 +1,280 @@
+"""The consumer: reads topics from any position, as messages or as Arrow tables."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Literal, NoReturn
+
+import pyarrow as pa
+
+from rayqueue.client.cluster_client import ClusterClient
+from rayqueue.client.fetching.arguments import column_names, positive, split_arguments, timeout_of, topic_list
+from rayqueue.client.fetching.assignment import Assignment, Callback, start_of, topic_partition
+from rayqueue.client.fetching.engine import Engine
+from rayqueue.client.fetching.guard import Guard
+from rayqueue.client.fetching.positions import OffsetAndTimestamp, Partition, Positions
+from rayqueue.client.fetching.reader import Reader
+from rayqueue.client.subscription import Subscription
+from rayqueue.config import ConsumerConfig
+from rayqueue.errors import ConfigError
+from rayqueue.message import Message
+from rayqueue.types import TopicPartition
+
+__all__ = ["Consumer", "Message", "OffsetAndTimestamp"]
+
+
+class Consumer(Positions):
+    """Reads records of topics or partitions, in the order of their offsets in each partition.
+
+    Without a group it stands alone: it reads every partition of what it subscribes to. It is for one thread at a
+    time, does its work inside the calls, and wakes as soon as there is data.
+
+        with Consumer("clicks", auto_offset_reset="earliest") as consumer:
+            for message in consumer:
+                print(message.offset, message.value)
+
+    Args:
+        *topics: names and "^patterns" to subscribe to; settings as a dict may stand among them.
+        stop_at: "latest": iteration ends at the end of each partition as of its start; None: it never ends.
+        **settings: Kafka's names with underscores (`rayqueue.config.CONSUMER_SETTINGS`).
+
+    Raises:
+        ConfigError: a setting is unknown, malformed, or not built yet.
+        UnknownTopicOrPartition: a topic does not exist; the message has the command that creates it.
+    """
+
+    def __init__(self, *topics: Any, stop_at: Literal["latest"] | None = None, **settings: Any) -> None:
+        names, given = split_arguments(topics, settings)
+        if stop_at not in (None, "latest"):
+            raise ConfigError(f"stop_at is None or 'latest', not {stop_at!r}")
+        self._config = ConsumerConfig.parse(given)
+        self._stop_at = stop_at
+        self._guard = Guard()
+        client = ClusterClient(self._config)
+        self._engine = Engine(client, self._config)
+        self._machine = self._engine.machine
+        self._assignment = Assignment(self._engine, weakref.ref(self))
+        self._reader = Reader(self._engine, self._assignment)
+        self._timeout_s = self._config.request_timeout_ms / 1000
+        # Streams are closed before gRPC is torn down, also when a consumer is simply forgotten.
+        self._finalize = weakref.finalize(self, self._engine.close)
+        if names:
+            try:
+                self.subscribe(names)
+            except BaseException:
+                self.close()
+                raise
+
+    # --- what to read ------------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        topics: Any,
+        on_assign: Callback | None = None,
+        on_revoke: Callback | None = None,
+        on_lost: Callback | None = None,
+    ) -> None:
+        """Reads all partitions of these topics, in place of what was read before.
+
+        Topics and partitions that appear later are found when metadata is refreshed (`metadata.max.age.ms`) and read
+        from their beginning.
+
+        Args:
+            topics: a name, a "^pattern", or a list of these.
+            on_assign, on_revoke, on_lost: called inside `poll` as f(consumer, partitions). on_lost: the partitions
+                are gone with their topic; without it on_revoke is called.
+
+        Raises:
+            UnknownTopicOrPartition: a topic does not exist (a pattern may match nothing).
+        """
+        with self._guard:
+            self._reader.let_go()
+            callbacks = {"on_assign": on_assign, "on_revoke": on_revoke, "on_lost": on_lost}
+            self._assignment.subscribe(Subscription(topic_list(topics)), callbacks)
+            self._fix_latest()
+
+    def subscription(self) -> list[str]:
+        """The topics and patterns subscribed to."""
+        with self._guard:
+            found = self._assignment.subscription
+            return [] if found is None else [*found.names, *(pattern.pattern for pattern in found.patterns)]
+
+    def unsubscribe(self) -> None:
+        """Reads nothing any more; on_revoke is called."""
+        with self._guard:
+            self._reader.let_go()
+            self._assignment.clear()
+            self._engine.perform()
+
+    def assign(self, partitions: Iterable[Partition] | Partition) -> None:
+        """Reads these partitions, each from its `offset`, in place of what was read before.
+
+        A partition without an offset keeps its position if it was assigned, else `auto.offset.reset` decides. Inside
+        an on_assign callback it only moves the positions of the partitions just assigned.
+        """
+        with self._guard:
+            single = isinstance(partitions, (TopicPartition, tuple))
+            wanted = [topic_partition(p) for p in ([partitions] if single else partitions)]
+            if self._assignment.telling:
+                for tp in wanted:
+                    if start_of(tp) is not None:
+                        self.seek(tp)
+                return
+            self._reader.let_go()
+            self._assignment.assign(wanted)
+            self._fix_latest()
+
+    def unassign(self, partitions: Iterable[Partition] | None = None) -> None:
+        """Stops reading these partitions; None: all."""
+        with self._guard:
+            self._reader.let_go()
+            if partitions is None:
+                self._assignment.clear()
+            else:
+                for cursor in self._cursors(tuple(partitions)):
+                    self._machine.revoke(cursor.key)
+            self._engine.perform()
+
+    def assignment(self) -> list[TopicPartition]:
+        """The partitions read, in order."""
+        with self._guard:
+            return [TopicPartition(*key) for key in sorted(self._machine.cursors)]
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def poll(self, timeout: float | None = 1.0) -> Message | None:
+        """The next record, as soon as there is one.
+
+        Args:
+            timeout: seconds to wait; 0: do not; None or negative: for ever.
+
+        Raises:
+            OffsetOutOfRange, CorruptRecord: the partition stays where it is until it is moved with `seek`.
+            UnknownTopicOrPartition: a topic was deleted.
+            RayQueueError: see `rayqueue.errors`. A leader that is away is no error: it is waited for.
+        """
+        with self._guard:
+            return self._reader.poll(timeout_of(timeout))
+
+    def consume(self, num_messages: int | None = None, timeout: float | None = 1.0) -> list[Message]:
+        """Up to `num_messages` records (None: `max.poll.records`), as soon as there are any; [] if there are none.
+
+        Raises: as `poll`; records that came before a damaged one are handed out first.
+        """
+        with self._guard:
+            count = self._config.max_poll_records if num_messages is None else positive(num_messages, "num_messages")
+            return self._reader.consume(count, timeout_of(timeout))
+
+    def consume_arrow(
+        self, max_records: int | None = None, timeout: float | None = 1.0, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """What there is, as a table, as soon as there is anything; empty (never None) if there is nothing.
+
+        One call gives one schema: default topics together, a typed topic apart from others. Values are not copied:
+        on the host that holds the replica they lie in the mapped segment files. Deserializers are not applied.
+
+        Args:
+            max_records: at most so many; None: what is there, about 64 MB at most.
+            columns: those wanted, in this order; others are not read.
+
+        Returns:
+            topic (string), partition (int32), offset (int64), timestamp (timestamp[ms, UTC]), then key (binary),
+            headers (map<string, binary>), value (binary), or the columns of the typed topic.
+
+        Raises: as `poll`; SchemaMismatch: the topic has no such column.
+        """
+        with self._guard:
+            count = None if max_records is None else positive(max_records, "max_records")
+            return self._reader.table(count, timeout_of(timeout), column_names(columns))
+
+    def __iter__(self) -> Iterator[Message]:
+        """All records from the position on; with stop_at="latest" up to the end as of now."""
+        with self._guard:
+            until = self._freeze(self._stop_at)
+        try:
+            yield from self._reader.messages(self._config.max_poll_records, until, self._guard)
+        finally:
+            self._thaw(until is not None)
+
+    def iter_batches(
+        self,
+        format: Literal["arrow", "pandas"] = "arrow",
+        columns: Sequence[str] | None = None,
+        max_records: int | None = None,
+        stop_at: Literal["latest"] | None = None,
+    ) -> Iterator[Any]:
+        """Tables (or pandas DataFrames) as by `consume_arrow`, none of them empty.
+
+        Args:
+            stop_at: as the consumer's own, which it overrides.
+        """
+        if format not in ("arrow", "pandas"):
+            raise ConfigError(f"format is 'arrow' or 'pandas', not {format!r}")
+        wanted = column_names(columns)
+        count = None if max_records is None else positive(max_records, "max_records")
+        return self._batches(format, wanted, count, stop_at or self._stop_at)
+
+    def _batches(
+        self, format: str, columns: tuple[str, ...] | None, count: int | None, stop: str | None
+    ) -> Iterator[Any]:
+        with self._guard:
+            until = self._freeze(stop)
+        try:
+            while True:
+                with self._guard:
+                    table = self._reader.table(count, None, columns, until)
+                if not table.num_rows:
+                    return
+                yield table if format == "arrow" else table.to_pandas()
+        finally:
+            self._thaw(until is not None)
+
+    def _freeze(self, stop_at: str | None) -> Any:
+        if stop_at is None:
+            return None
+        if stop_at != "latest":
+            raise ConfigError(f"stop_at is None or 'latest', not {stop_at!r}")
+        self._reader.let_go()
+        ends = self._ends(sorted(self._machine.cursors))
+        self._assignment.frozen = True
+        for key, end in ends.items():
+            self._machine.limit(self._machine.cursors[key], end)
+        return lambda: all(cursor.finished for cursor in self._machine.cursors.values())
+
+    def _thaw(self, frozen: bool) -> None:
+        if frozen and not self._guard.closed:
+            self._reader.let_go()
+            self._assignment.frozen = False
+            for cursor in self._machine.cursors.values():
+                self._machine.limit(cursor, None)
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Ends streams and connections; on_revoke is called. Closing again does nothing."""
+        if self._guard.closed:
+            return
+        with self._guard:
+            try:
+                self._reader.let_go()
+                self._assignment.clear()
+            finally:
+                self._guard.closed = True
+                self._finalize()
+
+    def __enter__(self) -> Consumer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._guard.closed else f"{len(self._machine.cursors)} partitions"
+        return f"Consumer({self._config.bootstrap_servers!r}, {state})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Consumer cannot be pickled: make one in each process, with the same settings")

@@ -1,0 +1,46 @@
+"""What a command's handler gives back, and what handlers may know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayqueue.config.broker import BrokerConfig
+from rayqueue.coordination.records import Record
+from rayqueue.coordination.topic_rules import Schemas
+
+# The replica actors by (broker id, slot) that a response waits for.
+Actors = frozenset[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A handler changes nothing: the machine replays the records, and answers once they are committed.
+
+    Attributes:
+        records: to append as one batch; none when nothing changes.
+        response: to send; its `index`, where it has one, is filled in by the machine.
+        waits_for: the response also waits until these replica actors have applied the records.
+        dead_too: True: also for those whose process is away at present (it will be back), until the timeout.
+        timeout_ms: how long to wait for them.
+    """
+
+    records: list[Record]
+    response: Any
+    waits_for: Actors = field(default_factory=frozenset)
+    dead_too: bool = False
+    timeout_ms: int = 30_000
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What handlers need besides the state.
+
+    Attributes:
+        config: of the brokers. schemas: knowledge of Arrow schemas. new_topic_id: makes the 16 bytes of a random UUID.
+    """
+
+    config: BrokerConfig
+    schemas: Schemas
+    new_topic_id: Callable[[], bytes]

@@ -1,0 +1,105 @@
+"""Commands of brokers and replica actors: registration at every process start, and blocks of producer ids."""
+
+from __future__ import annotations
+
+from rayqueue.coordination.commands import Result
+from rayqueue.coordination.records import (
+    BrokerRecord,
+    BrokerStateRecord,
+    PartitionRecord,
+    ProducerIdsRecord,
+    Record,
+    ReplicaActorRecord,
+)
+from rayqueue.coordination.state import ClusterState
+from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ConfigError
+from rayqueue.protocol.messages import (
+    AllocateProducerIds,
+    ProducerIdBlock,
+    RegisterBroker,
+    Registered,
+    RegisterReplicaActor,
+)
+
+PRODUCER_ID_BLOCK = 1_000
+MAX_POOL_SIZE = 256
+
+
+def register_broker(state: ClusterState, request: RegisterBroker) -> Result:
+    """A broker process has started. The same process may ask again (its first answer was lost).
+
+    Raises:
+        ClusterMismatch: the broker id belongs to another directory.
+    """
+    if request.broker_id < 0 or not 1 <= request.pool_size <= MAX_POOL_SIZE:
+        raise ConfigError(
+            f"a broker has an id from 0 and 1 to {MAX_POOL_SIZE} replica actors, not id {request.broker_id} and "
+            f"{request.pool_size}"
+        )
+    known = state.brokers.get(request.broker_id)
+    if known is not None and known.directory_id != request.directory_id:
+        raise ClusterMismatch(
+            f"broker id {request.broker_id} belongs to directory {known.directory_id}, not {request.directory_id}: "
+            "give back the broker's old directory, or let this one start under a new id"
+        )
+    record = BrokerRecord(
+        request.broker_id,
+        request.directory_id,
+        request.incarnation,
+        request.host,
+        request.port,
+        request.node_id,
+        request.pool_size,
+    )
+    if known != record:
+        return Result([record], Registered(-1))
+    alive = bool(state.alive.get(request.broker_id))
+    return Result([] if alive else [BrokerStateRecord(request.broker_id, True)], Registered(-1))
+
+
+def register_replica_actor(state: ClusterState, request: RegisterReplicaActor) -> Result:
+    """A replica actor's process has started: what its predecessor led it leads under new leader epochs.
+
+    A process that cut a torn tail must not write under the epoch of what was cut: the same (epoch, offset) would
+    hold two records. Hence the new epoch at every start, also of a process that was the only replica.
+
+    Raises:
+        BrokerNotAvailable: its broker has not registered yet. ClusterMismatch: the broker has no such slot.
+    """
+    broker = state.brokers.get(request.broker_id)
+    if broker is None:
+        raise BrokerNotAvailable(f"broker {request.broker_id} has not registered yet: try again")
+    if not 0 <= request.slot < broker.pool_size:
+        raise ClusterMismatch(
+            f"broker {request.broker_id} has replica actors 0 to {broker.pool_size - 1}, not {request.slot}"
+        )
+    known = state.replica_actors.get((request.broker_id, request.slot))
+    if known is not None and known.incarnation == request.incarnation:
+        return Result([], Registered(-1))
+    records: list[Record] = [
+        ReplicaActorRecord(request.broker_id, request.slot, request.incarnation, request.host, request.port)
+    ]
+    for _, partition in state.partitions_led_by(request.broker_id, request.slot):
+        records.append(next_epoch(partition))
+    return Result(records, Registered(-1))
+
+
+def next_epoch(partition: PartitionRecord) -> PartitionRecord:
+    """The partition under a new leader epoch of the same leader."""
+    return PartitionRecord(
+        partition.topic_id,
+        partition.partition,
+        partition.replicas,
+        partition.slots,
+        partition.isr,
+        partition.elr,
+        partition.leader,
+        partition.leader_epoch + 1,
+        partition.partition_epoch + 1,
+    )
+
+
+def allocate_producer_ids(state: ClusterState, request: AllocateProducerIds) -> Result:
+    """Hands a broker a block of producer ids that nobody else gets."""
+    first = state.next_producer_id
+    return Result([ProducerIdsRecord(first + PRODUCER_ID_BLOCK)], ProducerIdBlock(first, PRODUCER_ID_BLOCK))

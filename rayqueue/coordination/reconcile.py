@@ -1,0 +1,64 @@
+"""Which broker belongs on which node: a plan from what is there, made anew each second; the second plan changes nothing.
+
+    brokers that run or lie on a disk  ->  stay with their node / disk
+    brokers=None: a node without one   ->  a new one there
+    brokers=n: fewer than n known      ->  new ones on the nodes with fewest
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+
+class NodeView(NamedTuple):
+    """A live node that can run brokers. on_disk: broker ids whose directories it has."""
+
+    node_id: str
+    on_disk: frozenset[int]
+
+
+def plan(
+    nodes: Collection[NodeView], assigned: Mapping[int, str], known: Collection[int], wanted: int | None
+) -> dict[int, str]:
+    """Broker id → node id of all brokers that should run now.
+
+    Args:
+        assigned: brokers that run or have been started, and where. On a node that is gone an assignment is void.
+        known: every broker id that the cluster has ever had: those are not given out again, and as their nodes may
+            come back with their data, they count as there.
+        wanted: how many brokers; None: one on every node.
+
+    With a file system that several nodes share, a directory lies on all of them: it goes to the one with fewest.
+    """
+    alive = {node.node_id for node in nodes}
+    result = {broker: node for broker, node in assigned.items() if node in alive}
+    load = Counter(result.values())
+    homes: dict[int, list[str]] = {}
+    for node in sorted(nodes):
+        for broker in node.on_disk:
+            homes.setdefault(broker, []).append(node.node_id)
+    for broker in sorted(homes):
+        if broker not in result:
+            result[broker] = min(homes[broker], key=lambda node: (load[node], node))
+            load[result[broker]] += 1
+    taken = set(known) | set(result)
+    for node_id in _hungry(sorted(alive), load, wanted, len(taken)):
+        broker = next(i for i in range(len(taken) + 1) if i not in taken)
+        taken.add(broker)
+        result[broker] = node_id
+        load[node_id] += 1
+    return result
+
+
+def _hungry(alive: list[str], load: Counter[str], wanted: int | None, present: int) -> list[str]:
+    """Nodes that get a new broker, one entry a broker."""
+    if wanted is None:
+        return [node for node in alive if not load[node]]
+    chosen: list[str] = []
+    load = Counter(load)
+    while alive and present + len(chosen) < wanted:
+        chosen.append(min(alive, key=lambda node: (load[node], node)))
+        load[chosen[-1]] += 1
+    return chosen

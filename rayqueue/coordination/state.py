@@ -1,0 +1,225 @@
+"""The cluster's state: what the metadata log says. Only `replay` mutates it; a recovery is a replay from the start.
+
+Held by the coordinator (its own log) and by every broker and replica actor (which follow the log through the action
+`watch`). Equal logs give equal states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from rayqueue.config.settings import to_text
+from rayqueue.config.topic import TOPIC_SETTINGS, TopicConfig
+from rayqueue.coordination.records import (
+    BrokerRecord,
+    BrokerStateRecord,
+    ClusterRecord,
+    ConfigRecord,
+    PartitionRecord,
+    ProducerIdsRecord,
+    Record,
+    RemoveTopicRecord,
+    ReplicaActorRecord,
+    TopicRecord,
+)
+from rayqueue.errors import CorruptRecord
+
+NO_LEADER = -1
+
+_BUILT_IN = {name: to_text(s.default) for name, s in TOPIC_SETTINGS.items() if not s.later}
+
+
+class Topic(msgspec.Struct):
+    """A topic, its overrides and its partitions.
+
+    Attributes:
+        schema: log schema, IPC. typed: whether the user gave one. key_column: "" for none.
+        overrides: settings of the topic itself, dotted names, as text.
+        partitions: entry i is partition i.
+    """
+
+    name: str
+    topic_id: bytes
+    schema: bytes
+    typed: bool
+    key_column: str
+    overrides: dict[str, str]
+    partitions: list[PartitionRecord]
+
+    @property
+    def replication_factor(self) -> int:
+        """Replicas of its first partition; 0 before there is one."""
+        return len(self.partitions[0].replicas) if self.partitions else 0
+
+
+def effective_configs(overrides: Mapping[str, str], defaults: Mapping[str, str], replicas: int) -> dict[str, str]:
+    """All settings of a topic as text, by dotted name: its own, else the cluster's default, else the built-in one.
+
+    `min.insync.replicas` that nobody sets is max(1, replicas - 1). A topic's own `partition.by` switches off a
+    partitioner that is only a default (and the reverse), so the result is valid whenever the overrides are.
+    """
+    merged = {**_BUILT_IN, "min.insync.replicas": str(max(1, replicas - 1)), **defaults, **overrides}
+    if merged["partition.by"] and merged["partitioner"] not in ("default", "hash"):
+        if "partitioner" not in overrides:
+            merged["partitioner"] = "default"
+        elif "partition.by" not in overrides:
+            merged["partition.by"] = ""
+    return merged
+
+
+class ClusterState:
+    """Everything the metadata log has said so far.
+
+    Invariants: `topics` and `topics_by_id` hold the same topics; partitions of a topic are numbered 0 to n - 1;
+    see PartitionRecord and `validate`.
+    """
+
+    def __init__(self, topic_defaults: Mapping[str, str] | None = None) -> None:
+        """topic_defaults: the cluster's topic settings (`BrokerConfig.topic_defaults`)."""
+        self.topic_defaults = dict(topic_defaults or {})
+        self.cluster_id = ""
+        self.created_ms = 0
+        self.brokers: dict[int, BrokerRecord] = {}
+        self.alive: dict[int, bool] = {}
+        self.replica_actors: dict[tuple[int, int], ReplicaActorRecord] = {}
+        self.topics: dict[str, Topic] = {}
+        self.topics_by_id: dict[bytes, Topic] = {}
+        self.partition_count = 0
+        self.next_producer_id = 0
+
+    # --- the only way to change it -------------------------------------------------------------------------------
+
+    def replay(self, record: Record) -> None:
+        """Applies one record.
+
+        Raises:
+            CorruptRecord: the record cannot follow what was replayed before.
+        """
+        match record:
+            case ClusterRecord():
+                if self.cluster_id and self.cluster_id != record.cluster_id:
+                    raise CorruptRecord(f"the metadata log is of two clusters, {self.cluster_id}, {record.cluster_id}")
+                self.cluster_id, self.created_ms = record.cluster_id, record.created_ms
+            case BrokerRecord():
+                self._replay_broker(record)
+            case BrokerStateRecord():
+                self.alive[record.broker_id] = record.alive
+            case ReplicaActorRecord():
+                self.replica_actors[record.broker_id, record.slot] = record
+            case TopicRecord():
+                topic = Topic(record.name, record.topic_id, record.schema, record.typed, record.key_column, {}, [])
+                self.topics[record.name] = self.topics_by_id[record.topic_id] = topic
+            case PartitionRecord():
+                self._replay_partition(record)
+            case ConfigRecord():
+                topic = self._known(record.topic_id)
+                if record.value is None:
+                    topic.overrides.pop(record.name, None)
+                else:
+                    topic.overrides[record.name] = record.value
+            case RemoveTopicRecord():
+                topic = self._known(record.topic_id)
+                del self.topics_by_id[topic.topic_id], self.topics[topic.name]
+                self.partition_count -= len(topic.partitions)
+            case ProducerIdsRecord():
+                self.next_producer_id = max(self.next_producer_id, record.next_id)
+
+    def replay_all(self, records: Iterable[Record]) -> None:
+        """Applies records in order."""
+        for record in records:
+            self.replay(record)
+
+    def _replay_broker(self, record: BrokerRecord) -> None:
+        self.brokers[record.broker_id] = record
+        self.alive[record.broker_id] = True
+        for key in [k for k in self.replica_actors if k[0] == record.broker_id and k[1] >= record.pool_size]:
+            del self.replica_actors[key]
+
+    def _replay_partition(self, record: PartitionRecord) -> None:
+        topic = self._known(record.topic_id)
+        if record.partition < len(topic.partitions):
+            topic.partitions[record.partition] = record
+        elif record.partition == len(topic.partitions):
+            topic.partitions.append(record)
+            self.partition_count += 1
+        else:
+            raise CorruptRecord(
+                f"the metadata log has partition {record.partition} of topic {topic.name!r} "
+                f"after {len(topic.partitions)} partitions"
+            )
+
+    def _known(self, topic_id: bytes) -> Topic:
+        topic = self.topics_by_id.get(topic_id)
+        if topic is None:
+            raise CorruptRecord(f"the metadata log speaks of topic id {topic_id.hex()} before it creates it")
+        return topic
+
+    # --- look-ups ------------------------------------------------------------------------------------------------
+
+    def configs(self, topic: Topic) -> dict[str, str]:
+        """The topic's effective settings, all of them, as text by dotted name."""
+        return effective_configs(topic.overrides, self.topic_defaults, topic.replication_factor)
+
+    def topic_config(self, topic: Topic) -> TopicConfig:
+        """The topic's effective settings, parsed."""
+        return TopicConfig.parse(self.configs(topic))
+
+    def slot_of(self, partition: PartitionRecord, broker_id: int) -> int | None:
+        """The slot of the replica actor that hosts the partition on a broker; None when it has no replica there."""
+        if broker_id not in partition.replicas:
+            return None
+        broker = self.brokers.get(broker_id)
+        slot = partition.slots[partition.replicas.index(broker_id)]
+        return slot % broker.pool_size if broker else slot
+
+    def leader_actor(self, partition: PartitionRecord) -> ReplicaActorRecord | None:
+        """The replica actor that leads the partition; None while there is no leader, or it has never registered."""
+        slot = self.slot_of(partition, partition.leader)
+        return None if slot is None else self.replica_actors.get((partition.leader, slot))
+
+    def partitions(self) -> Iterator[tuple[Topic, PartitionRecord]]:
+        """All partitions, topic by topic."""
+        for topic in self.topics.values():
+            for partition in topic.partitions:
+                yield topic, partition
+
+    def partitions_on(self, broker_id: int, slot: int) -> list[tuple[Topic, PartitionRecord]]:
+        """Partitions with a replica in that replica actor."""
+        return [(t, p) for t, p in self.partitions() if self.slot_of(p, broker_id) == slot]
+
+    def partitions_led_by(self, broker_id: int, slot: int) -> list[tuple[Topic, PartitionRecord]]:
+        """Partitions that this replica actor leads."""
+        return [(t, p) for t, p in self.partitions() if p.leader == broker_id and self.slot_of(p, broker_id) == slot]
+
+    def alive_brokers(self) -> list[BrokerRecord]:
+        """Brokers that count as alive, by id."""
+        return [self.brokers[i] for i in sorted(self.brokers) if self.alive.get(i)]
+
+    # --- invariants ----------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Asserts every invariant."""
+        assert {t.topic_id: t.name for t in self.topics.values()} == {i: t.name for i, t in self.topics_by_id.items()}
+        assert self.partition_count == sum(len(t.partitions) for t in self.topics.values())
+        assert all(name == topic.name for name, topic in self.topics.items())
+        assert set(self.alive) <= set(self.brokers), "a state for a broker that never registered"
+        for (broker_id, slot), actor in self.replica_actors.items():
+            assert (actor.broker_id, actor.slot) == (broker_id, slot)
+            assert 0 <= slot < self.brokers[broker_id].pool_size
+        for topic, partition in self.partitions():
+            assert topic.partitions[partition.partition] is partition
+            validate_partition(partition)
+
+
+def validate_partition(partition: PartitionRecord) -> None:
+    """Asserts the invariants of a partition's record."""
+    replicas = set(partition.replicas)
+    assert replicas, "a partition without replicas"
+    assert len(replicas) == len(partition.replicas) == len(partition.slots), "replicas stand twice or lack a slot"
+    assert set(partition.isr) <= replicas and set(partition.elr) <= replicas
+    assert not set(partition.isr) & set(partition.elr)
+    assert partition.leader == NO_LEADER or partition.leader in partition.isr
+    assert partition.leader_epoch >= 0 and partition.partition_epoch >= 0
+    assert all(slot >= 0 for slot in partition.slots)

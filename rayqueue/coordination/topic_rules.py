@@ -1,0 +1,107 @@
+"""What a topic must be like: its name, partitions, settings and key column. Wire input, so everything is checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+from rayqueue.config.settings import to_text
+from rayqueue.config.topic import TOPIC_SETTINGS, TopicConfig, topic_setting_name
+from rayqueue.errors import ConfigError, InvalidPartitions, InvalidTopic, SchemaMismatch
+
+MAX_NAME_LENGTH = 249
+RESERVED_NAMES = frozenset({"__consumer_offsets", "__transaction_state"})
+
+_NAME = re.compile(rf"[a-zA-Z0-9._-]{{1,{MAX_NAME_LENGTH}}}")
+
+
+class Schemas(Protocol):
+    """What must be known of Arrow schemas; the shell brings it, so that nothing here needs pyarrow."""
+
+    def log_schema(self, user_schema: bytes) -> bytes:
+        """The log schema (IPC) for a user's schema (IPC), b"" for Kafka's record. Raises SchemaMismatch."""
+        ...
+
+    def columns(self, log_schema: bytes) -> dict[str, bool]:
+        """The columns but `timestamp`, in order, and whether a column can be a key (it can be hashed)."""
+        ...
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidTopic unless the name can be a topic's."""
+    if name in (".", ".."):
+        raise InvalidTopic(f"a topic cannot be called {name!r}: choose another name")
+    if not _NAME.fullmatch(name):
+        shown = name if len(name) <= 60 else name[:57] + "..."
+        raise InvalidTopic(
+            f"the topic name {shown!r} is not 1 to {MAX_NAME_LENGTH} characters from a-z, A-Z, 0-9, '.', '_', '-': "
+            "choose another name"
+        )
+    if name in RESERVED_NAMES:
+        raise InvalidTopic(f"the topic name {name!r} is reserved: choose another name")
+
+
+def check_partitions(partitions: int, present: int, limit: int) -> None:
+    """Raises InvalidPartitions unless a topic may be given so many partitions.
+
+    Args:
+        partitions: those to add. present: those of the whole cluster. limit: `max.partitions`.
+    """
+    if partitions < 1:
+        raise InvalidPartitions(f"a topic has at least 1 partition, not {partitions}")
+    if present + partitions > limit:
+        raise InvalidPartitions(
+            f"{partitions} more partitions are too many: the cluster has {present} and takes {limit} (max.partitions)"
+        )
+
+
+def checked_overrides(given: Mapping[str, str], max_request_bytes: int) -> dict[str, str]:
+    """The settings by dotted name, their values as they will be shown.
+
+    Raises:
+        ConfigError: unknown, malformed, contradicting, not built yet, or larger than a request may be.
+    """
+    TopicConfig.parse(given)
+    checked: dict[str, str] = {}
+    for key, value in given.items():
+        name = topic_setting_name(key)
+        if name in checked:
+            raise ConfigError(f"{name!r} is given twice: leave one of the two out")
+        checked[name] = to_text(TOPIC_SETTINGS[name].check(value))
+    if int(checked.get("max.message.bytes", 0)) > max_request_bytes:
+        raise ConfigError(
+            f"max.message.bytes {checked['max.message.bytes']} is above {max_request_bytes}, the largest request that "
+            "brokers take (socket.request.max.bytes): lower it, or start the brokers with a larger one"
+        )
+    return checked
+
+
+def check_key_columns(columns: Mapping[str, bool], typed: bool, key_column: str, partition_by: str) -> None:
+    """Checks that the columns which route records exist and can be hashed.
+
+    Raises:
+        SchemaMismatch: about the key column. ConfigError: about `partition.by`.
+    """
+    if not typed:
+        if key_column:
+            raise SchemaMismatch(f"key_column {key_column!r} needs a typed topic: give a schema, or leave it out")
+        if partition_by:
+            raise ConfigError(f"partition.by {partition_by!r} needs a typed topic: give a schema, or leave it out")
+        return
+    problem = _problem(columns, key_column)
+    if problem:
+        raise SchemaMismatch(f"key_column {problem}")
+    problem = _problem(columns, partition_by)
+    if problem:
+        raise ConfigError(f"partition.by {problem}")
+
+
+def _problem(columns: Mapping[str, bool], column: str) -> str:
+    if not column:
+        return ""
+    if column not in columns:
+        return f"{column!r} is no column of the topic; there are {', '.join(columns)}"
+    if not columns[column]:
+        return f"{column!r} cannot be hashed: use a column of strings, bytes or integers"
+    return ""

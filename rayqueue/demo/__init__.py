@@ -1,0 +1,1 @@
+"""`rayqueue demo`: a year of flights through three brokers, services in their own processes, every claim checked."""

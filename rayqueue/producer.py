@@ -1,0 +1,373 @@
+"""The producer."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timezone
+from time import time_ns
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from rayqueue.client.accumulator import RECORD_OVERHEAD
+from rayqueue.client.io.future import BatchFuture, Receipt, RecordFuture
+from rayqueue.client.io.pipeline import Pipeline
+from rayqueue.client.io.producer_batches import TablePiece
+from rayqueue.client.io.tables import as_table, check_sizes, fit_table, pieces, too_large
+from rayqueue.client.io.topics import ProducerTopic, call_partitioner
+from rayqueue.client.serializers import serializer, to_bytes
+from rayqueue.config.clients import ProducerConfig
+from rayqueue.config.settings import merge
+from rayqueue.errors import RayQueueError, SchemaMismatch, SerializationError, UnknownTopicOrPartition
+from rayqueue.types import RecordMetadata
+
+Headers = Mapping[str, bytes | str | None] | Iterable[tuple[str, bytes | str | None]]
+OnDelivery = Callable[[RayQueueError | None, RecordMetadata], Any]
+
+_NS_PER_MS = 1_000_000
+_TIMESTAMP_MAX_MS = 9_000_000_000_000  # the year 2255: timestamps are kept in ns on the way
+_INTERRUPTED_FLUSH_S = 3.0
+
+
+class Producer:
+    """Writes records to topics, from any process; idempotent and acked by all in-sync replicas unless told otherwise.
+
+    Args:
+        config: settings by Kafka's dotted names, such as {"linger.ms": 5}.
+        **settings: the same as keyword arguments: linger_ms=5.
+
+    Raises:
+        ConfigError: a setting is unknown, malformed, or contradicts another.
+
+    Nothing is connected before the first record. Safe for many threads. Use it in a `with` block, or `close` it: that
+    waits until everything is delivered.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None, **settings: Any) -> None:
+        self._config = ProducerConfig.parse(merge(config, settings))
+        self._serialize_value = serializer(self._config.value_serializer, "value")
+        self._serialize_key = serializer(self._config.key_serializer, "key")
+        self._pipeline = Pipeline(self._config)
+        # What the hot path touches.
+        self._fast = self._pipeline.fast
+        self._lock = self._pipeline.lock
+        self._memory = self._pipeline.memory
+
+    # --- records ---------------------------------------------------------------------------------------------------
+
+    def produce(
+        self,
+        topic: str,
+        value: Any = None,
+        key: Any = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+        timestamp: int | datetime | None = None,
+        on_delivery: OnDelivery | None = None,
+    ) -> RecordFuture:
+        """Sends one record, in the background.
+
+        Args:
+            topic: the topic's name.
+            value: bytes, str (as UTF-8), None, or what `value_serializer` takes; on a typed topic a dict of its columns.
+            key: bytes, str, None, or what `key_serializer` takes. Keyed records of a key go to one partition, in order.
+            partition: chosen by the caller; None: by the topic's (or the producer's own) partitioner.
+            headers: pairs (or a dict) of str and bytes or str.
+            timestamp: ms since the epoch, or a datetime (a naive one is local time, as everywhere in Python); None: now.
+            on_delivery: called as on_delivery(error or None, RecordMetadata) on a thread of the producer. After an error
+                the metadata's offset is -1.
+
+        Returns:
+            A future; its `result()` is the RecordMetadata, or raises.
+
+        Raises:
+            UnknownTopicOrPartition: there is no such topic (the message has the command that creates it) or partition.
+            RecordTooLarge, SerializationError, SchemaMismatch: the record cannot be taken; nothing was sent.
+            BufferFull: `buffer.memory` stayed full for `max.block.ms`.
+        """
+        fast = self._fast.get(topic)
+        if (
+            fast is None
+            or type(value) is not bytes
+            or partition is not None
+            or headers is not None
+            or timestamp is not None
+            or on_delivery is not None
+        ):
+            return self._produce(topic, value, key, partition, headers, timestamp, on_delivery)
+        size = len(value) + RECORD_OVERHEAD
+        if key is not None:
+            if type(key) is not bytes:
+                return self._produce(topic, value, key)
+            size += len(key)
+        memory = self._memory
+        with self._lock:
+            chunk = fast.chunk
+            if chunk is not None and chunk.plain and size <= fast.record_max and size <= memory.free:
+                keys = chunk.keys
+                if keys is not None or key is None:
+                    values = chunk.values
+                    index = len(values)
+                    try:
+                        values.append(value)
+                        if keys is not None:
+                            keys.append(key)
+                        chunk.times.append(time_ns())
+                    except BaseException:
+                        chunk.truncate(index)  # Ctrl-C between two columns
+                        raise
+                    memory.free -= size
+                    chunk.size += size
+                    if chunk.size >= fast.full_at:
+                        self._pipeline.accumulator.close(fast)
+                        self._pipeline.ring()
+                    return RecordFuture(chunk.receipt, index)
+        return self._produce(topic, value, key)
+
+    send = produce
+
+    def _produce(
+        self,
+        name: str,
+        value: Any,
+        key: Any,
+        partition: int | None = None,
+        headers: Headers | None = None,
+        timestamp: int | datetime | None = None,
+        on_delivery: OnDelivery | None = None,
+    ) -> RecordFuture:
+        """`produce` of all that is not plain bytes, of a chunk's first record, and when memory is short."""
+        pipeline = self._pipeline
+        pipeline.check_open()
+        topic = pipeline.topic(name)
+        time_at = time_ns() if timestamp is None else _timestamp_ms(timestamp) * _NS_PER_MS
+        if topic.typed:
+            size, key = self._check_row(topic, value, key, headers)
+        else:
+            value, key = self._serialize_value(value), self._serialize_key(key)
+            size = RECORD_OVERHEAD + (len(value) if value is not None else 0) + (len(key) if key is not None else 0)
+        pairs = None
+        if headers is not None:
+            pairs = _headers(headers)
+            size += sum(len(name.encode()) + len(data or b"") for name, data in pairs)
+        if size > topic.record_max:
+            raise too_large("the record", size, topic.record_max, name)
+        number = self._partition(topic, key, partition)
+        with self._lock:
+            pipeline.reserve(size)
+            pipeline.check_open()
+            chunk = topic.chunk
+            if chunk is None:
+                receipt = Receipt(name, pipeline.callbacks.run)
+                chunk = pipeline.accumulator.open(topic, receipt)
+                receipt.rows = chunk.values
+                pipeline.outstanding[receipt] = None
+            index = len(chunk)
+            chunk.append(value, None if topic.typed else key, time_at, pairs, number, size)
+            if chunk.size >= topic.full_at:
+                pipeline.accumulator.close(topic)
+                pipeline.ring()
+        if index == 0:
+            pipeline.ring()
+        future = RecordFuture(chunk.receipt, index)
+        if on_delivery is not None:
+            chunk.receipt.on_delivery(index, _Delivery(on_delivery), future)
+        return future
+
+    def _check_row(self, topic: ProducerTopic, row: Any, key: Any, headers: Any) -> tuple[int, Any]:
+        """The size and key of a typed topic's row."""
+        size = RECORD_OVERHEAD + topic.checker.check(row)
+        if headers is not None:
+            raise SchemaMismatch(f"topic {topic.name!r} is typed and has no headers: leave them out, or make them a column")
+        own = row.get(topic.key_column) if topic.key_column is not None else None
+        if key is not None and key != own:
+            where = f"its key is the column {topic.key_column!r}" if topic.key_column else "it has no key column"
+            raise SchemaMismatch(f"topic {topic.name!r} is typed and {where}: leave key= out")
+        return size, row.get(topic.route_column) if topic.route_column is not None else None
+
+    def _partition(self, topic: ProducerTopic, key: Any, partition: int | None) -> int:
+        """The partition chosen by the caller or its own partitioner; -1: left to the topic."""
+        if partition is None:
+            return -1 if topic.function is None else call_partitioner(topic, key)
+        if isinstance(partition, bool) or not isinstance(partition, (int, np.integer)):
+            raise UnknownTopicOrPartition(f"a partition is a number from 0, not {partition!r}")
+        if partition >= topic.partitions:
+            self._pipeline.refresh_topic(topic)
+        if not 0 <= partition < topic.partitions:
+            raise UnknownTopicOrPartition(
+                f"topic {topic.name!r} has partitions 0 to {topic.partitions - 1}, not {partition}: add some with "
+                f"`rayqueue topic add-partitions {topic.name}`"
+            )
+        return int(partition)
+
+    # --- tables ----------------------------------------------------------------------------------------------------
+
+    def produce_batch(self, topic: str, data: Any, key_column: str | None = None) -> BatchFuture:
+        """Sends many records at once, as columns.
+
+        Args:
+            topic: the topic's name.
+            data: a pyarrow Table or RecordBatch, a pandas DataFrame, or a list of dicts. A typed topic has columns of its
+                own; any other takes `value` and optionally `key`, `headers`, `timestamp`. Columns `topic, partition,
+                offset, timestamp_type` are ignored. Values are cast where nothing is lost.
+            key_column: on a topic that is not typed, the column that holds the keys.
+
+        Returns:
+            One future; its result is a list of (partition, base_offset, count). Without keys all rows go to one
+            partition, the next; with keys each to its own. Rows of `produce` calls before this one stay before them.
+
+        Raises:
+            SchemaMismatch: a column is missing, unknown, or of a type that does not fit.
+            RecordTooLarge: a row is above `max.message.bytes`; nothing was sent.
+            UnknownTopicOrPartition, BufferFull: as `produce`.
+        """
+        pipeline = self._pipeline
+        pipeline.check_open()
+        state = pipeline.topic(topic)
+        if state.typed and key_column is not None and key_column != state.key_column:
+            raise SchemaMismatch(
+                f"topic {topic!r} is typed, its key column is {state.key_column!r}, not {key_column!r}: leave key_column= out"
+            )
+        table = as_table(data, state.schema, topic)
+        batch = fit_table(
+            table, state.schema, topic, time_ns() // _NS_PER_MS, typed=state.typed, key_column=key_column
+        )
+        check_sizes(batch, state.record_max, topic)
+        receipt = Receipt(topic, pipeline.callbacks.run, together=True)
+        if batch.num_rows == 0:
+            receipt.place([])
+            return BatchFuture(receipt)
+        self._send_pieces(state, receipt, batch)
+        return BatchFuture(receipt)
+
+    def _send_pieces(self, topic: ProducerTopic, receipt: Receipt, batch: Any) -> None:
+        pipeline = self._pipeline
+        memory = pipeline.memory
+        limit = min(self._config.max_request_size * topic.partitions, max(1, memory.limit // 4), 16 << 20)
+        keyed = topic.route_column is not None and batch.column(
+            batch.schema.get_field_index(topic.route_column)
+        ).null_count < batch.num_rows
+        whole: list[int] | None = None if keyed and topic.partitioner.uses_keys else []
+        explicit = None
+        if topic.function is not None and keyed:
+            keys = batch.column(batch.schema.get_field_index(topic.route_column)).to_pylist()
+            explicit = np.array([call_partitioner(topic, key) for key in keys], dtype=np.int64)
+        elif topic.function is not None:
+            whole = [call_partitioner(topic, None)]
+        start, rows = 0, batch.num_rows
+        try:
+            for piece in pieces(batch, limit):
+                reserved = min(piece.nbytes + RECORD_OVERHEAD, memory.limit)
+                chosen = None if explicit is None else explicit[start : start + piece.num_rows]
+                with self._lock:
+                    pipeline.reserve(reserved, block=start == 0)
+                    pipeline.accumulator.close(topic)  # rows produced before stay before
+                    pipeline.outstanding[receipt] = None
+                    start += piece.num_rows
+                    pipeline.accumulator.add(
+                        TablePiece(topic, receipt, piece, whole, chosen, reserved, start == rows, time.monotonic() * 1000)
+                    )
+                pipeline.ring()
+        except BaseException:
+            if 0 < start < rows:
+                with self._lock:
+                    pipeline.accumulator.add(TablePiece(topic, receipt, None, whole, None, 0, True, -1.0))
+                pipeline.ring()
+            raise
+
+    # --- the rest --------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = None) -> int:
+        """Sends everything now and waits for the acks, and for the callbacks.
+
+        Args:
+            timeout: seconds; None: as long as it takes, which `delivery.timeout.ms` bounds.
+
+        Returns:
+            How many records are still undelivered.
+        """
+        self._pipeline.cluster.check_process()
+        return self._pipeline.flush(timeout)
+
+    def poll(self, timeout: float = 0) -> int:
+        """Does nothing: callbacks run by themselves. Here for those who come from confluent-kafka; returns 0."""
+        return 0
+
+    def close(self, timeout: float | None = None) -> int:
+        """Flushes and ends the producer; a second call does nothing.
+
+        Returns:
+            How many records were not delivered within `timeout` seconds; their futures fail.
+        """
+        return self._pipeline.close(timeout)
+
+    def __enter__(self) -> Producer:
+        self._pipeline.check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Flushes and closes, after an exception too; after Ctrl-C it waits only a few seconds."""
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        self.close(_INTERRUPTED_FLUSH_S if interrupted else None)
+
+    def __del__(self) -> None:
+        pipeline = getattr(self, "_pipeline", None)
+        if pipeline is None or pipeline.is_forked or pipeline.is_closed:
+            return
+        left = pipeline.undelivered()
+        if left:
+            warnings.warn(
+                f"a Producer was forgotten with {left} records undelivered: close() it, or use a with block",
+                ResourceWarning,
+                stacklevel=2,
+            )
+        pipeline.close_when_flushed()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Producer cannot be pickled: make one in the process that needs it, with the same settings")
+
+    def __repr__(self) -> str:
+        state = "closed, " if self._pipeline.is_closed else ""
+        acks = "all" if self._config.acks == -1 else self._config.acks
+        return f"<Producer {state}to {self._config.bootstrap_servers}, acks={acks}>"
+
+
+class _Delivery:
+    """Calls on_delivery(error, metadata) with a future that is done."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: OnDelivery) -> None:
+        self._function = function
+
+    def __call__(self, future: RecordFuture) -> None:
+        self._function(future.exception(0), future.metadata(0))
+
+
+def _timestamp_ms(timestamp: Any) -> int:
+    if isinstance(timestamp, datetime):
+        at = timestamp.astimezone(timezone.utc) - datetime(1970, 1, 1, tzinfo=timezone.utc)
+        ms = (at.days * 86_400 + at.seconds) * 1000 + at.microseconds // 1000
+    elif isinstance(timestamp, (int, np.integer)) and not isinstance(timestamp, bool):
+        ms = int(timestamp)
+    else:
+        raise SerializationError(f"a timestamp is ms since the epoch or a datetime, not {type(timestamp).__name__}")
+    if not 0 <= ms <= _TIMESTAMP_MAX_MS:
+        raise SerializationError(f"timestamp {ms} ms is not between 1970 and 2255: give ms since the epoch, not s or ns")
+    return ms
+
+
+def _headers(headers: Headers) -> list[tuple[str, bytes | None]]:
+    pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+    made = []
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise SerializationError(f"headers are pairs of a str and bytes or str, or a dict of them, not {pair!r}")
+        to_bytes(pair[0], "header name")
+        made.append((pair[0], to_bytes(pair[1], "header")))
+    return made

@@ -1,0 +1,70 @@
+"""Bytes of messages: MessagePack by msgspec, one encoder, one decoder a type, and the reply envelope of actions."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import msgspec
+
+from rayqueue import errors
+
+T = TypeVar("T")
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+
+_OK = b"\x00"
+_FAILED = b"\x01"
+
+
+@lru_cache(maxsize=256)
+def decoder(kind: type[T]) -> msgspec.msgpack.Decoder[T]:
+    """The decoder of a message type."""
+    return msgspec.msgpack.Decoder(kind)
+
+
+def decode(data: bytes | memoryview, kind: type[T]) -> T:
+    """Decodes a message.
+
+    Raises:
+        ProtocolError: the bytes are no such message.
+    """
+    try:
+        return decoder(kind).decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise errors.ProtocolError(
+            f"{len(data)} bytes are not a {kind.__name__} ({error}); is the peer a rayqueue of the same version?"
+        ) from error
+
+
+class Failure(msgspec.Struct, array_like=True):
+    error: str
+    message: str
+
+
+def encode_reply(value: Any) -> bytes:
+    """A successful reply to an action."""
+    return _OK + encode(value)
+
+
+def encode_failure(error: BaseException) -> bytes:
+    """An error as the reply to an action; one that is not ours is passed on as RayQueueError with its text."""
+    if isinstance(error, errors.RayQueueError):
+        return _FAILED + encode(Failure(type(error).__name__, str(error)))
+    return _FAILED + encode(Failure("RayQueueError", f"{type(error).__name__}: {error}"))
+
+
+def decode_reply(data: bytes, kind: type[T]) -> T:
+    """The value of a reply.
+
+    Raises:
+        RayQueueError: the error that the peer replied with, of its own class.
+        ProtocolError: the bytes are no reply.
+    """
+    if data[:1] == _OK:
+        return decode(data[1:], kind)
+    if data[:1] == _FAILED:
+        failure = decode(data[1:], Failure)
+        raise errors.from_wire(failure.error, failure.message)
+    raise errors.ProtocolError("the reply is not one of rayqueue; is the address that of a rayqueue broker?")

@@ -1,0 +1,254 @@
+"""The header of a record batch as it stands in the log: an Arrow IPC message whose metadata we lay out ourselves.
+
+A producer sends ``RecordBatch.serialize()``: an encapsulated IPC message (header and body). The leader keeps the body
+byte for byte and writes a new header, which says the same about the body and carries, as custom metadata under the
+key ``rayqueue``, what makes the batch a part of the log (`BatchHeader`). The value is fixed-width ASCII hex, so it is
+valid UTF-8 for every Arrow implementation and stands at a fixed place.
+
+::
+
+    0xFFFFFFFF | i32 metadata length | metadata (flatbuffer) | body
+    metadata, little endian, offsets from its start:
+      0    u32 -> Message table
+      4    vtables: Message (14 bytes), KeyValue (8), RecordBatch (12), BodyCompression (8)
+      48   Message: version V5, header type RecordBatch, -> RecordBatch, -> [KeyValue], body length
+      72   [KeyValue] of one: KeyValue, key "rayqueue"
+      108  value: u32 length, 114 hex digits (`BatchHeader`, crc last)
+      232  RecordBatch: length, -> nodes, -> buffers, -> compression
+      256  BodyCompression (unreferenced when the body is not compressed)
+      268  u32 count, FieldNode structs of 16 bytes
+      ...  u32 count, Buffer structs of 16 bytes
+
+Source: Arrow columnar format, "Encapsulated message format"; Message.fbs; flatbuffers "Internals".
+"""
+
+from __future__ import annotations
+
+import struct
+
+import google_crc32c
+import msgspec
+import pyarrow as pa
+
+from rayqueue.errors import CorruptRecord
+from rayqueue.protocol.messages import BatchHeader
+
+CONTINUATION = 0xFFFFFFFF
+END_OF_STREAM = struct.pack("<II", CONTINUATION, 0)
+PREFIX_SIZE = 8
+HEADER_VERSION = 1
+
+_HEADER = struct.Struct(">BHqiiiqhiqqI")
+VALUE_DIGITS = _HEADER.size * 2
+CRC_DIGITS = 8
+_VALUE_AT = 112
+_VALUE_END = _VALUE_AT + VALUE_DIGITS
+# Positions in the whole message, prefix included.
+VALUE_AT = PREFIX_SIZE + _VALUE_AT
+CRC_AT = VALUE_AT + VALUE_DIGITS - CRC_DIGITS
+CRC_END = CRC_AT + CRC_DIGITS
+_ZERO_CRC = b"0" * CRC_DIGITS
+_BODY_LENGTH_AT = PREFIX_SIZE + 64
+
+_NODES_AT = 272
+_RECORD_BATCH_TABLE = 232
+_RECORD_BATCH_TYPE = 3
+_METADATA_V5 = 4
+
+_CODEC = {"lz4": 0, "zstd": 1}
+_CODEC_NAMES = {0: "lz4", 1: "zstd"}
+
+_FRONT = struct.Struct("<I7H4H6H4H2x")
+_MESSAGE = struct.Struct("<ihBxIIq")
+_KEY_VALUE = struct.Struct("<IIiII I8s4x I")
+_RECORD_BATCH = struct.Struct("<iIqII")
+_COMPRESSION = struct.Struct("<ibb2x")
+
+
+class IpcMessage(msgspec.Struct, frozen=True, gc=False):
+    """What a record batch message says of its body.
+
+    Attributes:
+        length: rows in the batch.
+        nodes: the FieldNode structs, as bytes.
+        buffers: the Buffer structs, as bytes.
+        codec: body compression: "none", "lz4" or "zstd".
+        header: the message's prefix and metadata, as sent.
+        body: the body, sharing memory with the message.
+    """
+
+    length: int
+    nodes: bytes
+    buffers: bytes
+    codec: str
+    header: bytes
+    body: pa.Buffer
+
+
+def _vector(metadata: bytes, at: int) -> bytes:
+    """The elements of the vector of 16-byte structs that the uoffset at `at` points to."""
+    start = at + struct.unpack_from("<I", metadata, at)[0]
+    (count,) = struct.unpack_from("<I", metadata, start)
+    end = start + 4 + count * 16
+    if end > len(metadata):
+        raise CorruptRecord("a record batch message points outside its own header: the producer sent damaged data")
+    return metadata[start + 4 : end]
+
+
+def _fields(metadata: bytes, table: int) -> list[int]:
+    """Positions of the table's fields, 0 for one that is absent."""
+    vtable = table - struct.unpack_from("<i", metadata, table)[0]
+    (size,) = struct.unpack_from("<H", metadata, vtable)
+    offsets = struct.unpack_from(f"<{(size - 4) // 2}H", metadata, vtable + 4)
+    return [table + offset if offset else 0 for offset in offsets]
+
+
+def split_message(message: pa.Buffer) -> IpcMessage:
+    """Takes an encapsulated record batch message apart without copying its body.
+
+    Raises:
+        CorruptRecord: the bytes are not a record batch message, or it is cut short.
+    """
+    size = message.size
+    if size < PREFIX_SIZE + 8:
+        raise CorruptRecord(f"{size} bytes are too few for a record batch message")
+    continuation, length = struct.unpack("<Ii", message.slice(0, PREFIX_SIZE).to_pybytes())
+    if continuation != CONTINUATION or length <= 0 or PREFIX_SIZE + length > size:
+        raise CorruptRecord("the bytes are not an Arrow record batch message")
+    header = message.slice(0, PREFIX_SIZE + length).to_pybytes()
+    metadata = header[PREFIX_SIZE:]
+    try:
+        message_fields = _fields(metadata, struct.unpack_from("<I", metadata, 0)[0])
+        header_type = metadata[message_fields[1]]
+        batch_at = message_fields[2]
+        (body_length,) = struct.unpack_from("<q", metadata, message_fields[3]) if message_fields[3] else (0,)
+        if header_type != _RECORD_BATCH_TYPE:
+            raise CorruptRecord("the message is not a record batch (schemas and dictionaries are not taken here)")
+        fields = _fields(metadata, batch_at + struct.unpack_from("<I", metadata, batch_at)[0])
+        (rows,) = struct.unpack_from("<q", metadata, fields[0]) if fields[0] else (0,)
+        nodes, buffers = _vector(metadata, fields[1]), _vector(metadata, fields[2])
+        codec = _codec(metadata, fields)
+    except (struct.error, IndexError) as error:
+        raise CorruptRecord(f"the header of a record batch message is damaged: {error}") from error
+    if body_length < 0 or PREFIX_SIZE + length + body_length != size:
+        raise CorruptRecord(f"a record batch message of {size} bytes says that its body has {body_length}")
+    return IpcMessage(rows, nodes, buffers, codec, header, message.slice(PREFIX_SIZE + length, body_length))
+
+
+def _codec(metadata: bytes, fields: list[int]) -> str:
+    if len(fields) < 4 or not fields[3]:
+        return "none"
+    table = fields[3] + struct.unpack_from("<I", metadata, fields[3])[0]
+    compression = _fields(metadata, table)
+    codec = metadata[compression[0]] if compression and compression[0] else 0
+    if codec not in _CODEC_NAMES:
+        raise CorruptRecord(f"unknown Arrow body compression {codec}; use lz4 or zstd")
+    return _CODEC_NAMES[codec]
+
+
+def _pack_header(header: BatchHeader) -> bytes:
+    return (
+        _HEADER.pack(
+            HEADER_VERSION,
+            header.attributes,
+            header.base_offset,
+            header.last_offset - header.base_offset,
+            header.record_count,
+            header.leader_epoch,
+            header.producer_id,
+            header.producer_epoch,
+            header.base_sequence,
+            header.min_timestamp,
+            header.max_timestamp,
+            0,
+        )
+        .hex()
+        .encode()
+    )
+
+
+def build_header(message: IpcMessage, header: BatchHeader, body_crc: int) -> tuple[bytes, int]:
+    """The log's header for a batch, and the CRC that stands in it.
+
+    Args:
+        message: the batch as the producer sent it.
+        header: what the leader says of it; its `crc` is ignored.
+        body_crc: CRC32C of the body.
+
+    Returns:
+        The prefix and metadata to write before the body, and the batch's CRC32C: of the body, continued over this
+        header with the CRC's own eight digits as zeros. (The body comes first so that the CRC a producer sent can be
+        checked and ours computed in one pass over the body.)
+    """
+    nodes, buffers = message.nodes, message.buffers
+    buffers_at = _NODES_AT + len(nodes) + 8
+    metadata_length = buffers_at + len(buffers)
+    compressed = message.codec != "none"
+    parts = (
+        struct.pack("<II", CONTINUATION, metadata_length),
+        # root; vtables of Message, KeyValue, RecordBatch, BodyCompression
+        _FRONT.pack(
+            48,
+            *(14, 24, 4, 6, 8, 16, 12),
+            *(8, 12, 4, 8),
+            *(12, 24, 8, 4, 16, 20 if compressed else 0),
+            *(8, 8, 4, 5),
+        ),
+        _MESSAGE.pack(48 - 4, _METADATA_V5, _RECORD_BATCH_TYPE, _RECORD_BATCH_TABLE - 56, 72 - 60, message.body.size),
+        _KEY_VALUE.pack(1, 80 - 76, 80 - 18, 92 - 84, 108 - 88, 8, b"rayqueue", VALUE_DIGITS),
+        _pack_header(header),
+        b"\0" * (_RECORD_BATCH_TABLE - _VALUE_END),
+        _RECORD_BATCH.pack(
+            _RECORD_BATCH_TABLE - 26, _NODES_AT - 4 - (_RECORD_BATCH_TABLE + 4), message.length,
+            buffers_at - 4 - (_RECORD_BATCH_TABLE + 16), 256 - (_RECORD_BATCH_TABLE + 20),
+        ),
+        _COMPRESSION.pack(256 - 38, _CODEC.get(message.codec, 0), 0),
+        struct.pack("<4xI", len(nodes) // 16),
+        nodes,
+        struct.pack("<4xI", len(buffers) // 16),
+        buffers,
+    )  # fmt: skip
+    raw = b"".join(parts)
+    crc = google_crc32c.extend(body_crc, raw)
+    return raw[:CRC_AT] + b"%08x" % crc + raw[CRC_END:], crc
+
+
+def read_header(header: bytes) -> BatchHeader:
+    """Reads the `BatchHeader` out of a message header that `build_header` made.
+
+    Args:
+        header: prefix and metadata of the message.
+
+    Raises:
+        CorruptRecord: there is no such header, or it is damaged.
+    """
+    try:
+        values = _HEADER.unpack(bytes.fromhex(header[VALUE_AT : VALUE_AT + VALUE_DIGITS].decode("ascii")))
+    except (ValueError, struct.error) as error:
+        raise CorruptRecord("the batch header in the log is damaged") from error
+    version, attributes, base, delta, count, epoch, pid, pepoch, seq, min_ts, max_ts, crc = values
+    if version != HEADER_VERSION:
+        raise CorruptRecord(f"batch header version {version} is not known here; a newer rayqueue wrote this log")
+    return BatchHeader(base, base + delta, count, epoch, pid, pepoch, seq, min_ts, max_ts, attributes, crc)
+
+
+def body_length(header: bytes) -> int:
+    """The length of the body that follows a message header made by `build_header`, bytes.
+
+    Raises:
+        CorruptRecord: the header is too short to say.
+    """
+    if len(header) < _BODY_LENGTH_AT + 8:
+        raise CorruptRecord("the batch header in the log is cut short")
+    return int(struct.unpack_from("<q", header, _BODY_LENGTH_AT)[0])
+
+
+def message_crc(header: bytes, body: pa.Buffer | memoryview) -> int:
+    """The CRC32C a batch with this header and body should have (see `build_header`)."""
+    raw = header[:CRC_AT] + _ZERO_CRC + header[CRC_END:]
+    return int(google_crc32c.extend(google_crc32c.value(body), raw))
+
+
+def wire_crc(message: IpcMessage, body_crc: int) -> int:
+    """The CRC32C that travels beside a produced message: of its body, continued over its header as sent."""
+    return int(google_crc32c.extend(body_crc, message.header))

@@ -1,0 +1,441 @@
+"""Requests and responses, as msgspec structs (MessagePack arrays, so a field may be added at the end).
+
+Two kinds of conversation (docs/protocol.md): *actions* (Flight DoAction: one request, one reply) and *exchanges*
+(Flight DoExchange: a stream each way, opened by a `Hello` as the descriptor's command and answered by a `Welcome`).
+On an exchange a message is the application metadata of a Flight message; record batches travel beside it, as rows of
+one binary column, each row a whole Arrow IPC message (produce) or a run of them as they stand in the segment (fetch).
+
+Ids: `topic_id` is the 16 bytes of the topic's UUID. Timestamps are ms since the epoch. Offsets count records.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+NO_PRODUCER = -1
+NO_EPOCH = -1
+NO_SEQUENCE = -1
+NO_TIMESTAMP = -1
+LATEST_TIMESTAMP = -1
+EARLIEST_TIMESTAMP = -2
+
+# BatchHeader.attributes, Kafka's bits where Kafka has one.
+COMPRESSION_MASK = 0x07
+COMPRESSION_CODES = {"none": 0, "lz4": 3, "zstd": 4}
+LOG_APPEND_TIME = 1 << 3
+CONTROL_BATCH = 1 << 5
+SPARSE_BATCH = 1 << 8  # after compaction: offsets stand in a column
+
+
+class BatchHeader(msgspec.Struct, array_like=True, gc=False):
+    """What the log says of a batch: in its IPC custom metadata, and in the segment's index.
+
+    Invariants: base_offset <= last_offset; record_count == last_offset - base_offset + 1 unless the batch is sparse
+    or a control batch.
+    """
+
+    base_offset: int
+    last_offset: int
+    record_count: int
+    leader_epoch: int
+    producer_id: int
+    producer_epoch: int
+    base_sequence: int
+    min_timestamp: int
+    max_timestamp: int
+    attributes: int
+    crc: int
+
+
+# --- opening an exchange -------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, array_like=True):
+    """Opens an exchange. Empty or -1 means "not checked" (a client that does not know yet).
+
+    Attributes:
+        version: protocol version of the caller.
+        kind: "produce" or "fetch".
+        cluster_id, broker_id, incarnation: whom the caller believes to reach (a reused port never answers for another).
+        client_id: for logs.
+    """
+
+    version: int
+    kind: str
+    cluster_id: str = ""
+    broker_id: int = -1
+    incarnation: str = ""
+    client_id: str = ""
+
+
+class Welcome(msgspec.Struct, array_like=True):
+    """First message from the server on an exchange.
+
+    Attributes:
+        max_in_flight: produce requests the server takes before it stops reading the stream.
+        nonce_path, nonce: a file in the data directory and what it holds: a client that reads the same there is on a
+            host with this file system and may map segments.
+    """
+
+    version: int
+    cluster_id: str
+    broker_id: int
+    incarnation: str
+    max_in_flight: int
+    nonce_path: str
+    nonce: str
+
+
+# --- produce -------------------------------------------------------------------------------------------------------
+
+
+class ProduceBatch(msgspec.Struct, array_like=True, gc=False):
+    """One batch for one partition; its IPC message is the row of the same index.
+
+    Attributes:
+        crc: CRC32C of the message's body, continued over its header (`ipc.wire_crc`).
+        attributes: compression bits.
+    """
+
+    topic_id: bytes
+    partition: int
+    leader_epoch: int
+    producer_id: int
+    producer_epoch: int
+    base_sequence: int
+    record_count: int
+    min_timestamp: int
+    max_timestamp: int
+    attributes: int
+    crc: int
+
+
+class ProduceRequest(msgspec.Struct, array_like=True):
+    """Batches to append. Answers come in the order of requests; acks=0 gets none."""
+
+    correlation: int
+    acks: int  # 0, 1, or -1 for all
+    batches: list[ProduceBatch]
+
+
+class ProduceResult(msgspec.Struct, array_like=True, gc=False):
+    """What became of a batch: its offset, or an error by name (`error == ""`: appended)."""
+
+    base_offset: int
+    timestamp: int  # the append time where the topic's timestamps are LogAppendTime, else -1
+    error: str = ""
+    message: str = ""
+
+
+class ProduceResponse(msgspec.Struct, array_like=True):
+    correlation: int
+    results: list[ProduceResult]
+
+
+# --- fetch ---------------------------------------------------------------------------------------------------------
+
+
+class FetchPartition(msgspec.Struct, array_like=True):
+    """Starts a subscription.
+
+    Attributes:
+        subscription: chosen by the client, unique on the stream; a seek is a new subscription.
+        offset: where to start.
+        leader_epoch: the newest epoch the client has seen for the partition, or -1.
+        mapped: True: only watermarks are sent, the client maps the segments itself.
+    """
+
+    subscription: int
+    topic_id: bytes
+    partition: int
+    offset: int
+    leader_epoch: int
+    mapped: bool
+
+
+class FetchRequest(msgspec.Struct, array_like=True):
+    """Changes a fetch stream: subscriptions to start, to end, and bytes of credit to add."""
+
+    add: list[FetchPartition]
+    remove: list[int]
+    credit: int
+
+
+class FetchPart(msgspec.Struct, array_like=True):
+    """News of one subscription.
+
+    Attributes:
+        entries: index entries (`storage.index.ENTRY` bytes) of the batches in this part's row; empty: no row data.
+        path, generation: mapped subscriptions: the replica's directory and the generation of its segments.
+        error, message: the subscription has ended with this error.
+    """
+
+    subscription: int
+    high_watermark: int
+    log_start: int
+    leader_epoch: int
+    entries: bytes = b""
+    path: str = ""
+    generation: int = 0
+    error: str = ""
+    message: str = ""
+
+
+class FetchResponse(msgspec.Struct, array_like=True):
+    """Parts; row i of the record batch beside it (when there is one) is the data of part i."""
+
+    parts: list[FetchPart]
+
+
+# --- actions: any server -------------------------------------------------------------------------------------------
+
+
+class Empty(msgspec.Struct, array_like=True):
+    """No content."""
+
+
+class Identity(msgspec.Struct, array_like=True):
+    """Answer to `identify`: who listens here."""
+
+    version: int
+    cluster_id: str
+    role: str  # "broker", "replica", "coordinator"
+    broker_id: int
+    incarnation: str
+    pid: int
+
+
+# --- actions: metadata, at any broker ------------------------------------------------------------------------------
+
+
+class BrokerInfo(msgspec.Struct, array_like=True):
+    broker_id: int
+    host: str
+    port: int
+    node_id: str
+    incarnation: str
+    alive: bool
+
+
+class PartitionInfo(msgspec.Struct, array_like=True):
+    """Attributes: leader: broker id or -1; host, port, incarnation: the leader's replica actor."""
+
+    partition: int
+    leader: int
+    leader_epoch: int
+    replicas: list[int]
+    isr: list[int]
+    host: str
+    port: int
+    incarnation: str
+
+
+class TopicInfo(msgspec.Struct, array_like=True):
+    """Attributes: schema: IPC-serialised Arrow schema as it stands on disk; key_column: of a typed topic, or ""."""
+
+    name: str
+    topic_id: bytes
+    schema: bytes
+    typed: bool
+    key_column: str
+    configs: dict[str, str]  # effective values, Kafka's names
+    partitions: list[PartitionInfo]
+    overrides: list[str] = []  # names of the configs that were set on the topic itself
+
+
+class MetadataRequest(msgspec.Struct, array_like=True):
+    """Attributes:
+    topics: names, or None for all.
+    min_index: wait (shortly) until the broker's image is this new.
+    auto_create: create what is missing, where `auto.create.topics.enable` is on.
+    """
+
+    topics: list[str] | None
+    min_index: int = -1
+    auto_create: bool = False
+
+
+class MetadataResponse(msgspec.Struct, array_like=True):
+    """Topics that do not exist are left out."""
+
+    cluster_id: str
+    index: int  # of the metadata log
+    brokers: list[BrokerInfo]
+    coordinator_host: str
+    coordinator_port: int
+    coordinator_epoch: int
+    topics: list[TopicInfo]
+
+
+class InitProducerIdResponse(msgspec.Struct, array_like=True):
+    producer_id: int
+    producer_epoch: int
+
+
+# --- actions: replica actors ---------------------------------------------------------------------------------------
+
+
+class OffsetQuery(msgspec.Struct, array_like=True):
+    """Attributes: timestamp: EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, or ms: the first record at or after it."""
+
+    topic_id: bytes
+    partition: int
+    timestamp: int
+
+
+class ListOffsetsRequest(msgspec.Struct, array_like=True):
+    queries: list[OffsetQuery]
+
+
+class OffsetAnswer(msgspec.Struct, array_like=True):
+    """Attributes: offset: -1 when no record is that new; timestamp: the record's, or -1."""
+
+    offset: int
+    timestamp: int
+    error: str = ""
+    message: str = ""
+
+
+class ListOffsetsResponse(msgspec.Struct, array_like=True):
+    answers: list[OffsetAnswer]
+
+
+class TruncateQuery(msgspec.Struct, array_like=True):
+    """Delete records before `offset` (-1: the high watermark)."""
+
+    topic_id: bytes
+    partition: int
+    offset: int
+
+
+class DeleteRecordsRequest(msgspec.Struct, array_like=True):
+    queries: list[TruncateQuery]
+
+
+class LogDescription(msgspec.Struct, array_like=True):
+    """A partition replica on its disk."""
+
+    topic_id: bytes
+    partition: int
+    path: str
+    size: int  # bytes
+    segments: int
+    log_start: int
+    log_end: int
+    high_watermark: int
+    leader_epoch: int
+
+
+class DescribeLogsResponse(msgspec.Struct, array_like=True):
+    logs: list[LogDescription]
+
+
+# --- actions: coordinator ------------------------------------------------------------------------------------------
+
+
+class TopicSpec(msgspec.Struct, array_like=True):
+    """Attributes: replication_factor: -1 for the default; schema: IPC-serialised user schema, b"" for Kafka's record."""
+
+    name: str
+    partitions: int
+    replication_factor: int
+    configs: dict[str, str]
+    schema: bytes
+    key_column: str
+
+
+class CreateTopicsRequest(msgspec.Struct, array_like=True):
+    topics: list[TopicSpec]
+    timeout_ms: int = 30_000
+
+
+class NamedError(msgspec.Struct, array_like=True):
+    """The outcome for one topic; error == "" is success."""
+
+    name: str
+    error: str = ""
+    message: str = ""
+
+
+class TopicsResponse(msgspec.Struct, array_like=True):
+    """Attributes: index: metadata index from which on the change is seen."""
+
+    index: int
+    results: list[NamedError]
+
+
+class DeleteTopicsRequest(msgspec.Struct, array_like=True):
+    names: list[str]
+    timeout_ms: int = 30_000
+
+
+class CreatePartitionsRequest(msgspec.Struct, array_like=True):
+    name: str
+    partitions: int  # the new total
+    timeout_ms: int = 30_000
+
+
+class AlterConfigRequest(msgspec.Struct, array_like=True):
+    """Attributes: configs: new values; None takes an override away."""
+
+    name: str
+    configs: dict[str, str | None]
+    timeout_ms: int = 30_000
+
+
+class RegisterBroker(msgspec.Struct, array_like=True):
+    broker_id: int
+    directory_id: str
+    incarnation: str
+    host: str
+    port: int
+    node_id: str
+    pool_size: int  # replica actors of this broker
+
+
+class RegisterReplicaActor(msgspec.Struct, array_like=True):
+    """A new process of a replica actor: it leads nothing until it reads of a new leader epoch in the metadata log."""
+
+    broker_id: int
+    slot: int
+    incarnation: str
+    host: str
+    port: int
+
+
+class Registered(msgspec.Struct, array_like=True):
+    index: int  # metadata index of the registration
+
+
+class WatchRequest(msgspec.Struct, array_like=True):
+    """Streams the metadata log from `index` on (the next index wanted); a silence is filled with empty batches."""
+
+    index: int
+    watcher: str  # incarnation, for `Applied`
+
+
+class MetadataBatch(msgspec.Struct, array_like=True):
+    """Attributes: index: of the first record; records: as `coordination.records` encodes them, committed."""
+
+    index: int
+    end: int  # next index after this batch
+    coordinator_epoch: int
+    records: list[bytes]
+
+
+class Applied(msgspec.Struct, array_like=True):
+    """A replica actor has acted on the metadata log below `index`."""
+
+    incarnation: str
+    index: int
+
+
+class AllocateProducerIds(msgspec.Struct, array_like=True):
+    broker_id: int
+
+
+class ProducerIdBlock(msgspec.Struct, array_like=True):
+    first: int
+    count: int

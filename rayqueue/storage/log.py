@@ -1,0 +1,331 @@
+"""The log of one partition replica: segments in a directory, one writer, any number of readers.
+
+Threads: `append`, `enforce_retention`, `delete_before`, `write_snapshot`, `update_config`, `close` and `delete` belong
+to one thread, the writer. `flush` may run in a second one. `read` and the look-ups may run in any.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from rayqueue.config.topic import TopicConfig
+from rayqueue.errors import OffsetOutOfRange, StorageError
+from rayqueue.protocol.schemas import serialize_schema
+from rayqueue.storage import retention, snapshots
+from rayqueue.storage.appender import LogBatch, append
+from rayqueue.storage.durability import Durability
+from rayqueue.storage.files import FileSystem
+from rayqueue.storage.index import Entries
+from rayqueue.storage.lookup import Lookup
+from rayqueue.storage.reader import LogSlice
+from rayqueue.storage.recovery import Recovered, Recovery
+from rayqueue.storage.segment import CutBackFailed
+from rayqueue.storage.state import LogState
+
+__all__ = ["Log", "LogBatch"]
+
+# A full disk is the one failure of a write after which the log goes on.
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Log:
+    """A recovered, open log. Made by `Log.open`.
+
+    Attributes:
+        repairs: what recovery put right, in words; empty after a clean stop.
+    """
+
+    def __init__(
+        self, files: FileSystem, directory: str, schema: pa.Schema, config: TopicConfig, recovered: Recovered
+    ) -> None:
+        self.repairs = recovered.repairs
+        self._config = config
+        self._state = LogState(files, directory, schema, recovered)
+        self._durability = Durability(self._state, recovered.recovery_point)
+        self._lookup = Lookup(self._state, self._durability)
+
+    @classmethod
+    def open(cls, files: FileSystem, directory: str, schema: pa.Schema, config: TopicConfig) -> Log:
+        """Recovers the log in a directory; it need not exist, and is made by the first append.
+
+        Args:
+            schema: the topic's log schema.
+
+        Raises:
+            StorageError: the directory cannot be read or repaired.
+        """
+        try:
+            recovered = Recovery(files, directory, serialize_schema(schema)).run()
+        except OSError as error:
+            raise StorageError(f"cannot open the log in {directory}: {error}") from error
+        return cls(files, directory, schema, config, recovered)
+
+    # --- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def directory(self) -> str:
+        return self._state.directory
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._state.schema
+
+    @property
+    def log_start_offset(self) -> int:
+        """The first offset that can be read."""
+        return self._state.log_start
+
+    @property
+    def log_end_offset(self) -> int:
+        """The offset the next record gets."""
+        return self._state.log_end
+
+    @property
+    def flushed_offset(self) -> int:
+        """Everything below it is durable."""
+        return self._durability.flushed
+
+    @property
+    def generation(self) -> int:
+        """Changes when bytes below the log end were rewritten: mapped readers must map anew."""
+        return self._state.generation
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the data files."""
+        return sum(segment.extent.size for segment in self._state.segments)
+
+    @property
+    def segment_count(self) -> int:
+        return len(self._state.segments)
+
+    @property
+    def leader_epochs(self) -> list[tuple[int, int]]:
+        """(epoch, its first offset), ascending."""
+        return list(self._state.epochs)
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def append(self, batches: Sequence[LogBatch], now_ms: int) -> bool:
+        """Writes batches at the log end, all or none. They are not durable before `flush`.
+
+        Args:
+            batches: in offset order, the first at the log end offset.
+            now_ms: wall clock, ms.
+
+        Returns:
+            Whether a segment was rolled: a good moment for a producer snapshot, and for `flush` in its thread.
+
+        Raises:
+            StorageError: nothing was appended. On a full disk the log stays usable; after any other I/O error it is
+                offline, and every later call raises.
+            OffsetOutOfRange, CorruptRecord: the batches do not continue the log, or are no whole messages.
+        """
+        state = self._state
+        state.check_online()
+        if not batches:
+            return False
+        segments = state.segments
+        active = segments[-1] if segments and not segments[-1].closed else None
+        try:
+            created, size = append(state, active, batches, now_ms, self._config)
+        except CutBackFailed as error:
+            raise state.go_offline(error) from error
+        except OSError as error:
+            raise self._refused(error) from error
+        epochs = state.epochs
+        for entry, _, _ in batches:
+            if not epochs or entry.leader_epoch > epochs[-1][0]:
+                epochs.append((entry.leader_epoch, entry.base_offset))
+        state.used = True
+        state.appended_bytes += size
+        if created:
+            state.segments = (*segments, *created)
+            state.begun += len(created)
+        state.log_end = batches[-1].entry.last_offset + 1
+        rolled = len(created) > (not segments)
+        if rolled:
+            self._bound_unflushed()
+        return rolled
+
+    def _refused(self, error: OSError) -> StorageError:
+        if error.errno not in _NO_SPACE:
+            return self._state.go_offline(error)
+        return StorageError(
+            f"cannot write to {self._state.directory}: {error.strerror}; free space or lower retention, then retry"
+        )
+
+    def _bound_unflushed(self) -> None:
+        """Where nobody else calls `flush`, at most one closed segment waits for its fsync."""
+        if sum(segment.unsynced for segment in self._state.segments if segment.closed) > 1:
+            self._durability.flush()
+
+    def flush(self) -> int:
+        """Makes durable what is appended (fdatasync). Callable from another thread.
+
+        Returns:
+            The offset below which all is durable.
+
+        Raises:
+            StorageError: the disk failed. The log is offline for good: after a failed fsync nobody knows what the
+                kernel dropped, so it is never tried again.
+        """
+        return self._durability.flush()
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def read(self, offset: int, max_bytes: int, limit: int) -> LogSlice | None:
+        """Whole batches of one segment, from the one containing `offset` on, without copying.
+
+        Args:
+            offset: where to begin.
+            max_bytes: stop before exceeding this, but return one batch at least.
+            limit: only batches whose last offset is below it.
+
+        Returns:
+            The slice, or None when no whole batch lies below the limit.
+
+        Raises:
+            OffsetOutOfRange: the offset is below the log start or above the log end.
+            CorruptRecord: the files are damaged there. (A batch's bytes are compared with its CRC by `decode`.)
+            StorageError: the log is offline or closed.
+        """
+        return self._lookup.read(offset, max_bytes, limit)
+
+    def offset_for_timestamp(self, timestamp: int, limit: int) -> tuple[int, int] | None:
+        """The first record, in a batch below `limit`, whose timestamp is not below `timestamp` (ms).
+
+        Returns:
+            Its offset and timestamp, or None when there is none.
+
+        Raises:
+            CorruptRecord, StorageError: as `read`.
+        """
+        return self._lookup.offset_for_timestamp(timestamp, limit)
+
+    def entries_from(self, offset: int) -> Iterator[Entries]:
+        """Index entries of the batches from the one containing `offset` on, ENTRY[n] a segment.
+
+        Raises:
+            CorruptRecord, StorageError: as `read`.
+        """
+        return self._lookup.entries_from(offset)
+
+    # --- deleting --------------------------------------------------------------------------------------------------
+
+    def enforce_retention(self, now_ms: int, high_watermark: int) -> bool:
+        """Deletes the oldest segments that `retention.ms`, `.bytes` and `.records` no longer allow, up to the high
+        watermark; closes files and mappings that nobody used since the last call.
+
+        Args:
+            now_ms: wall clock, ms.
+
+        Returns:
+            Whether the log start moved.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        state = self._state
+        state.check_online()
+        start, segments = state.log_start, state.segments
+        try:
+            doomed = retention.expired(segments, self._config, now_ms, high_watermark, start)
+        except OSError as error:
+            raise StorageError(f"cannot read the log in {state.directory}: {error}") from error
+        if doomed:
+            self._durability.move_start(segments[doomed - 1].next_offset)
+        if state.segments and retention.wants_roll(state.segments[-1], self._config):
+            self._close_active()
+        if not state.used:
+            state.release()
+        state.used = False
+        return state.log_start != start
+
+    def _close_active(self) -> None:
+        """Closes the active segment, so that retention can take it; the next append begins another."""
+        segment = self._state.segments[-1]
+        if segment.closed:
+            return
+        try:
+            segment.end_stream()
+        except CutBackFailed as error:
+            raise self._state.go_offline(error) from error
+        except OSError as error:
+            raise self._refused(error) from error
+        segment.closed = True
+        self._state.begun += 1
+        self._bound_unflushed()
+
+    def delete_before(self, offset: int) -> int:
+        """Deletes the records below `offset` (KIP-107): the log starts there from now on, also after a restart.
+
+        Returns:
+            The new log start offset.
+
+        Raises:
+            OffsetOutOfRange: the offset is above the log end.
+            StorageError: the disk failed.
+        """
+        state = self._state
+        state.check_online()
+        if offset > state.log_end:
+            raise OffsetOutOfRange(f"cannot delete up to offset {offset}: the log ends at {state.log_end}")
+        if offset > state.log_start:
+            self._durability.move_start(offset)
+        return state.log_start
+
+    # --- the rest --------------------------------------------------------------------------------------------------
+
+    def write_snapshot(self, offset: int, data: bytes) -> None:
+        """Keeps producer state as of `offset`; the newest two are kept.
+
+        Raises:
+            StorageError: it was not written. The log stays usable.
+        """
+        state = self._state
+        state.check_online()
+        try:
+            snapshots.write(state.files, state.directory, offset, data)
+        except OSError as error:
+            raise StorageError(f"cannot write a snapshot in {state.directory}: {error}") from error
+
+    def latest_snapshot(self) -> tuple[int, bytes] | None:
+        """(offset, data) of the newest sound snapshot, or None. It never lies above the log end.
+
+        Raises:
+            StorageError: the directory cannot be read.
+        """
+        state = self._state
+        state.check_online()
+        try:
+            return snapshots.latest(state.files, state.directory)
+        except OSError as error:
+            raise StorageError(f"cannot read the snapshots in {state.directory}: {error}") from error
+
+    def update_config(self, config: TopicConfig) -> None:
+        """New settings; they hold from the next append or retention on."""
+        self._config = config
+
+    def release(self) -> None:
+        """Closes files and mappings until they are needed again. What is not flushed stays so."""
+        self._state.release()
+
+    def close(self) -> None:
+        """Flushes, writes the checkpoint, so that the next start verifies nothing, and closes. Idempotent.
+
+        Raises:
+            StorageError: the last flush failed; the log is closed all the same.
+        """
+        self._durability.close()
+
+    def delete(self) -> None:
+        """Closes the log and removes its directory.
+
+        Raises:
+            StorageError: it could not be removed.
+        """
+        self._durability.delete()

@@ -1,0 +1,234 @@
+"""One segment of a log: a data file and its index, and how batches get into them.
+
+::
+
+    <partition directory>/
+      00000000000000000000.arrow      closed segment: offsets 0 to 4180
+      00000000000000000000.index
+      00000000000000004181.arrow      active segment
+      00000000000000004181.index
+      00000000000000004181.snapshot   producer state up to offset 4181 (checkpoint.py, snapshots.py)
+      checkpoint                      log start, recovery point, generation, leader epochs
+
+    .arrow: a plain Arrow IPC stream                 .index: one ENTRY of 80 bytes a batch
+    +--------------------------------------+         +-------------------------------------------+
+    | schema message                       |         | base, last offset | position | timestamps |
+    +--------------------------------------+ <-------| producer | length | header length | count |
+    | batch: prefix, metadata | body       |         | crc | epoch | sequence | ... | entry crc  |
+    +--------------------------------------+         +-------------------------------------------+
+    | batch                                | <-------| ...                                       |
+    +--------------------------------------+         +-------------------------------------------+
+    | end of stream (8 bytes): closed only |
+    +--------------------------------------+
+
+    metadata of a batch: rayqueue.protocol.ipc
+
+A segment is named by the first offset it may hold. Data is written before its index entry; both are only ever appended
+to. What failed to be written is cut off again before anybody can have read it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from rayqueue.protocol.ipc import END_OF_STREAM
+from rayqueue.storage.files import AppendFile, FileSystem, Piece
+from rayqueue.storage.index import ENTRY_SIZE, Entries
+from rayqueue.storage.reader import DATA_SUFFIX, INDEX_SUFFIX, Extent, SegmentView, segment_path
+
+NO_TIMESTAMP = -1
+
+
+class CutBackFailed(Exception):
+    """What a failed write left behind could not be removed: the files may hold bytes nobody acked."""
+
+
+class Segment:
+    """A segment. Written by one thread; `extent` and what hangs on it may be read by any.
+
+    Attributes:
+        base_offset: the first offset it may hold.
+        next_offset: the offset after its last record. Invariant: base_offset <= next_offset.
+        extent: index entries and data bytes that are published; the end-of-stream marker is not counted.
+        max_timestamp: largest of its batches, ms; None: not looked up yet.
+        created_ms: when its first batch was appended, ms; NO_TIMESTAMP: not known.
+        closed: nothing more is appended to it.
+        unsynced, unsynced_index: written to since the last fsync of the data file, the index.
+        removed: its files are unlinked, or about to be.
+    """
+
+    __slots__ = (
+        "_data",
+        "_directory",
+        "_files",
+        "_index",
+        "_view",
+        "base_offset",
+        "closed",
+        "created_ms",
+        "extent",
+        "max_timestamp",
+        "next_offset",
+        "removed",
+        "unsynced",
+        "unsynced_index",
+    )
+
+    def __init__(self, files: FileSystem, directory: str, base_offset: int, next_offset: int, extent: Extent) -> None:
+        self._files = files
+        self._directory = directory
+        self._data: AppendFile | None = None
+        self._index: AppendFile | None = None
+        self._view: SegmentView | None = None
+        self.base_offset = base_offset
+        self.next_offset = next_offset
+        self.extent = extent
+        self.max_timestamp: int | None = None
+        self.created_ms = NO_TIMESTAMP
+        self.closed = False
+        self.unsynced = False
+        self.unsynced_index = False
+        self.removed = False
+
+    @classmethod
+    def create(cls, files: FileSystem, directory: str, base_offset: int, schema: bytes) -> Segment:
+        """A new segment on disk, with the schema message and nothing else.
+
+        Raises:
+            OSError: it was not made; what there was of it is removed.
+        """
+        segment = cls(files, directory, base_offset, base_offset, Extent(0, len(schema)))
+        segment.unsynced = segment.unsynced_index = True
+        segment.max_timestamp = NO_TIMESTAMP
+        try:
+            files.remove(segment.path(INDEX_SUFFIX))
+            files.remove(segment.path(DATA_SUFFIX))
+            data, _ = segment._open()
+            files.append(data, [schema], len(schema))
+        except OSError:
+            segment.remove_files()
+            raise
+        return segment
+
+    def path(self, suffix: str) -> str:
+        return segment_path(self._directory, self.base_offset, suffix)
+
+    def _open(self) -> tuple[AppendFile, AppendFile]:
+        data, index = self._data, self._index
+        if data is None or index is None:
+            data = self._data = self._files.open_append(self.path(DATA_SUFFIX))
+            index = self._index = self._files.open_append(self.path(INDEX_SUFFIX))
+        return data, index
+
+    def write(self, pieces: Sequence[Piece], total: int, entries: bytes) -> None:
+        """Appends messages (`total` bytes in all) and their index entries. Not published: see `publish`.
+
+        Raises:
+            OSError: nothing was written (what was has been cut off again).
+            CutBackFailed: and it could not be cut off.
+        """
+        data, index = self._open()
+        self.unsynced = self.unsynced_index = True
+        try:
+            self._files.append(data, pieces, total)
+            self._files.append(index, [entries], len(entries))
+        except OSError:
+            self.cut_back()
+            raise
+
+    def cut_back(self) -> None:
+        """Removes what was written after the published extent.
+
+        Raises:
+            CutBackFailed: it could not be removed.
+        """
+        try:
+            data, index = self._open()
+            self._files.truncate(index, self.extent.entries * ENTRY_SIZE)
+            self._files.truncate(data, self.extent.size)
+        except OSError as error:
+            raise CutBackFailed(str(error)) from error
+
+    def publish(self, extent: Extent, next_offset: int, max_timestamp: int) -> None:
+        """Lets readers see what was written up to `extent`."""
+        if self.max_timestamp is not None and max_timestamp > self.max_timestamp:
+            self.max_timestamp = max_timestamp
+        self.extent = extent
+        self.next_offset = next_offset
+
+    def end_stream(self) -> None:
+        """Writes the end-of-stream marker: the segment is closed.
+
+        Raises:
+            OSError: it was not written.
+            CutBackFailed: it was partly written and could not be removed.
+        """
+        data, _ = self._open()
+        self.unsynced = True
+        try:
+            self._files.append(data, [END_OF_STREAM], len(END_OF_STREAM))
+        except OSError:
+            self.cut_back()
+            raise
+
+    def sync(self, index: bool) -> None:
+        """Makes what is written durable, the index too if asked. Callable beside `write`: what is written meanwhile
+        may or may not be.
+
+        Raises:
+            OSError: it failed; nothing is known of what is durable any more.
+        """
+        if self.removed or not (self.unsynced or (index and self.unsynced_index)):
+            return
+        data_file, index_file = self._open()
+        if self.unsynced:
+            self.unsynced = False
+            self._files.sync(data_file)
+        if index and self.unsynced_index:
+            self.unsynced_index = False
+            self._files.sync(index_file)
+
+    def view(self) -> SegmentView:
+        """The segment's read side, kept until `release`."""
+        view = self._view
+        if view is None:
+            view = self._view = SegmentView(self._files, self._directory, self.base_offset)
+        return view
+
+    def entries(self) -> Entries:
+        """All published index entries, ENTRY[n]."""
+        return self.view().entries(self.extent.entries)
+
+    def largest_timestamp(self) -> int:
+        """The largest timestamp in the segment, ms; NO_TIMESTAMP when it is empty."""
+        if self.max_timestamp is None:
+            entries = self.entries()
+            self.max_timestamp = int(np.max(entries["max_timestamp"])) if len(entries) else NO_TIMESTAMP
+        return self.max_timestamp
+
+    def release_writers(self) -> None:
+        """Closes the files for writing; they open again when needed."""
+        self._data = self._index = None
+
+    def release(self) -> None:
+        """Closes the files and lets go of the mappings, once nobody uses them."""
+        self.release_writers()
+        self._view = None
+
+    def remove_files(self) -> None:
+        """Unlinks the segment; readers that have it mapped keep it.
+
+        Raises:
+            OSError: a file could not be unlinked.
+        """
+        self.removed = True
+        self._files.remove(self.path(DATA_SUFFIX))
+        self._files.remove(self.path(INDEX_SUFFIX))
+        self.release()
+
+    @property
+    def file_names(self) -> list[str]:
+        return [os.path.basename(self.path(suffix)) for suffix in (DATA_SUFFIX, INDEX_SUFFIX)]

@@ -1,0 +1,1 @@
+"""Shipped test clusters: `rayqueue.testing.inprocess` without Ray."""

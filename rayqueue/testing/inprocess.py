@@ -1,0 +1,163 @@
+"""A cluster without Ray, inside this process: the very classes that the actors are, on loopback ports and real disks.
+
+For tests of clients and of the data plane: it is up in a fraction of a second, and its parts can be stopped and
+started one by one. It is not a stand-in for anything: what differs from a cluster on Ray is who starts the parts, and
+that they share a process.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rayqueue.actors.broker import Broker
+from rayqueue.actors.coordinator import Coordinator
+from rayqueue.actors.options import BrokerOptions, CoordinatorOptions
+from rayqueue.actors.partition_replica import PartitionReplica
+from rayqueue.client.addresses import format_addresses
+from rayqueue.config.broker import BrokerConfig
+from rayqueue.errors import RequestTimeout
+
+HOST = "127.0.0.1"
+
+
+class InProcessCluster:
+    """A cluster of some brokers; a context manager.
+
+    Args:
+        data_dir: where the data lies; given again, everything is back.
+        brokers: how many.
+        config: broker and default topic settings.
+        replicas: replica actors a broker.
+
+    Attributes:
+        coordinator: the Coordinator. brokers: by id. replicas: by (broker id, slot).
+    """
+
+    def __init__(self, data_dir: str | Path, brokers: int = 1, config: Any = None, replicas: int = 1) -> None:
+        self.data_dir = Path(data_dir)
+        self.config = BrokerConfig.parse(config)
+        self.pool_size = replicas
+        self.count = brokers
+        self.coordinator: Coordinator
+        self.brokers: dict[int, Broker] = {}
+        self.replicas: dict[tuple[int, int], PartitionReplica] = {}
+        self._stopped: set[tuple[int, int]] = set()
+
+    def __repr__(self) -> str:
+        return f"InProcessCluster({str(self.data_dir)!r}, brokers={self.count})"
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """What clients take."""
+        return format_addresses([(HOST, broker.port) for broker in self.brokers.values()])
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> InProcessCluster:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, timeout_s: float = 20.0) -> None:
+        """Starts all parts and waits until they serve."""
+        self._stopped.clear()
+        self.start_coordinator()
+        known: str = self.coordinator.look(lambda state, _: state.cluster_id)
+        cluster_id = known or self.coordinator.format(uuid.uuid4().hex)
+        for broker_id in range(self.count):
+            self.start_broker(broker_id, cluster_id)
+        self.wait_ready(timeout_s)
+
+    def start_coordinator(self, timeout_s: float = 20.0) -> None:
+        """Starts the coordinator."""
+        options = CoordinatorOptions("inprocess", str(self.data_dir), HOST, HOST, self.config)
+        self.coordinator = Coordinator(options)
+        _wait(self.coordinator.ready, timeout_s, "the coordinator", self.coordinator)
+
+    def start_broker(self, broker_id: int, cluster_id: str) -> None:
+        """Starts a broker, which starts its replica actors."""
+        options = BrokerOptions(
+            name="inprocess",
+            cluster_id=cluster_id,
+            broker_id=broker_id,
+            data_dir=str(self.data_dir),
+            listen_host=HOST,
+            advertised_host=HOST,
+            coordinator=(HOST, self.coordinator.port),
+            token=None,
+            config=self.config,
+            node_id=f"node-{broker_id}",
+            pool_size=self.pool_size,
+        )
+        self.brokers[broker_id] = Broker(options, lambda slot: self._start_replica(options, slot))
+
+    def _start_replica(self, options: BrokerOptions, slot: int) -> None:
+        key = (options.broker_id, slot)
+        if key not in self._stopped and key not in self.replicas:
+            self.replicas[key] = PartitionReplica(options, slot)
+
+    def wait_ready(self, timeout_s: float = 20.0) -> None:
+        """Waits until all brokers and replica actors serve."""
+        deadline = time.monotonic() + timeout_s
+        for broker in self.brokers.values():
+            _wait(broker.ready, deadline - time.monotonic(), "a broker", broker)
+        wanted = {(b, slot) for b in self.brokers for slot in range(self.pool_size)} - self._stopped
+        poll = _Poll(deadline)
+        while not wanted <= set(self.replicas):
+            poll.wait(f"replica actors {sorted(wanted - set(self.replicas))} are not started")
+        for key in wanted:
+            _wait(self.replicas[key].ready, deadline - time.monotonic(), "a replica actor", self.replicas[key])
+
+    def stop(self) -> None:
+        """Stops everything, cleanly."""
+        for broker in self.brokers.values():
+            broker.stop()
+        for replica in self.replicas.values():
+            replica.stop()
+        self.coordinator.stop()
+        self.brokers.clear()
+        self.replicas.clear()
+
+    # --- one by one --------------------------------------------------------------------------------------------------
+
+    def stop_replica(self, broker_id: int, slot: int = 0) -> None:
+        """Stops a replica actor; its broker does not start it again until `start_replica`."""
+        self._stopped.add((broker_id, slot))
+        self.replicas.pop((broker_id, slot)).stop()
+
+    def start_replica(self, broker_id: int, slot: int = 0, timeout_s: float = 20.0) -> PartitionReplica:
+        """Starts a replica actor that was stopped: a new incarnation on the same directory and port."""
+        self._stopped.discard((broker_id, slot))
+        self._start_replica(self.brokers[broker_id].options, slot)
+        replica = self.replicas[broker_id, slot]
+        _wait(replica.ready, timeout_s, "a replica actor", replica)
+        return replica
+
+    def stop_coordinator(self) -> None:
+        """Stops the coordinator; what runs goes on without it."""
+        self.coordinator.stop()
+
+
+class _Poll:
+    """Waits in small steps until a deadline."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def wait(self, what: str) -> None:
+        if time.monotonic() > self._deadline:
+            raise RequestTimeout(what)
+        time.sleep(0.01)
+
+
+def _wait(event: Any, timeout_s: float, what: str, who: Any) -> None:
+    if not event.wait(max(0.0, timeout_s)):
+        raise RequestTimeout(f"{what} did not come up: {who.report()}")

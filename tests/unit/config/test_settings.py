@@ -1,0 +1,130 @@
+"""Settings: both spellings, nearest names, ranges, contradictions, and what is not built yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from rayqueue.config import (
+    CONSUMER_SETTINGS,
+    PRODUCER_SETTINGS,
+    TOPIC_SETTINGS,
+    BrokerConfig,
+    ConsumerConfig,
+    ProducerConfig,
+    TopicConfig,
+    merge,
+)
+from rayqueue.config.settings import Setting
+from rayqueue.errors import ConfigError
+
+
+def test_both_spellings_are_the_same() -> None:
+    assert ProducerConfig.parse({"linger.ms": 5}) == ProducerConfig.parse({"linger_ms": 5})
+    assert TopicConfig.parse({"retention_ms": "7"}).retention_ms == 7
+
+
+@pytest.mark.parametrize(
+    ("parse", "key", "near"),
+    [
+        (ProducerConfig.parse, "linger", "linger.ms"),
+        (ProducerConfig.parse, "batchsize", "batch.size"),
+        (ConsumerConfig.parse, "auto_offset", "auto.offset.reset"),
+        (TopicConfig.parse, "retention.time.ms", "retention.ms"),
+        (BrokerConfig.parse, "num.partition", "num.partitions"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest(parse: Any, key: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=near.replace(".", r"\.")):
+        parse({key: 1})
+
+
+@pytest.mark.parametrize(
+    ("parse", "given"),
+    [
+        (ProducerConfig.parse, {"acks": 2}),
+        (ProducerConfig.parse, {"acks": True}),
+        (ProducerConfig.parse, {"linger.ms": -1}),
+        (ProducerConfig.parse, {"linger.ms": "soon"}),
+        (ProducerConfig.parse, {"compression.type": "snappy"}),
+        (ProducerConfig.parse, {"partitioner": "random"}),
+        (ProducerConfig.parse, {"enable.idempotence": "yes"}),
+        (ConsumerConfig.parse, {"auto.offset.reset": "smallest"}),
+        (ConsumerConfig.parse, {"max.poll.records": 0}),
+        (TopicConfig.parse, {"segment.bytes": 1023}),
+        (TopicConfig.parse, {"retention.ms": 1.5}),
+        (TopicConfig.parse, {"retention.records": "many"}),
+        (BrokerConfig.parse, {"port": 65536}),
+        (BrokerConfig.parse, {"listen.host": 7}),
+        (BrokerConfig.parse, 3),
+    ],
+)
+def test_a_malformed_value_is_refused(parse: Any, given: Any) -> None:
+    with pytest.raises(ConfigError):
+        parse(given)
+
+
+def later(table: dict[str, Setting]) -> list[str]:
+    return [name for name, setting in table.items() if setting.later]
+
+
+@pytest.mark.parametrize("name", later(PRODUCER_SETTINGS))
+def test_producer_settings_to_come(name: str) -> None:
+    with pytest.raises(ConfigError, match="not available yet"):
+        ProducerConfig.parse({name: PRODUCER_SETTINGS[name].default})
+
+
+@pytest.mark.parametrize("name", later(CONSUMER_SETTINGS))
+def test_consumer_settings_to_come(name: str) -> None:
+    with pytest.raises(ConfigError, match="not available yet"):
+        ConsumerConfig.parse({name: CONSUMER_SETTINGS[name].default})
+
+
+@pytest.mark.parametrize("name", later(TOPIC_SETTINGS))
+def test_topic_settings_to_come(name: str) -> None:
+    with pytest.raises(ConfigError, match="not available yet"):
+        TopicConfig.parse({name: TOPIC_SETTINGS[name].default})
+
+
+@pytest.mark.parametrize("policy", ["compact", "compact,delete"])
+def test_compaction_is_to_come(policy: str) -> None:
+    with pytest.raises(ConfigError, match="not available yet"):
+        TopicConfig.parse({"cleanup.policy": policy})
+
+
+def test_idempotence_follows_acks_unless_it_contradicts_them() -> None:
+    assert ProducerConfig.parse({}).enable_idempotence
+    assert not ProducerConfig.parse({"acks": 1}).enable_idempotence
+    assert not ProducerConfig.parse({"max.in.flight": 6}).enable_idempotence
+    for clash in ({"acks": 0}, {"acks": "1"}, {"retries": 0}, {"max.in.flight": 6}):
+        with pytest.raises(ConfigError, match=r"enable\.idempotence needs"):
+            ProducerConfig.parse({"enable.idempotence": True, **clash})
+
+
+def test_partition_by_routes_by_hash() -> None:
+    assert TopicConfig.parse({"partition.by": "carrier"}).partition_by == "carrier"
+    with pytest.raises(ConfigError, match=r"partition\.by"):
+        TopicConfig.parse({"partition.by": "carrier", "partitioner": "sticky"})
+
+
+def test_a_cluster_takes_topic_defaults_and_models() -> None:
+    class Settings(BaseModel):
+        retention_ms: int = 5
+        num_partitions: int = 3
+        segment_bytes: int = 1 << 20
+
+    config = BrokerConfig.parse(Settings(retention_ms=9, num_partitions=4))
+    assert (config.num_partitions, config.topic_defaults) == (4, {"retention.ms": "9"})
+    with pytest.raises(ConfigError):
+        BrokerConfig.parse({"retention.ms": "long"})
+
+
+def test_dict_and_keywords_merge_but_do_not_contradict() -> None:
+    assert merge({"linger.ms": 5}, {"acks": 1}) == {"linger.ms": 5, "acks": 1}
+    assert merge({"linger.ms": 5}, {"linger_ms": 5}) == {"linger.ms": 5}
+    with pytest.raises(ConfigError, match="given twice"):
+        merge({"linger.ms": 5}, {"linger_ms": 6})
+    with pytest.raises(ConfigError, match="dict or keyword"):
+        merge("linger.ms=5", {})  # type: ignore[arg-type]

@@ -1,0 +1,84 @@
+"""The whole demo, small, with its real service processes, on a cluster in this process instead of Ray's."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import rayqueue
+from rayqueue.demo import main, verify
+from rayqueue.errors import ClusterNotRunning
+from rayqueue.testing.inprocess import InProcessCluster
+
+
+class Clusters:
+    """Stands where `rayqueue.start` and `rayqueue.shutdown` do."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, InProcessCluster] = {}
+
+    def start(self, name: str, brokers: int, data_dir: str, config: Any) -> Any:
+        cluster = InProcessCluster(data_dir, brokers, config)
+        cluster.start()
+        self.running[name] = cluster
+        return SimpleNamespace(name=name, bootstrap_servers=cluster.bootstrap_servers, token=None)
+
+    def shutdown(self, name: str) -> None:
+        if name not in self.running:
+            raise ClusterNotRunning(name)
+        self.running.pop(name).stop()
+
+
+@pytest.fixture
+def clusters(monkeypatch: pytest.MonkeyPatch) -> Clusters:
+    found = Clusters()
+    monkeypatch.setitem(vars(rayqueue), "start", found.start)  # setattr would import what is there: Ray
+    monkeypatch.setitem(vars(rayqueue), "shutdown", found.shutdown)
+    return found
+
+
+def _run(tmp_path: Path, **options: Any) -> tuple[int, str]:
+    out = io.StringIO()
+    console = Console(file=out, width=110, highlight=False)
+    return main.run(data_dir=tmp_path, flights=2000, console=console, **options), out.getvalue()
+
+
+def test_all_checks_hold_and_nothing_is_left(tmp_path: Path, clusters: Clusters) -> None:
+    status, text = _run(tmp_path)
+    assert status == 0, text
+    assert "\n2,000 flights in, 2,000 read back\n" in text
+    assert "FAILED" not in text
+    assert clusters.running == {} and list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_check_is_the_exit_status_and_the_data_is_kept_when_asked(
+    tmp_path: Path, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = verify.read_back
+    monkeypatch.setattr(main, "read_back", lambda *given: read(*given).slice(1))
+    status, text = _run(tmp_path, as_json=True, keep=True)
+    assert status == 1
+    result = json.loads(text)
+    assert result["checks"][0] == {"text": "2,000 flights in, 1,999 read back", "ok": False}
+    assert [str(path) for path in tmp_path.iterdir()] == [result["data_dir"]]
+    assert list(Path(result["segments"]).glob("*.arrow"))
+    assert clusters.running == {}
+
+
+def test_a_cluster_that_does_not_start_is_an_error_with_its_reason(
+    tmp_path: Path, clusters: Clusters, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**given: Any) -> None:
+        raise rayqueue.errors.StorageError("the disk is full: make room")
+
+    monkeypatch.setitem(vars(rayqueue), "start", fail)
+    status, _ = _run(tmp_path)
+    assert status == 1
+    assert "the disk is full: make room" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,53 @@
+"""The names of the package, and what importing it costs."""
+
+import subprocess
+import sys
+
+import pytest
+
+import rayqueue
+
+
+def fresh(code: str) -> str:
+    """Runs code in a new interpreter that finds this checkout as we do."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("name", rayqueue.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(rayqueue, name) is not None
+
+
+def test_all_is_sorted_and_without_doubles():
+    assert sorted(set(rayqueue.__all__)) == rayqueue.__all__
+
+
+def test_importing_it_imports_nothing_heavy():
+    code = "import sys, rayqueue; print([m for m in ('ray', 'pyarrow', 'numpy', 'pandas') if m in sys.modules])"
+    assert fresh(code) == "[]"
+
+
+def test_the_clients_import_no_ray():
+    code = (
+        "import sys, rayqueue; rayqueue.Producer, rayqueue.Consumer, rayqueue.AdminClient; print('ray' in sys.modules)"
+    )
+    assert fresh(code) == "False"
+
+
+def test_the_command_line_imports_neither_ray_nor_arrow():
+    code = "import sys, rayqueue.cli.main; print([m for m in ('ray', 'pyarrow', 'pandas', 'rich') if m in sys.modules])"
+    assert fresh(code) == "[]"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        rayqueue.no_such_name  # noqa: B018
+
+
+def test_dir_has_the_lazy_names():
+    assert {"AdminClient", "start", "testing"} <= set(dir(rayqueue))
+
+
+def test_the_actors_are_found_in_a_checkout():
+    assert fresh("import rayqueue.actors.driver as d; print(d.__name__)") == "rayqueue.actors.driver"
