@@ -24,7 +24,7 @@ from rayqueue.client.connection import Channel
 from rayqueue.coordination.records import Record
 from rayqueue.coordination.state import ClusterState
 from rayqueue.coordination.views import describe_cluster
-from rayqueue.errors import ClusterMismatch, RayQueueError
+from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, RayQueueError
 from rayqueue.protocol.messages import (
     PROTOCOL_VERSION,
     AllocateProducerIds,
@@ -81,6 +81,7 @@ class Broker:
             self._on_metadata,
             topic_defaults=options.config.topic_defaults,
         )
+        self._current = threading.Event()  # our image of the cluster is at least as new as our registration
         self._server: FlightServer | None = None
         self._ids = ProducerIdBlock(0, 0)
         self._ids_lock = threading.Lock()
@@ -144,6 +145,7 @@ class Broker:
         while not self._follower.wait_for(index, RETRY_MAX_S):
             if self._stopping.is_set():
                 return
+        self._current.set()
         log.info("broker %d serves on port %d", self.options.broker_id, self.port)
         self.progress.running()
 
@@ -168,9 +170,7 @@ class Broker:
 
     def _listen(self, port: int) -> FlightServer:
         options = self.options
-        me = Identity(
-            PROTOCOL_VERSION, options.cluster_id, "broker", options.broker_id, self.incarnation, os.getpid()
-        )
+        me = Identity(PROTOCOL_VERSION, options.cluster_id, "broker", options.broker_id, self.incarnation, os.getpid())
         return FlightServer(
             options.listen_host,
             port,
@@ -209,20 +209,13 @@ class Broker:
 
     def report(self) -> ProcessReport:
         """What this process is and how it does; never waits."""
-        state, problem, error = self.progress.snapshot()
-        options = self.options
-        return ProcessReport(
+        return self.progress.report(
             "broker",
-            os.getpid(),
             self.incarnation,
-            state,
-            problem,
-            error,
-            options.advertised_host,
-            self.port,
-            options.node_id,
-            str(self._directory),
-            options.logging.file,
+            (self.options.advertised_host, self.port),
+            node_id=self.options.node_id,
+            directory=str(self._directory),
+            log_file=self.options.logging.file,
         )
 
     # --- the replica actors ------------------------------------------------------------------------------------------
@@ -270,6 +263,9 @@ class Broker:
         return answer_metadata(request, self.options.config, self._read, self._create)
 
     def _read(self, request: MetadataRequest) -> MetadataResponse:
+        if not self._current.is_set():
+            # An image that is still being read would say of topics that they do not exist.
+            raise BrokerNotAvailable(f"broker {self.options.broker_id} is starting: try again")
         self._follower.wait_for(request.min_index, METADATA_WAIT_S)
         address = self.options.coordinator
         return self._follower.read(lambda state, index, epoch: describe_cluster(state, request, index, address, epoch))

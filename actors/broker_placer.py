@@ -8,14 +8,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from rayqueue.actors.coordinator import Coordinator
 from rayqueue.actors.nodes import NodeReport, alive_nodes, check_versions, probe
 from rayqueue.actors.options import ANY_ADDRESS, LOOPBACK, BrokerOptions, Logging
 from rayqueue.coordination.machine import CoordinatorMachine
-from rayqueue.coordination.reconcile import NodeView, plan
+from rayqueue.coordination.reconcile import NodeView, Wanted, plan
 from rayqueue.coordination.state import ClusterState
 from rayqueue.errors import BrokerNotAvailable, ConfigError, RayQueueError
 
@@ -30,16 +29,22 @@ class RayBrokerPlacer:
 
     Args:
         start_broker: starts a broker's actor unless one of its name is there.
+        nodes: what is known of nodes from the start; others are looked at when they turn up.
 
     Attributes:
         problems: what keeps nodes from being used, by node id.
     """
 
-    def __init__(self, coordinator: Coordinator, start_broker: Callable[[BrokerOptions], Any]) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        start_broker: Callable[[BrokerOptions], None],
+        nodes: Sequence[NodeReport] = (),
+    ) -> None:
         self._coordinator = coordinator
         self._start_broker = start_broker
-        self._wanted = coordinator.options.brokers
-        self._nodes: dict[str, NodeReport] = {}
+        self._wanted = Wanted.of(coordinator.options.brokers)
+        self._nodes = {node.node_id: node for node in nodes}
         self._assigned: dict[int, str] = {}
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -59,16 +64,13 @@ class RayBrokerPlacer:
             self._thread.join(2 * INTERVAL_S)
 
     def want(self, brokers: int | None) -> None:
-        """More brokers are wanted: at least so many, or (None) one on every node. There are never fewer."""
-        if brokers is None:
-            self._wanted = None
-        elif self._wanted is not None:
-            self._wanted = max(self._wanted, brokers)
+        """Wanted besides: at least so many brokers, or (None) one on every node. There are never fewer."""
+        self._wanted = self._wanted.more(brokers)
         self._looked = False
         self._wake.set()
 
     def missing(self, running: set[int]) -> dict[int, str]:
-        """Brokers that should run and do not, and where; -1 while it has not looked since it was told what is wanted."""
+        """Brokers that should run and do not, and where; -1 while it has not looked since it was told their number."""
         if not self._looked:
             return {-1: "the nodes have not been looked at yet"}
         nodes, assigned = dict(self._nodes), dict(self._assigned)

@@ -15,9 +15,9 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # the builtin one only from Python 3.11 on
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from rayqueue.actors.driver import Driver, boot_ms
+from rayqueue.actors.driver import Driver
 from rayqueue.actors.flight import FlightServer, typed
 from rayqueue.actors.identity import (
     CoordinatorIdentity,
@@ -30,20 +30,18 @@ from rayqueue.actors.identity import (
 from rayqueue.actors.logs import write_logs
 from rayqueue.actors.metadata_log import MetadataLog
 from rayqueue.actors.metadata_service import answer_metadata
-from rayqueue.actors.names import broker_name, replica_name
 from rayqueue.actors.options import ClusterOverview, CoordinatorOptions, ProcessReport
+from rayqueue.actors.overview import BrokerPlacer, describe
 from rayqueue.actors.process import prepare_process
 from rayqueue.actors.progress import Progress
 from rayqueue.actors.topic_schemas import ArrowSchemas
 from rayqueue.actors.watch_hub import WatchHub
-from rayqueue.client.addresses import format_addresses
 from rayqueue.coordination.commands import Surroundings
 from rayqueue.coordination.events import (
     Append,
     Call,
     Committed,
     Effect,
-    Event,
     Publish,
     Refuse,
     Reply,
@@ -54,7 +52,6 @@ from rayqueue.coordination.events import (
 from rayqueue.coordination.machine import MAX_WAIT_MS, CoordinatorMachine, FormatCluster
 from rayqueue.coordination.records import decode_record, encode_record
 from rayqueue.coordination.state import ClusterState
-from rayqueue.coordination.views import describe_cluster
 from rayqueue.errors import BrokerNotAvailable, CorruptRecord, RayQueueError, RequestTimeout, StorageError
 from rayqueue.protocol.messages import (
     PROTOCOL_VERSION,
@@ -77,28 +74,6 @@ log = logging.getLogger(__name__)
 
 RECOVERY_RETRY_MS = 1_000
 STOP_TIMEOUT_S = 10.0
-
-
-class BrokerPlacer(Protocol):
-    """Starts brokers where they are wanted, in threads of its own."""
-
-    problems: dict[str, str]
-
-    def start(self) -> None:
-        """The coordinator serves: begin."""
-        ...
-
-    def stop(self) -> None:
-        """Start nothing more."""
-        ...
-
-    def want(self, brokers: int | None) -> None:
-        """At least so many brokers are wanted; None: one on every node."""
-        ...
-
-    def missing(self, running: set[int]) -> dict[int, str]:
-        """Brokers that are wanted and do not run, by id; -1: it has not looked yet."""
-        ...
 
 
 class Coordinator:
@@ -234,19 +209,12 @@ class Coordinator:
 
     def report(self) -> ProcessReport:
         """What this process is and how it does; never waits."""
-        state, problem, error = self.progress.snapshot()
-        return ProcessReport(
+        return self.progress.report(
             "coordinator",
-            os.getpid(),
             self.incarnation,
-            state,
-            problem,
-            error,
-            self.options.advertised_host,
-            self.port,
-            "",
-            str(self._directory),
-            self.options.logging.file,
+            (self.options.advertised_host, self.port),
+            directory=str(self._directory),
+            log_file=self.options.logging.file,
         )
 
     # --- calls (gRPC's and Ray's threads) ----------------------------------------------------------------------------
@@ -291,8 +259,9 @@ class Coordinator:
         Raises:
             BrokerNotAvailable: the coordinator does not serve at present.
         """
-        overview: ClusterOverview = self.look(self._overview)
-        return overview
+        options, token, placer = self.options, self.token, self._placer
+        seen: ClusterOverview = self.look(lambda _, machine: describe(machine, options, token, placer))
+        return seen
 
     def want_brokers(self, brokers: int | None) -> None:
         """At least so many brokers are wanted; None: one on every node."""
@@ -303,30 +272,6 @@ class Coordinator:
         """Brokers that end from now on are not started again: the cluster is being shut down."""
         if self._placer is not None:
             self._placer.stop()
-
-    def _overview(self, state: ClusterState, machine: CoordinatorMachine) -> ClusterOverview:
-        brokers = [broker for _, broker in sorted(state.brokers.items())]
-        actors = [actor for _, actor in sorted(state.replica_actors.items())]
-        processes = [*brokers, *actors]
-        running = {b.broker_id for b in brokers if machine.is_watching(b.incarnation)}
-        missing = {broker_name(self.options.name, i): why for i, why in self._placer.missing(running).items()} if self._placer else {}
-        for broker in brokers:
-            for slot in range(broker.pool_size if broker.broker_id in running else 0):
-                actor = state.replica_actors.get((broker.broker_id, slot))
-                if actor is None or not machine.is_watching(actor.incarnation):
-                    missing[replica_name(self.options.name, broker.broker_id, slot)] = "has not registered"
-        request = MetadataRequest(None)
-        return ClusterOverview(
-            bootstrap_servers=format_addresses([(b.host, b.port) for b in brokers]),
-            token=self.token,
-            options=self.options,
-            metadata=describe_cluster(state, request, machine.end, machine.address, machine.epoch),
-            brokers=brokers,
-            replica_actors=actors,
-            watching=[p.incarnation for p in processes if machine.is_watching(p.incarnation)],
-            missing=missing,
-            problems=sorted(self._placer.problems.values()) if self._placer else [],
-        )
 
     def _metadata(self, request: MetadataRequest) -> Any:
         return answer_metadata(request, self.options.config, self.ask, self.ask)

@@ -21,6 +21,7 @@ from rayqueue.actors.broker import Broker
 from rayqueue.actors.broker_placer import RayBrokerPlacer
 from rayqueue.actors.coordinator import Coordinator
 from rayqueue.actors.names import NAMESPACE, broker_name, coordinator_name, replica_name
+from rayqueue.actors.nodes import NodeReport
 from rayqueue.actors.options import BrokerOptions, CoordinatorOptions
 from rayqueue.actors.partition_replica import PartitionReplica
 from rayqueue.actors.ray_environment import runtime_env
@@ -82,8 +83,12 @@ def ask(handle: Any, method: str, *args: Any, timeout_s: float = CALL_TIMEOUT_S)
 
 def _start(kind: type, name: str, node_id: str, python_path: str, *args: Any) -> Any:
     """Starts an actor on a node unless one of that name is there; does not wait for it to be up."""
-    remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=MAX_CONCURRENCY)(kind)
-    return remote.options(  # type: ignore[attr-defined]
+    remote: Any = ray.remote(kind)
+    return remote.options(
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=MAX_CONCURRENCY,
         name=name,
         namespace=NAMESPACE,
         lifetime="detached",
@@ -93,17 +98,23 @@ def _start(kind: type, name: str, node_id: str, python_path: str, *args: Any) ->
     ).remote(*args)
 
 
-def start_coordinator(options: CoordinatorOptions, node_id: str) -> Any:
-    """Starts the coordinator; it starts the brokers."""
-    placer = functools.partial(RayBrokerPlacer, start_broker=start_broker)
+def start_coordinator(options: CoordinatorOptions, node_id: str, nodes: list[NodeReport]) -> Any:
+    """Starts the coordinator; it starts the brokers. nodes: what is known of them already."""
+    placer = functools.partial(RayBrokerPlacer, start_broker=start_broker, nodes=nodes)
     return _start(Coordinator, coordinator_name(options.name), node_id, options.python_path, options, placer)
 
 
-def start_broker(options: BrokerOptions) -> Any:
-    """Starts a broker on its node; it starts its replica actors."""
+def start_broker(options: BrokerOptions) -> None:
+    """Starts a broker on its node, and its replica actors beside it.
+
+    From then on it is the broker that sees to them; to start them all at once only saves the time of a process start.
+    They wait until their broker has registered.
+    """
     start = functools.partial(start_replica, options)
     name = broker_name(options.name, options.broker_id)
-    return _start(Broker, name, options.node_id, options.python_path, options, start)
+    _start(Broker, name, options.node_id, options.python_path, options, start)
+    for slot in range(options.pool_size):
+        start(slot)
 
 
 def start_replica(options: BrokerOptions, slot: int) -> None:

@@ -85,8 +85,8 @@ def bring_up(
         _check_same(overview(name), name, data_dir, config)
         handles.ask(handle, "want_brokers", brokers)
         return _wait_ready(name, handle)
-    options, home = _prepare(name, brokers, data_dir, config or BrokerConfig.parse(), log_level)
-    handle = handles.start_coordinator(options, home.node_id)
+    options, home, nodes = _prepare(name, brokers, data_dir, config or BrokerConfig.parse(), log_level)
+    handle = handles.start_coordinator(options, home.node_id, nodes)
     try:
         _wait_process(handle, "the coordinator")
         if not home.coordinator:
@@ -112,8 +112,8 @@ def _absolute(data_dir: str) -> str:
 
 def _prepare(
     name: str, brokers: int | None, data_dir: str | None, config: BrokerConfig, log_level: str
-) -> tuple[CoordinatorOptions, NodeReport]:
-    """The coordinator's options, and the node it belongs on."""
+) -> tuple[CoordinatorOptions, NodeReport, list[NodeReport]]:
+    """The coordinator's options, the node it belongs on, and all nodes."""
     chosen = data_dir or os.environ.get("RAYQUEUE_DATA_DIR") or f"~/.rayqueue/{name}"
     chosen = chosen if chosen.startswith("~") else os.path.abspath(chosen)
     reports, python_path = _look_at_nodes(chosen)
@@ -137,11 +137,11 @@ def _prepare(
         logging=Logging.of(home.data_dir, "coordinator", log_level),
         python_path=python_path,
     )
-    return options, home
+    return options, home, reports
 
 
 def _look_at_nodes(data_dir: str) -> tuple[list[NodeReport], str]:
-    """Reports of all nodes, and the directory with rayqueue for workers that do not find it (or another one) themselves."""
+    """Reports of all nodes, and the directory with rayqueue for workers that find none or another one by themselves."""
     nodes = alive_nodes()
     reports = probe(nodes, data_dir, "")
     here = ray.util.get_node_ip_address()

@@ -10,8 +10,8 @@ from rayqueue.protocol.messages import (
     CreateTopicsRequest,
     MetadataRequest,
     MetadataResponse,
-    TopicsResponse,
     TopicSpec,
+    TopicsResponse,
 )
 
 log = logging.getLogger(__name__)

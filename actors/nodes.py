@@ -46,6 +46,11 @@ class NodeReport(msgspec.Struct):
     coordinator: str = ""
     brokers: dict[int, str] = {}
 
+    @property
+    def clusters(self) -> set[str]:
+        """Ids of the clusters that lie there."""
+        return {self.coordinator, *self.brokers.values()} - {""}
+
 
 def alive_nodes() -> dict[str, str]:
     """Node id → address of the nodes that Ray counts as alive."""
@@ -141,13 +146,12 @@ def cluster_on_disk(reports: list[NodeReport]) -> tuple[str, NodeReport | None]:
         ClusterMismatch: several clusters. StorageError: brokers lie there, but no metadata.
     """
     with_metadata = [report for report in reports if report.coordinator]
-    ids = {report.coordinator for report in with_metadata}
-    ids |= {cluster_id for report in reports for cluster_id in report.brokers.values()}
+    ids = {cluster_id for report in reports for cluster_id in report.clusters}
     if len(ids) > 1:
         where = "; ".join(
-            f"{report.address} {report.data_dir}: {', '.join(sorted({report.coordinator, *report.brokers.values()} - {''}))}"
+            f"{report.address} {report.data_dir}: {', '.join(sorted(report.clusters))}"
             for report in reports
-            if report.coordinator or report.brokers
+            if report.clusters
         )
         raise ClusterMismatch(f"the data directories hold several clusters ({where}): use another data_dir")
     if ids and not with_metadata:

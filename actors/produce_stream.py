@@ -157,6 +157,7 @@ class ProduceStream:
         order = self._order
         while order and order[0].remaining == 0:
             done = order.popleft()
+            done.items.clear()  # an item points back: only a garbage collection would free the request, body and all
             if done.acks != 0:
                 self._exchange.send(codec.encode(ProduceResponse(done.correlation, done.results)))
             self._budget.release(done.size)

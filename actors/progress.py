@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
+
+from rayqueue.actors.options import ProcessReport
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,22 @@ class Progress:
         """(state, problem, error class)."""
         with self._lock:
             return self.state, self.problem, self.error
+
+    def report(
+        self,
+        role: str,
+        incarnation: str,
+        address: tuple[str, int],
+        node_id: str = "",
+        directory: str = "",
+        log_file: str = "",
+    ) -> ProcessReport:
+        """What this process says of itself."""
+        state, problem, error = self.snapshot()
+        host, port = address
+        return ProcessReport(
+            role, os.getpid(), incarnation, state, problem, error, host, port, node_id, directory, log_file
+        )
 
     def _set(self, state: str, problem: str, error: str) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def runtime_env(python_path: str) -> dict[str, Any] | None:
-    """None, or an environment in which `rayqueue` is found in the given directory (a checkout that is not installed)."""
+    """None, or an environment in which `rayqueue` is found in the given directory (a checkout, not installed)."""
     if not python_path:
         return None
     given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]

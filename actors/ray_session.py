@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -58,6 +59,11 @@ def attach() -> bool:
             raise ConnectionError("RAY_ADDRESS=local asks for a Ray of its own")
         _connect(given or "auto")
     except ConnectionError as error:
+        if "InvalidAuthToken" in str(error.__cause__):
+            raise ClusterNotRunning(
+                f"the Ray at {given or 'auto'} asks for its authentication token, which this process does not send: "
+                "see Ray's documentation of token authentication (RAY_AUTH_MODE=token)"
+            ) from error
         where = f"at RAY_ADDRESS={given}" if given else "on this machine"
         raise ClusterNotRunning(
             f"there is no Ray {where}, so no rayqueue cluster: start one with rayqueue.start() or `rayqueue start`, "
@@ -146,8 +152,10 @@ def _head_file() -> Path | None:
 
 def _begin_head() -> None:
     """Runs `ray start --head --block` in a session of its own; it ends all that it started when it is told to end."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
-    command += ["--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+    port, client_port = _free_ports(2)
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
+    command += [f"--ray-client-server-port={client_port}", "--include-dashboard=false", "--disable-usage-stats"]
+    command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
     head = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -168,13 +176,34 @@ def _begin_head() -> None:
         up.set()
 
     threading.Thread(target=listen, name="ray-head-output", daemon=True).start()
-    if not up.wait(HEAD_START_TIMEOUT_S) or head.poll() is not None:
-        head.terminate()
-        raise RayQueueError("Ray does not start: " + " / ".join(line for line in said[-5:] if line))
-    _connect("auto")
-    path = _head_file()
-    if path is not None:
-        path.write_text(json.dumps({"pid": head.pid}))
+    try:
+        if not up.wait(HEAD_START_TIMEOUT_S) or head.poll() is not None:
+            raise RayQueueError("Ray does not start: " + " / ".join(line for line in said[-5:] if line))
+        # "auto" is the Ray started last, and the only address for which Ray sees to its own authentication.
+        _connect("auto")
+        found = ray.get_runtime_context().gcs_address
+        if not found.endswith(f":{port}"):
+            ray.shutdown()
+            raise RayQueueError(
+                f"another Ray was started at {found} at the same moment: set RAY_ADDRESS to one of them"
+            )
+        path = _head_file()
+        if path is not None:
+            path.write_text(json.dumps({"pid": head.pid}))
+    except BaseException:
+        _end_head(head.pid)
+        raise
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at present, so that several Rays can live on a machine."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
 
 
 def _end_head(pid: int) -> None:

@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-import msgspec
 import pyarrow as pa
 
 from rayqueue.admin_descriptions import (
@@ -20,7 +19,7 @@ from rayqueue.admin_descriptions import (
     PartitionDescription,
     TopicDescription,
 )
-from rayqueue.admin_leaders import Question, ask_leaders, first_failure, partition_of
+from rayqueue.admin_leaders import ask_delete, ask_leaders, ask_logs, first_failure, partition_of, truncations
 from rayqueue.admin_topics import (
     config_changes,
     config_entries,
@@ -30,12 +29,10 @@ from rayqueue.admin_topics import (
     topic_spec,
 )
 from rayqueue.client.cluster_client import ClusterClient
-from rayqueue.client.connection import Channel
 from rayqueue.config import AdminConfig, merge
 from rayqueue.errors import (
     ConfigError,
     InvalidPartitions,
-    OffsetOutOfRange,
     RayQueueError,
     TopicAlreadyExists,
     UnknownTopicOrPartition,
@@ -45,21 +42,15 @@ from rayqueue.protocol.messages import (
     AlterConfigRequest,
     CreatePartitionsRequest,
     CreateTopicsRequest,
-    DeleteRecordsRequest,
     DeleteTopicsRequest,
-    DescribeLogsResponse,
-    Empty,
-    ListOffsetsResponse,
     LogDescription,
     MetadataRequest,
     MetadataResponse,
     NamedError,
-    OffsetAnswer,
     TopicInfo,
     TopicsResponse,
-    TruncateQuery,
 )
-from rayqueue.types import OFFSET_END, TopicPartition
+from rayqueue.types import TopicPartition
 
 __all__ = [
     "AdminClient",
@@ -80,14 +71,6 @@ CHANGE_MARGIN_S = 5.0
 DESCRIBE_TIMEOUT_S = 3.0
 # How long a broker may take to see a change in its own copy of the metadata before we stop waiting for it.
 SETTLE_TIMEOUT_S = 2.0
-
-
-class _LogAnswer(msgspec.Struct):
-    """A leader's word on one log, with the error fields that `ask_leaders` looks at."""
-
-    description: LogDescription | None
-    error: str = ""
-    message: str = ""
 
 
 class AdminClient:
@@ -230,7 +213,7 @@ class AdminClient:
         """What the leaders say of their logs, and why some do not; by topic and partition."""
         queries = {TopicPartition(t.name, p.partition): None for t in topics for p in t.partitions}
         timeout_s = min(DESCRIBE_TIMEOUT_S, self.config.request_timeout_ms / 1000)
-        answers, failures = ask_leaders(self._client, queries, _ask_logs, timeout_s)
+        answers, failures = ask_leaders(self._client, queries, ask_logs, timeout_s)
         logs: dict[str, dict[int, LogDescription]] = {topic.name: {} for topic in topics}
         problems: dict[str, dict[int, str]] = {topic.name: {} for topic in topics}
         for tp, answer in answers.items():
@@ -277,11 +260,11 @@ class AdminClient:
             UnknownTopicOrPartition: there is no such topic or partition.
             OffsetOutOfRange: an offset is beyond the partition's end. Other partitions may have been done.
         """
-        wanted = _truncations(offsets)
+        wanted = truncations(offsets)
         for tp in wanted:
             partition_of(self._topic(tp.topic), tp.partition)
         timeout_s = self.config.request_timeout_ms / 1000
-        answers, failures = ask_leaders(self._client, dict(wanted), _ask_delete, timeout_s)
+        answers, failures = ask_leaders(self._client, dict(wanted), ask_delete, timeout_s)
         failure = first_failure(failures, wanted)
         if failure is not None:
             raise failure
@@ -369,35 +352,3 @@ def _named(failed: list[NamedError]) -> RayQueueError:
 
 def _not_built(call: str, with_what: str) -> NoReturn:
     raise ConfigError(f"AdminClient.{call} is not built yet: it comes with {with_what}")
-
-
-def _ask_logs(channel: Channel, questions: Sequence[Question], timeout_s: float) -> list[_LogAnswer]:
-    logs = channel.call("describe_logs", Empty(), DescribeLogsResponse, timeout_s).logs
-    found = {(entry.topic_id, entry.partition): entry for entry in logs}
-    answers = []
-    for question in questions:
-        entry = found.get((question.topic_id, question.where.partition))
-        if entry is None:
-            where = f"{question.where.topic}-{question.where.partition}"
-            answers.append(_LogAnswer(None, "NotLeaderOrFollower", f"{channel.where} does not hold {where} (yet)"))
-        else:
-            answers.append(_LogAnswer(entry))
-    return answers
-
-
-def _ask_delete(channel: Channel, questions: Sequence[Question], timeout_s: float) -> list[OffsetAnswer]:
-    queries = [TruncateQuery(q.topic_id, q.where.partition, q.query) for q in questions]
-    return channel.call("delete_records", DeleteRecordsRequest(queries), ListOffsetsResponse, timeout_s).answers
-
-
-def _truncations(offsets: Mapping[TopicPartition, int] | Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-    pairs = offsets.items() if isinstance(offsets, Mapping) else ((tp, tp.offset) for tp in offsets)
-    wanted: dict[TopicPartition, int] = {}
-    for tp, offset in pairs:
-        if not isinstance(offset, int) or isinstance(offset, bool) or offset < OFFSET_END:
-            raise OffsetOutOfRange(
-                f"{tp.topic}-{tp.partition}: delete_records takes an offset of at least 0, or -1 for all records, "
-                f"not {offset!r}"
-            )
-        wanted[tp] = offset
-    return wanted

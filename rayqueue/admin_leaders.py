@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
+
+import msgspec
 
 from rayqueue.client.cluster_client import ClusterClient
 from rayqueue.client.connection import Channel
-from rayqueue.errors import NotLeaderOrFollower, RayQueueError, UnknownTopicOrPartition, from_wire
-from rayqueue.protocol.messages import PartitionInfo, TopicInfo
-from rayqueue.types import TopicPartition
+from rayqueue.errors import NotLeaderOrFollower, OffsetOutOfRange, RayQueueError, UnknownTopicOrPartition, from_wire
+from rayqueue.protocol.messages import (
+    DeleteRecordsRequest,
+    DescribeLogsResponse,
+    Empty,
+    ListOffsetsResponse,
+    LogDescription,
+    OffsetAnswer,
+    PartitionInfo,
+    TopicInfo,
+    TruncateQuery,
+)
+from rayqueue.types import OFFSET_END, TopicPartition
 
 Q = TypeVar("Q")
 A = TypeVar("A", bound="Answer")
@@ -128,3 +140,50 @@ def first_failure(failures: dict[TopicPartition, RayQueueError], of: Iterable[To
     error = failures[failed[0]]
     others = f" (and {len(failed) - 1} other partitions failed)" if len(failed) > 1 else ""
     return type(error)(f"{failed[0].topic}-{failed[0].partition}: {error}{others}")
+
+
+class LogAnswer(msgspec.Struct):
+    """A leader's word on one log, with the error fields that `ask_leaders` looks at."""
+
+    description: LogDescription | None
+    error: str = ""
+    message: str = ""
+
+
+def ask_logs(channel: Channel, questions: Sequence[Question], timeout_s: float) -> list[LogAnswer]:
+    """Where logs begin and end, how large they are, where they lie."""
+    logs = channel.call("describe_logs", Empty(), DescribeLogsResponse, timeout_s).logs
+    found = {(entry.topic_id, entry.partition): entry for entry in logs}
+    answers = []
+    for question in questions:
+        entry = found.get((question.topic_id, question.where.partition))
+        if entry is None:
+            where = f"{question.where.topic}-{question.where.partition}"
+            answers.append(LogAnswer(None, "NotLeaderOrFollower", f"{channel.where} does not hold {where} (yet)"))
+        else:
+            answers.append(LogAnswer(entry))
+    return answers
+
+
+def ask_delete(channel: Channel, questions: Sequence[Question], timeout_s: float) -> list[OffsetAnswer]:
+    """Deletes the records before each question's offset."""
+    queries = [TruncateQuery(q.topic_id, q.where.partition, q.query) for q in questions]
+    return channel.call("delete_records", DeleteRecordsRequest(queries), ListOffsetsResponse, timeout_s).answers
+
+
+def truncations(offsets: Mapping[TopicPartition, int] | Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    """What `delete_records` was given, as {partition: offset}.
+
+    Raises:
+        OffsetOutOfRange: an offset is missing, or none that a log can have.
+    """
+    pairs = offsets.items() if isinstance(offsets, Mapping) else ((tp, tp.offset) for tp in offsets)
+    wanted: dict[TopicPartition, int] = {}
+    for tp, offset in pairs:
+        if not isinstance(offset, int) or isinstance(offset, bool) or offset < OFFSET_END:
+            raise OffsetOutOfRange(
+                f"{tp.topic}-{tp.partition}: delete_records takes an offset of at least 0, or -1 for all records, "
+                f"not {offset!r}"
+            )
+        wanted[tp] = offset
+    return wanted

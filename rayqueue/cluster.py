@@ -126,7 +126,7 @@ def connect(name: str = DEFAULT_NAME) -> Cluster:
 
 
 def status(name: str = DEFAULT_NAME) -> ClusterStatus:
-    """The state of a cluster: processes, endpoints, topics, leaders, in-sync replicas, and whatever is wrong. Printable.
+    """The state of a cluster, printable: processes, endpoints, topics, leaders, in-sync replicas, what is wrong.
 
     Raises:
         ClusterNotRunning: there is no Ray, or no such cluster in it.

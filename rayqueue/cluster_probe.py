@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,11 +50,12 @@ def probe_ray() -> RayProbe:
     """Looks at the Ray that this process is, or can be, connected to; starts none."""
     try:
         import ray
-    except ModuleNotFoundError:
-        return RayProbe(None, "Ray is not installed")
+
+        from rayqueue.actors import ray_session
+    except ModuleNotFoundError as error:
+        return RayProbe(None, f"{error.name} is not installed")
     try:
-        if not ray.is_initialized():
-            ray.init(address="auto", namespace="rayqueue-doctor", log_to_driver=False, logging_level=logging.CRITICAL)
+        ray_session.attach()
         nodes = ray.nodes()
     except Exception as error:  # whatever Ray raises is the finding
         reason = next(iter(str(error).splitlines()), "")

@@ -156,7 +156,7 @@ class Consumer(Positions):
             RayQueueError: see `rayqueue.errors`. A leader that is away is no error: it is waited for.
         """
         with self._guard:
-            return self._reader.poll(timeout_of(timeout))
+            return self._reader.poll(timeout)
 
     def consume(self, num_messages: int | None = None, timeout: float | None = 1.0) -> list[Message]:
         """Up to `num_messages` records (None: `max.poll.records`), as soon as there are any; [] if there are none.

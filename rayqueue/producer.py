@@ -6,13 +6,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
+from threading import get_ident
 from time import time_ns
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from rayqueue.client.accumulator import RECORD_OVERHEAD
+from rayqueue.client.accumulator import RECORD_OVERHEAD, Chunk
 from rayqueue.client.io.future import BatchFuture, Receipt, RecordFuture
 from rayqueue.client.io.pipeline import Pipeline
 from rayqueue.client.io.producer_batches import TablePiece
@@ -54,7 +55,6 @@ class Producer:
         # What the hot path touches.
         self._fast = self._pipeline.fast
         self._lock = self._pipeline.lock
-        self._memory = self._pipeline.memory
 
     # --- records ---------------------------------------------------------------------------------------------------
 
@@ -88,44 +88,43 @@ class Producer:
             RecordTooLarge, SerializationError, SchemaMismatch: the record cannot be taken; nothing was sent.
             BufferFull: `buffer.memory` stayed full for `max.block.ms`.
         """
-        fast = self._fast.get(topic)
+        try:
+            chunk = self._fast[topic]
+        except (KeyError, TypeError):
+            return self._produce(topic, value, key, partition, headers, timestamp, on_delivery)
         if (
-            fast is None
-            or type(value) is not bytes
+            type(value) is not bytes
+            or chunk.owner != get_ident()
             or partition is not None
             or headers is not None
             or timestamp is not None
             or on_delivery is not None
         ):
             return self._produce(topic, value, key, partition, headers, timestamp, on_delivery)
+        # This thread owns the chunk: see client.accumulator for why no lock is needed.
         size = len(value) + RECORD_OVERHEAD
+        keys = chunk.keys
         if key is not None:
-            if type(key) is not bytes:
+            if keys is None or type(key) is not bytes:
                 return self._produce(topic, value, key)
             size += len(key)
-        memory = self._memory
-        with self._lock:
-            chunk = fast.chunk
-            if chunk is not None and chunk.plain and size <= fast.record_max and size <= memory.free:
-                keys = chunk.keys
-                if keys is not None or key is None:
-                    values = chunk.values
-                    index = len(values)
-                    try:
-                        values.append(value)
-                        if keys is not None:
-                            keys.append(key)
-                        chunk.times.append(time_ns())
-                    except BaseException:
-                        chunk.truncate(index)  # Ctrl-C between two columns
-                        raise
-                    memory.free -= size
-                    chunk.size += size
-                    if chunk.size >= fast.full_at:
-                        self._pipeline.accumulator.close(fast)
-                        self._pipeline.ring()
-                    return RecordFuture(chunk.receipt, index)
-        return self._produce(topic, value, key)
+        room = chunk.room - size
+        if room < 0 or size > chunk.limit:
+            return self._produce(topic, value, key)
+        values = chunk.values
+        index = len(values)
+        try:
+            if keys is not None:
+                keys.append(key)
+            chunk.times.append(time_ns())
+            chunk.room = room
+            values.append(value)
+        except BaseException:
+            self._take_back(chunk, index)
+            raise
+        if chunk.closed and self._missed(chunk, index):
+            return self._produce(topic, value, key)
+        return RecordFuture(chunk.receipt, index)
 
     send = produce
 
@@ -157,25 +156,47 @@ class Producer:
             raise too_large("the record", size, topic.record_max, name)
         number = self._partition(topic, key, partition)
         with self._lock:
-            pipeline.reserve(size)
-            pipeline.check_open()
-            chunk = topic.chunk
-            if chunk is None:
-                receipt = Receipt(name, pipeline.callbacks.run)
-                chunk = pipeline.accumulator.open(topic, receipt)
-                receipt.rows = chunk.values
-                pipeline.outstanding[receipt] = None
-            index = len(chunk)
-            chunk.append(value, None if topic.typed else key, time_at, pairs, number, size)
-            if chunk.size >= topic.full_at:
+            chunk = self._writable(topic, size)
+            index = chunk.append(value, None if topic.typed else key, time_at, pairs, number, size)
+            pipeline.accumulator.offer_fast(topic)
+            if chunk.room <= 0:
                 pipeline.accumulator.close(topic)
-                pipeline.ring()
-        if index == 0:
+        if index == 0 or chunk.room <= 0:
             pipeline.ring()
         future = RecordFuture(chunk.receipt, index)
         if on_delivery is not None:
             chunk.receipt.on_delivery(index, _Delivery(on_delivery), future)
         return future
+
+    def _writable(self, topic: ProducerTopic, size: int) -> Chunk:
+        """The chunk that takes a record of `size` bytes; the caller holds the lock, which may be let go for a while."""
+        pipeline = self._pipeline
+        accumulator = pipeline.accumulator
+        me = get_ident()
+        while (chunk := accumulator.writable(topic, me, size)) is None:
+            pipeline.check_open()
+            pipeline.reserve(size, roomy=topic.full_at)
+            if topic.chunk is not None:
+                continue  # another thread opened one while the lock was let go
+            granted = accumulator.grant(topic, size)
+            pipeline.memory.take(granted)
+            receipt = Receipt(topic.name, pipeline.callbacks.run)
+            chunk = accumulator.open(topic, receipt, granted, me)
+            receipt.rows = chunk.values
+            pipeline.outstanding[receipt] = None
+            return chunk
+        return chunk
+
+    def _missed(self, chunk: Chunk, index: int) -> bool:
+        """Whether the chunk was closed before the record got in."""
+        with self._lock:
+            return index >= chunk.count
+
+    def _take_back(self, chunk: Chunk, index: int) -> None:
+        """Ctrl-C between two columns: the record was not taken. (If the chunk is closed, it is behind its end.)"""
+        with self._lock:
+            if not chunk.closed:
+                chunk.truncate(index)
 
     def _check_row(self, topic: ProducerTopic, row: Any, key: Any, headers: Any) -> tuple[int, Any]:
         """The size and key of a typed topic's row."""
@@ -264,6 +285,7 @@ class Producer:
                 chosen = None if explicit is None else explicit[start : start + piece.num_rows]
                 with self._lock:
                     pipeline.reserve(reserved, block=start == 0)
+                    memory.take(reserved)
                     pipeline.accumulator.close(topic)  # rows produced before stay before
                     pipeline.outstanding[receipt] = None
                     start += piece.num_rows

@@ -58,12 +58,11 @@ def on_ray(data_dir: Path, brokers: int, config: dict[str, Any]) -> Iterator[Tar
     """A rayqueue cluster on a local Ray of its own; both end with it.
 
     Workers of Ray run at nice 15 by default, below the load generators, which would measure the scheduler; here
-    they run at the same priority as everything else (RAY_worker_niceness).
+    they run at the same priority as everything else.
     """
-    os.environ.update({"RAY_worker_niceness": "0"})
     import ray
 
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, _system_config={"worker_niceness": 0})
     try:
         cluster = rayqueue.start(name=NAME, brokers=brokers, data_dir=str(data_dir), config=config)
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rayqueue.cli.checks import FAIL, OK, WARN, Check
 from rayqueue.cli.options import Connection
+from rayqueue.cli.output import count_text
 from rayqueue.errors import AuthenticationError, ClusterNotRunning, RayQueueError
 
 if TYPE_CHECKING:
@@ -30,10 +31,8 @@ def check_cluster(connection: Connection) -> Iterator[Check]:
         except RayQueueError as error:
             yield failure(error, connection)
             return
-        count = len(cluster.brokers)
-        yield Check(
-            "cluster", OK, f"{cluster.cluster_id}, {count} broker{'' if count == 1 else 's'}, {cluster.topics} topics"
-        )
+        size = f"{count_text(len(cluster.brokers), 'broker')}, {count_text(cluster.topics, 'topic')}"
+        yield Check("cluster", OK, f"{cluster.cluster_id}, {size}")
         yield check_token(cluster, connection.token)
         yield check_coordinator(cluster)
         yield from check_brokers(cluster)
@@ -133,7 +132,7 @@ def check_partitions(cluster: ClusterDescription, topics: list[TopicDescription]
             f"under-replicated: {_some(cluster.under_replicated)}",
             "a broker is away or catching up; records are safe as long as one replica in sync remains",
         )
-    return Check("partitions", OK, f"{cluster.partitions} partitions, all led")
+    return Check("partitions", OK, f"{count_text(cluster.partitions, 'partition')}, all led")
 
 
 def _some(names: list[str]) -> str:

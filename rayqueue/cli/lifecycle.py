@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from rayqueue.cli import output
 from rayqueue.cli.options import config_option, examples, json_option, name_option
+from rayqueue.cli.signals import unwind_on_sigterm
 
 if TYPE_CHECKING:
     from rayqueue.cluster import Cluster
@@ -42,7 +43,7 @@ def start(
     output.reserve_stdout()
     from rayqueue import cluster as lifecycle
 
-    started = lifecycle.start(name=cluster, brokers=brokers, data_dir=data_dir, config=config or None)
+    started = lifecycle.start(name=cluster, brokers=brokers, data_dir=data_dir, config=config or None, stay=not block)
     try:
         _show_started(started, cluster, as_json)
         if block:
@@ -72,6 +73,7 @@ def _show_started(started: Cluster, name: str, as_json: bool) -> None:
 
 def _wait_for_signal() -> None:
     """Until Ctrl-C, or SIGTERM (which the command line turns into an exit)."""
+    unwind_on_sigterm()
     while True:
         signal.pause()
 
@@ -80,15 +82,20 @@ def _wait_for_signal() -> None:
 @name_option
 @json_option
 def status(cluster: str, as_json: bool) -> None:
-    """Shows brokers, partitions, leaders, and what is missing."""
+    """Shows brokers, partitions, leaders, and what is missing.
+
+    Exit status 1 when something is.
+    """
     output.reserve_stdout()
     from rayqueue import cluster as lifecycle
 
     found = lifecycle.status(cluster)
     if as_json:
-        output.write_json(_plain(found))
+        output.write_json(found.to_dict())
     else:
         output.write(str(found).rstrip())
+    if not found.healthy:
+        raise click.exceptions.Exit(1)
 
 
 @click.command(epilog=examples("rayqueue shutdown", "rayqueue start    # everything is back"))
@@ -104,7 +111,3 @@ def shutdown(cluster: str, as_json: bool) -> None:
         output.write_json({"name": cluster, "stopped": True})
     else:
         output.write(f"Cluster {cluster} is stopped; its data stays, `rayqueue start` brings it back.")
-
-
-def _plain(found: Any) -> Any:
-    return found.to_dict()

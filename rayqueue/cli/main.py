@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -21,12 +19,11 @@ from rayqueue.cli.lifecycle import shutdown, start, status
 from rayqueue.cli.log import log_group
 from rayqueue.cli.options import examples
 from rayqueue.cli.perf import perf
+from rayqueue.cli.signals import INTERRUPTED, unwind_on_sigterm
 from rayqueue.cli.topic import topic
 from rayqueue.errors import RayQueueError
 
 FAILED = 1
-INTERRUPTED = 128 + signal.SIGINT
-TERMINATED = 128 + signal.SIGTERM
 
 
 class Failure(click.ClickException):
@@ -115,11 +112,6 @@ def _configure_logging() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the installed command."""
-    signal.signal(signal.SIGTERM, _terminate)
+    unwind_on_sigterm()
     cli.main(args=None if arguments is None else list(arguments), prog_name="rayqueue")
     raise AssertionError("click ends the process")
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    # Unwinds, so that what is open is closed as on Ctrl-C.
-    raise SystemExit(TERMINATED)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-import threading
-from collections import Counter
+from collections import Counter, deque
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -15,38 +14,65 @@ from rayqueue.cli.progress import Advance, progress_bar
 from rayqueue.errors import RayQueueError
 
 if TYPE_CHECKING:
+    from rayqueue.client.io.future import BatchFuture, RecordFuture
     from rayqueue.producer import Producer
 
 # After Ctrl-C, how long records that were already read may take to arrive.
 LAST_FLUSH_S = 5.0
+# Calls whose outcome has not been looked at; the producer's own buffer bounds the bytes.
+IN_FLIGHT = 100_000
+LOOK_EVERY = 256
 
 
 class Tally:
-    """How many records went to which partition, and the first error; told from the producer's threads."""
+    """Follows what was sent: how many records went to which partition, and the first error.
+
+    Attributes:
+        partitions: records written, by partition.
+        failed: `produce` and `produce_batch` calls whose records were not, or not all, written.
+        error: the first of their errors.
+    """
 
     def __init__(self, advance: Advance) -> None:
-        self._lock = threading.Lock()
+        """advance: told of records written."""
         self._advance = advance
+        self._pending: deque[RecordFuture | BatchFuture] = deque()
         self.partitions: Counter[int] = Counter()
         self.failed = 0
-        self.error: BaseException | None = None
+        self.error: RayQueueError | None = None
 
-    def delivered(self, error: BaseException | None, message: Any) -> None:
-        """A record's fate: a producer's `on_delivery`."""
-        with self._lock:
-            if error is None:
-                self.partitions[message.partition] += 1
-            else:
+    def track(self, future: RecordFuture | BatchFuture) -> None:
+        """Follows one more call; waits for old ones when there are very many."""
+        self._pending.append(future)
+        count = len(self._pending)
+        # Looking costs as much as sending: at every line while lines are few, now and then when they pour in.
+        if (count < LOOK_EVERY or not count % LOOK_EVERY) and self._pending[0].done():
+            self.collect(IN_FLIGHT)
+        elif count > IN_FLIGHT:
+            self.collect(IN_FLIGHT // 2)
+
+    def collect(self, keep: int = 0) -> None:
+        """Counts what is done, and waits until at most `keep` calls are not."""
+        pending = self._pending
+        before = self.total
+        while pending and (len(pending) > keep or pending[0].done()):
+            try:
+                result = pending.popleft().result()
+            except RayQueueError as error:
                 self.failed += 1
                 self.error = self.error or error
-        self._advance(1)
+                continue
+            if isinstance(result, list):
+                for partition, _, count in result:
+                    self.partitions[partition] += count
+            else:
+                self.partitions[result.partition] += 1
+        self._advance(self.total - before)
 
-    def batch(self, parts: list[tuple[int, int, int]]) -> None:
-        """A batch's fate: (partition, base offset, count) of each part."""
-        with self._lock:
-            for partition, _, count in parts:
-                self.partitions[partition] += count
-        self._advance(sum(count for _, _, count in parts))
+    def give_up(self) -> None:
+        """Counts what is done, and forgets the rest: whether that was written is not known."""
+        self.collect(len(self._pending))
+        self._pending.clear()
 
     @property
     def total(self) -> int:
@@ -112,7 +138,7 @@ def produce(
 
     from rayqueue.producer import Producer
 
-    settings |= {"client.id": "rayqueue-cli", "acks": acks, "compression.type": compression, "linger.ms": 2}
+    settings |= {"client.id": "rayqueue-cli", "acks": acks, "compression.type": compression, "linger.ms": 5}
     columns = _typed_columns(connection, topic)
     if columns is not None and key_separator:
         raise click.UsageError(f"topic {topic!r} has columns: give lines of JSON, without --key-separator")
@@ -122,17 +148,15 @@ def produce(
         try:
             _send(producer, topic, lines, tally, key_separator, partition, as_json, columns)
             producer.flush()
-        except KeyboardInterrupt:
+            tally.collect()
+        except BaseException:
             producer.flush(timeout=LAST_FLUSH_S)
-            output.say(tally.text())
-            raise
-        except Exception:
-            producer.flush(timeout=LAST_FLUSH_S)
+            tally.give_up()
             if tally.total:
                 output.say(tally.text())
             raise
         finally:
-            producer.close()
+            producer.close(timeout=LAST_FLUSH_S)
     _finish(tally, quiet, summary_json)
 
 
@@ -162,7 +186,7 @@ def _finish(tally: Tally, quiet: bool, summary_json: bool) -> None:
     elif not quiet or tally.error is not None:
         output.say(tally.text())
     if tally.error is not None:
-        raise tally.error if isinstance(tally.error, RayQueueError) else RayQueueError(str(tally.error))
+        raise tally.error
 
 
 def _typed_columns(connection: Connection, topic: str) -> Any:

@@ -7,7 +7,6 @@ reports. Nothing is kept but what the producer buffers.
 from __future__ import annotations
 
 import base64
-from collections import deque
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
@@ -23,9 +22,8 @@ if TYPE_CHECKING:
 
 # max.message.bytes cannot be set higher than this; a longer line is no record.
 MAX_LINE = 512 << 20
-# Bytes of JSON rows that become one Arrow batch, and batches under way.
+# Bytes of JSON rows that become one Arrow batch.
 CHUNK = 1 << 20
-BATCHES_IN_FLIGHT = 8
 
 _decode_json = msgspec.json.Decoder().decode
 _encode_json = msgspec.json.Encoder().encode
@@ -63,7 +61,7 @@ def send_plain(
             key, found, line = line.partition(split)
             if not found:
                 raise SerializationError(f"line {number} has no {separator!r} between key and value")
-        producer.produce(topic, line, key, partition=partition, on_delivery=tally.delivered)
+        tally.track(producer.produce(topic, line, key, partition))
 
 
 def send_json(producer: Producer, topic: str, lines: IO[bytes], tally: Tally, partition: int | None) -> None:
@@ -83,14 +81,15 @@ def send_json(producer: Producer, topic: str, lines: IO[bytes], tally: Tally, pa
             raise SerializationError(
                 f'line {number}: {error}; headers are [["name", "value"], ...], bytes {{"base64": "..."}}'
             ) from None
-        producer.produce(
-            topic,
-            value,
-            key,
-            partition=record.get("partition") if partition is None else partition,
-            headers=headers or None,
-            timestamp=record.get("timestamp"),
-            on_delivery=tally.delivered,
+        tally.track(
+            producer.produce(
+                topic,
+                value,
+                key,
+                partition=record.get("partition") if partition is None else partition,
+                headers=headers or None,
+                timestamp=record.get("timestamp"),
+            )
         )
 
 
@@ -129,7 +128,6 @@ def send_typed(
     Raises:
         SchemaMismatch: a line does not fit the columns; the message says where.
     """
-    pending: deque[Any] = deque()
     for first, chunk in _chunks(lines):
         if not chunk.strip():
             continue
@@ -137,18 +135,16 @@ def send_typed(
         if partition is not None:
             _send_rows(producer, topic, table, tally, partition)
             continue
-        pending.append(producer.produce_batch(topic, table))
-        while len(pending) > BATCHES_IN_FLIGHT or (pending and pending[0].done()):
-            tally.batch(pending.popleft().result())
-    while pending:
-        tally.batch(pending.popleft().result())
+        tally.track(producer.produce_batch(topic, table))
+        if tally.error is not None:
+            return
 
 
 def _send_rows(producer: Producer, topic: str, table: pa.Table, tally: Tally, partition: int) -> None:
     """The rows one by one, to a partition of the caller's choice, which a batch does not have."""
     for row in table.to_pylist():
         stamp = row.pop("timestamp", None)
-        producer.produce(topic, row, partition=partition, timestamp=stamp, on_delivery=tally.delivered)
+        tally.track(producer.produce(topic, row, partition=partition, timestamp=stamp))
 
 
 def _chunks(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:

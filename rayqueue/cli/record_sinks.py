@@ -72,6 +72,7 @@ class ParquetSink:
 
     def finish(self) -> None:
         if self._writer is None:
+            self.abandon()
             return
         self._writer.close()
         if self._path is not None and self._partial is not None:
@@ -80,8 +81,9 @@ class ParquetSink:
     def abandon(self) -> None:
         if self._writer is not None:
             self._writer.close()
-            if self._partial is not None:
-                self._partial.unlink(missing_ok=True)
+        if self._partial is not None:
+            # It may also be there without a writer: Ctrl-C came while that was being made.
+            self._partial.unlink(missing_ok=True)
 
 
 def rows(table: pa.Table) -> Iterator[Row]:

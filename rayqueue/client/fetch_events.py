@@ -128,6 +128,8 @@ class FetchEvents(FetchState):
             cursor.mapping = (part.path, part.generation)
         if 0 <= cursor.fetch_offset < part.log_start:
             self.out_of_range(cursor)
+        elif cursor.fetch_offset > part.high_watermark:
+            self.unmap(cursor)  # waiting to be committed, or beyond the log's end: on the stream the leader says which
 
     def _on_error(self, stream: Stream, cursor: Cursor, part: FetchPart) -> None:
         cursor.parked = True  # the server has ended it: nothing to remove there

@@ -1,8 +1,8 @@
-"""Which broker belongs on which node: a plan from what is there, made anew each second; the second plan changes nothing.
+"""Which broker belongs on which node: a plan from what is there, made anew each second; a second one changes nothing.
 
-    brokers that run or lie on a disk  ->  stay with their node / disk
-    brokers=None: a node without one   ->  a new one there
-    brokers=n: fewer than n known      ->  new ones on the nodes with fewest
+brokers that run or lie on a disk  ->  stay with their node / disk
+on every node, a node without one  ->  a new one there
+fewer than the wanted number known ->  new ones on the nodes with fewest
 """
 
 from __future__ import annotations
@@ -10,6 +10,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
+
+
+class Wanted(NamedTuple):
+    """How many brokers there should be."""
+
+    at_least: int
+    on_every_node: bool
+
+    @classmethod
+    def of(cls, brokers: int | None) -> Wanted:
+        """As a user says it: None is one on every node."""
+        return cls(1, True) if brokers is None else cls(brokers, False)
+
+    def more(self, brokers: int | None) -> Wanted:
+        """This, and what a user wants besides: there are never fewer."""
+        other = Wanted.of(brokers)
+        return Wanted(max(self.at_least, other.at_least), self.on_every_node or other.on_every_node)
 
 
 class NodeView(NamedTuple):
@@ -20,15 +37,14 @@ class NodeView(NamedTuple):
 
 
 def plan(
-    nodes: Collection[NodeView], assigned: Mapping[int, str], known: Collection[int], wanted: int | None
+    nodes: Collection[NodeView], assigned: Mapping[int, str], known: Collection[int], wanted: Wanted
 ) -> dict[int, str]:
     """Broker id → node id of all brokers that should run now.
 
     Args:
         assigned: brokers that run or have been started, and where. On a node that is gone an assignment is void.
         known: every broker id that the cluster has ever had: those are not given out again, and as their nodes may
-            come back with their data, they count as there.
-        wanted: how many brokers; None: one on every node.
+            come back with their data, they count as there; unless there would be no broker at all.
 
     With a file system that several nodes share, a directory lies on all of them: it goes to the one with fewest.
     """
@@ -52,13 +68,11 @@ def plan(
     return result
 
 
-def _hungry(alive: list[str], load: Counter[str], wanted: int | None, present: int) -> list[str]:
+def _hungry(alive: list[str], load: Counter[str], wanted: Wanted, present: int) -> list[str]:
     """Nodes that get a new broker, one entry a broker."""
-    if wanted is None:
-        return [node for node in alive if not load[node]]
-    chosen: list[str] = []
-    load = Counter(load)
-    while alive and present + len(chosen) < wanted:
+    chosen = [node for node in alive if wanted.on_every_node and not load[node]]
+    load = load + Counter(chosen)
+    while alive and (present + len(chosen) < wanted.at_least or not load):
         chosen.append(min(alive, key=lambda node: (load[node], node)))
         load[chosen[-1]] += 1
     return chosen

@@ -8,7 +8,7 @@ rows that stand twice would cancel out under xor.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -74,11 +74,14 @@ def _nulls(hashes: Hashes, values: pa.Array) -> Hashes:
     return np.where(values.is_null().to_numpy(zero_copy_only=False), _NULL, hashes)
 
 
-def by_key(table: pa.Table, key: str, order: Any) -> pa.Table:
-    """The rows that have a key, sorted by key and, within one, by `order` (an integer array as long as the table).
+def by_key(table: pa.Table, key: str, order: npt.NDArray[np.int64]) -> pa.Table:
+    """The rows that have a key, sorted by key and, within one, by `order` (an integer a row).
 
     Two tables are equal after this exactly if every key has the same rows in the same order in both.
     """
-    placed = table.append_column("_order", pa.chunked_array([order]) if isinstance(order, pa.Array) else order)
-    kept = placed.filter(pc.is_valid(placed[key]))
-    return kept.sort_by([(key, "ascending"), ("_order", "ascending")]).drop_columns(["_order"])
+    keys = table[key].combine_chunks().dictionary_encode()
+    ranks = np.argsort(np.argsort(np.array(keys.dictionary.to_pylist(), dtype=object)))
+    known = np.flatnonzero(keys.is_valid().to_numpy(zero_copy_only=False))
+    codes = keys.indices.to_numpy(zero_copy_only=False)[known].astype(np.int64)
+    sorted_rows = known[np.lexsort((order[known], ranks[codes]))]
+    return table.combine_chunks().take(sorted_rows)

@@ -35,7 +35,7 @@ from rayqueue.demo.verify import (
     prepare,
     read_back,
 )
-from rayqueue.errors import ClusterNotRunning, RayQueueError
+from rayqueue.errors import RayQueueError
 
 READY_S = 30.0
 STALL_S = 30.0
@@ -124,8 +124,7 @@ def _cluster(brokers: int, directory: Path, out: Console) -> Iterator[Any]:
             cluster = rayqueue.start(name=name, brokers=brokers, data_dir=str(directory), config=CLUSTER_CONFIG)
         yield cluster
     finally:
-        # Also after a start that failed half-way.
-        with undisturbed(), contextlib.suppress(ClusterNotRunning):
+        with undisturbed():  # also after a start that failed half-way
             rayqueue.shutdown(name=name)
 
 

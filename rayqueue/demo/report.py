@@ -67,9 +67,10 @@ def _grid(*columns: tuple[str, str]) -> Table:
 
 
 def _show_topics(outcome: Outcome, out: Console) -> None:
+    out.print("[bold]Topics[/]")
     rows = _grid(
         ("topic", "left"), ("", "left"), ("partitions", "right"), ("messages in", "right"),
-        ("read by services", "right"), ("bytes on disk", "right"), title="Topics",
+        ("read by services", "right"), ("bytes on disk", "right"),
     )  # fmt: skip
     for topic, described in zip(TOPICS, outcome.topics, strict=True):
         rows.add_row(
@@ -81,9 +82,8 @@ def _show_topics(outcome: Outcome, out: Console) -> None:
 
 
 def _show_partitions(outcome: Outcome, out: Console) -> None:
-    rows = _grid(
-        ("broker", "left"), ("node", "left"), ("leads (messages)", "left"), title="Partitions and their leaders"
-    )
+    out.print("[bold]Partitions and their leaders[/]")
+    rows = _grid(("broker", "left"), ("node", "left"), ("leads (messages)", "left"))
     for broker in outcome.brokers:
         parts = [
             f"{topic.name}-{p.partition} ({p.records or 0:,})"
@@ -114,7 +114,8 @@ _WHAT = {
 
 
 def _show_services(outcome: Outcome, out: Console) -> None:
-    rows = _grid(("service", "left"), ("", "left"), ("messages/s", "right"), title="Services (a process each)")
+    out.print("[bold]Services[/], a process each")
+    rows = _grid(("service", "left"), ("", "left"), ("messages/s", "right"))
     for name, rate in rates(outcome.flow).items():
         rows.add_row(name, _WHAT[name], f"{rate:,.0f}")
     out.print(rows)

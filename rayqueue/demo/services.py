@@ -93,8 +93,7 @@ def produce_flights(job: Job, report: Report, wait: Wait) -> Result:
             else:
                 pending.extend(producer.produce(FLIGHTS, value=flight) for flight in day.to_pylist())
             pending = _acked(pending, FLIGHTS, report)
-        producer.flush()
-        _acked(pending, FLIGHTS, report)
+        _all_acked(pending, FLIGHTS, report)
     return []
 
 
@@ -108,8 +107,7 @@ def produce_weather(job: Job, report: Report, wait: Wait) -> Result:
             pending.append(producer.produce(WEATHER, value=reading, key=reading["origin"]))
             if number % 1000 == 0:
                 pending = _acked(pending, WEATHER, report)
-        producer.flush()
-        _acked(pending, WEATHER, report)
+        _all_acked(pending, WEATHER, report)
     return []
 
 
@@ -122,8 +120,7 @@ def make_delays(job: Job, report: Report, wait: Wait) -> Result:
             if left.num_rows:
                 pending.append(producer.produce_batch(DELAYS, left))
             pending = _acked(pending, DELAYS, report)
-        producer.flush()
-        _acked(pending, DELAYS, report)
+        _all_acked(pending, DELAYS, report)
     return []
 
 
@@ -183,6 +180,13 @@ def _acked(pending: list[Future[Any]], topic: str, report: Report) -> list[Futur
     report.produced[topic] = report.produced.get(topic, 0) + acked
     report.progress()
     return waiting
+
+
+def _all_acked(pending: list[Future[Any]], topic: str, report: Report) -> None:
+    """Waits for the acks that are missing, in order, counting as they come."""
+    while pending:
+        pending[0].result()
+        pending = _acked(pending, topic, report)
 
 
 def _records(job: Job, report: Report, wait: Wait, *topics: str) -> Iterator[tuple[str, pa.Table]]:

@@ -110,8 +110,8 @@ def _one_partition(log: pa.Table) -> bool:
 
 def _in_order(source: Source, log: pa.Table) -> bool:
     names = source.flights.schema.names
-    sent = by_key(source.flights, KEY, pa.array(np.arange(source.flights.num_rows)))
-    read = by_key(log.select(names), KEY, log["offset"])
+    sent = by_key(source.flights, KEY, np.arange(source.flights.num_rows))
+    read = by_key(log.select(names), KEY, log["offset"].to_numpy())
     return bool(read.equals(sent))
 
 

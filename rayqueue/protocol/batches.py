@@ -99,7 +99,8 @@ def decode(
         message = data.slice(start, lengths[i])
         if check_crc:
             header = message.slice(0, header_lengths[i]).to_pybytes()
-            if ipc.message_crc(header, message.slice(header_lengths[i])) != crcs[i]:
+            crc = ipc.message_crc(header, message.slice(header_lengths[i]))
+            if crc != crcs[i] or header[ipc.CRC_AT : ipc.CRC_END] != b"%08x" % crc:
                 raise CorruptRecord(f"{_name(entries[i])} does not match its CRC32C: the data was damaged")
         try:
             if prefix is not None and attributes[i] & COMPRESSION_MASK:

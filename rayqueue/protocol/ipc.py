@@ -54,6 +54,7 @@ _NODES_AT = 272
 _RECORD_BATCH_TABLE = 232
 _RECORD_BATCH_TYPE = 3
 _METADATA_V5 = 4
+_FIELDS_MAX = 5  # of the tables that are read
 
 _CODEC = {"lz4": 0, "zstd": 1}
 _CODEC_NAMES = {0: "lz4", 1: "zstd"}
@@ -86,7 +87,9 @@ class IpcMessage(msgspec.Struct, frozen=True, gc=False):
 
 
 def _vector(metadata: bytes, at: int) -> bytes:
-    """The elements of the vector of 16-byte structs that the uoffset at `at` points to."""
+    """The elements of the vector of 16-byte structs that the uoffset at `at` points to; at 0: there is none."""
+    if not at:
+        return b""
     start = at + struct.unpack_from("<I", metadata, at)[0]
     (count,) = struct.unpack_from("<I", metadata, start)
     end = start + 4 + count * 16
@@ -100,7 +103,9 @@ def _fields(metadata: bytes, table: int) -> list[int]:
     vtable = table - struct.unpack_from("<i", metadata, table)[0]
     (size,) = struct.unpack_from("<H", metadata, vtable)
     offsets = struct.unpack_from(f"<{(size - 4) // 2}H", metadata, vtable + 4)
-    return [table + offset if offset else 0 for offset in offsets]
+    fields = [table + offset if offset else 0 for offset in offsets]
+    # Flatbuffers cut trailing fields that have their default value out of the vtable.
+    return fields + [0] * (_FIELDS_MAX - len(fields))
 
 
 def split_message(message: pa.Buffer) -> IpcMessage:
@@ -136,11 +141,11 @@ def split_message(message: pa.Buffer) -> IpcMessage:
 
 
 def _codec(metadata: bytes, fields: list[int]) -> str:
-    if len(fields) < 4 or not fields[3]:
+    if not fields[3]:
         return "none"
     table = fields[3] + struct.unpack_from("<I", metadata, fields[3])[0]
     compression = _fields(metadata, table)
-    codec = metadata[compression[0]] if compression and compression[0] else 0
+    codec = metadata[compression[0]] if compression[0] else 0
     if codec not in _CODEC_NAMES:
         raise CorruptRecord(f"unknown Arrow body compression {codec}; use lz4 or zstd")
     return _CODEC_NAMES[codec]

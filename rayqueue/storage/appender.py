@@ -164,5 +164,5 @@ def _undo(active: Segment | None, created: list[Segment]) -> None:
             segment.remove_files()
     except OSError as error:
         raise CutBackFailed(str(error)) from error
-    if active is not None and created:
+    if active is not None:
         active.cut_back()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 
@@ -9,12 +10,17 @@ from rayqueue.errors import StorageError
 from rayqueue.storage import checkpoint as checkpoints
 from rayqueue.storage import retention
 from rayqueue.storage.checkpoint import Checkpoint
+from rayqueue.storage.files import NO_SPACE
 from rayqueue.storage.recovery import rebuild_index
 from rayqueue.storage.segment import NO_TIMESTAMP, Segment
 from rayqueue.storage.state import LogState
 
 # Bytes after which a flush also writes a checkpoint: bounds what a start after a crash has to verify.
 CHECKPOINT_BYTES = 64 << 20
+# Of a directory that is being deleted: whoever lists its parent may remove it.
+DELETED_SUFFIX = ".deleted"
+
+_log = logging.getLogger(__name__)
 
 
 class Durability:
@@ -56,8 +62,7 @@ class Durability:
                         segment.release_writers()
                 self._sync_directory(begun)
                 self._flushed = max(self._flushed, end)
-                if checkpoint:
-                    self._write_checkpoint()
+                if checkpoint and self._try_checkpoint():
                     self._checkpointed_bytes = appended
             except OSError as error:
                 raise state.go_offline(error) from error
@@ -72,6 +77,17 @@ class Durability:
             self._state.files.sync_directory(os.path.dirname(directory))
             self._directory_durable = True
         self._begun = begun
+
+    def _try_checkpoint(self) -> bool:
+        """Writes a checkpoint unless the disk is full: the one before it still holds, and a later flush writes one."""
+        try:
+            self._write_checkpoint()
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            _log.warning("no room for a checkpoint in %s: a start after a crash takes longer", self._state.directory)
+            return False
+        return True
 
     def _write_checkpoint(self) -> None:
         state = self._state
@@ -92,18 +108,33 @@ class Durability:
         """Moves the log start, durably, and only then unlinks the segments that lie below it.
 
         Raises:
-            StorageError: the disk failed; the log is offline.
+            StorageError: the disk is full, and the start is where whole segments could be deleted; or it failed, and
+                the log is offline.
         """
         state = self._state
         with self._flush_lock, self._checkpoint_lock:
+            before = state.log_start, state.epochs
             gone = [segment for segment in state.segments if segment.next_offset <= offset]
             state.log_start = offset
             state.segments = tuple(segment for segment in state.segments if segment.next_offset > offset)
             state.epochs = retention.epochs_from(state.epochs, offset)
             try:
-                self._write_checkpoint()
-                for segment in gone:
-                    segment.remove_files()
+                if not self._try_checkpoint():
+                    # Room comes from what is deleted. A log is known to start where its first segment does, so
+                    # segments may go before the checkpoint says so, but for the last: its end would be forgotten.
+                    last = [] if state.segments else gone[-1:]
+                    gone = [segment for segment in gone if segment not in last]
+                    _remove(gone)
+                    gone = last
+                    if not self._try_checkpoint():
+                        state.segments = (*last, *state.segments)
+                        state.log_start = max(before[0], state.segments[0].base_offset)
+                        state.epochs = retention.epochs_from(before[1], state.log_start)
+                        raise StorageError(
+                            f"no room for a checkpoint in {state.directory}: its log starts at {state.log_start}, not "
+                            f"{offset}; free space, then delete again"
+                        )
+                _remove(gone)
             except OSError as error:
                 raise state.go_offline(error) from error
 
@@ -155,5 +186,6 @@ class Durability:
                 raise StorageError(f"cannot delete {state.directory}: {error}") from error
 
 
-# Of a directory that is being deleted: whoever lists its parent may remove it.
-DELETED_SUFFIX = ".deleted"
+def _remove(segments: list[Segment]) -> None:
+    for segment in segments:
+        segment.remove_files()

@@ -20,6 +20,9 @@ import pyarrow as pa
 
 Piece: TypeAlias = "bytes | pa.Buffer"
 
+# A full disk is the one failure of a write after which a log goes on.
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 _IOV_MAX = 1024
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p

@@ -6,7 +6,6 @@ to one thread, the writer. `flush` may run in a second one. `read` and the look-
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -17,7 +16,7 @@ from rayqueue.protocol.schemas import serialize_schema
 from rayqueue.storage import retention, snapshots
 from rayqueue.storage.appender import LogBatch, append
 from rayqueue.storage.durability import Durability
-from rayqueue.storage.files import FileSystem
+from rayqueue.storage.files import NO_SPACE, FileSystem
 from rayqueue.storage.index import Entries
 from rayqueue.storage.lookup import Lookup
 from rayqueue.storage.reader import LogSlice
@@ -26,9 +25,6 @@ from rayqueue.storage.segment import CutBackFailed
 from rayqueue.storage.state import LogState
 
 __all__ = ["Log", "LogBatch"]
-
-# A full disk is the one failure of a write after which the log goes on.
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Log:
@@ -120,8 +116,8 @@ class Log:
             Whether a segment was rolled: a good moment for a producer snapshot, and for `flush` in its thread.
 
         Raises:
-            StorageError: nothing was appended. On a full disk the log stays usable; after any other I/O error it is
-                offline, and every later call raises.
+            StorageError: on a full disk nothing was appended, and the log stays usable. After any other I/O error it
+                is offline, every later call raises, and only recovery tells whether the batches are in it.
             OffsetOutOfRange, CorruptRecord: the batches do not continue the log, or are no whole messages.
         """
         state = self._state
@@ -152,7 +148,7 @@ class Log:
         return rolled
 
     def _refused(self, error: OSError) -> StorageError:
-        if error.errno not in _NO_SPACE:
+        if error.errno not in NO_SPACE:
             return self._state.go_offline(error)
         return StorageError(
             f"cannot write to {self._state.directory}: {error.strerror}; free space or lower retention, then retry"

@@ -8,6 +8,7 @@ bytes below its end were rewritten has a new generation and needs a new `MappedL
 from __future__ import annotations
 
 import bisect
+import contextlib
 import os
 
 from rayqueue.errors import CorruptRecord, OffsetOutOfRange, StorageError
@@ -67,7 +68,8 @@ class MappedLog:
         if view is not None and self._base <= offset:
             if offset < self._next_offset:
                 return view
-            self._refresh(view)
+            with contextlib.suppress(FileNotFoundError):  # deleted: the segments that are left tell what that means
+                self._refresh(view)
             if offset < self._next_offset:
                 return view
         view = self._find(offset)

@@ -24,7 +24,7 @@ from rayqueue.protocol.ipc import END_OF_STREAM
 from rayqueue.storage import checkpoint as checkpoints
 from rayqueue.storage import scan, snapshots
 from rayqueue.storage.checkpoint import Checkpoint
-from rayqueue.storage.files import FileSystem
+from rayqueue.storage.files import NO_SPACE, FileSystem
 from rayqueue.storage.index import ENTRY, ENTRY_SIZE, Entries, pack_entry, sound_entries
 from rayqueue.storage.reader import DATA_SUFFIX, INDEX_SUFFIX, Extent, segment_bases, segment_path
 from rayqueue.storage.segment import NO_TIMESTAMP, Segment
@@ -310,18 +310,24 @@ class Recovery:
             result.generation += 1
         if result.repairs or self._rewritten:
             self._files.sync_directory(self._directory)
-            created = result.segments[-1].created_ms if result.segments else -1
-            checkpoints.write(
-                self._files,
-                self._directory,
-                Checkpoint(
-                    result.log_start_offset,
-                    result.recovery_point,
-                    result.generation,
-                    [epoch for epoch in result.leader_epochs if epoch[1] < result.recovery_point],
-                    created,
-                ),
-            )
+            self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
+        """Keeps the new generation. A full disk is no reason not to open: the old checkpoint still holds."""
+        result = self._result
+        checkpoint = Checkpoint(
+            log_start_offset=result.log_start_offset,
+            recovery_point=result.recovery_point,
+            generation=result.generation,
+            leader_epochs=[epoch for epoch in result.leader_epochs if epoch[1] < result.recovery_point],
+            segment_created_ms=result.segments[-1].created_ms if result.segments else NO_TIMESTAMP,
+        )
+        try:
+            checkpoints.write(self._files, self._directory, checkpoint)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            _log.warning("no room for a checkpoint in %s", self._directory)
 
     def _epochs(self, known: list[tuple[int, int]]) -> list[tuple[int, int]]:
         result = self._result

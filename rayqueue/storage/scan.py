@@ -108,7 +108,8 @@ def scan_batch(data: pa.Buffer, position: int) -> ScannedBatch:
     if header_end + body > data.size:
         raise Torn("the file ends within a message's body", position)
     crc = ipc.message_crc(header, data.slice(header_end, body))
-    return ScannedBatch(batch, position, header_end + body - position, len(header), crc == batch.crc)
+    sound = header[ipc.CRC_AT : ipc.CRC_END] == b"%08x" % crc
+    return ScannedBatch(batch, position, header_end + body - position, len(header), sound)
 
 
 def scan(data: pa.Buffer, position: int) -> Iterator[ScannedBatch]:

@@ -32,9 +32,7 @@ def write(files: FileSystem, directory: str, offset: int, data: bytes) -> None:
         OSError: it was not written.
     """
     files.make_directory(directory)
-    replace_file(
-        files, _path(directory, offset), google_crc32c.value(data).to_bytes(4, "little") + data, durable=False
-    )
+    replace_file(files, _path(directory, offset), google_crc32c.value(data).to_bytes(4, "little") + data, durable=False)
     for old in _offsets(files, directory)[:-_KEPT]:
         files.remove(_path(directory, old))
 

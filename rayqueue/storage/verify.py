@@ -173,27 +173,28 @@ def _verify_segment(path: str) -> SegmentReport:
 def _check_batch(
     report: SegmentReport, batch: scan.ScannedBatch, data: pa.Buffer, schema: pa.Schema | None, entries: Entries
 ) -> None:
-    header = batch.header
-    name = f"offsets {header.base_offset} to {header.last_offset}"
-
-    def problem(message: str) -> None:
-        report.problems.append(Problem(report.path, batch.position, header.base_offset, message))
-
-    if header.base_offset != report.next_offset:
-        problem(f"offset {header.base_offset} stands where {report.next_offset} should be")
-    if not batch.sound:
-        problem(f"{name} do not match their CRC32C")
-    elif schema is not None and _rows(data.slice(batch.position, batch.length), schema) is None:
-        problem(f"{name} are not a record batch of the segment's schema")
-    row = report.batches
-    packed = pack_entry(header, batch.position, batch.length, batch.header_length)
-    if row >= len(entries):
-        problem(f"{name} have no index entry")
-    elif entries[row].tobytes() != packed:
-        problem(f"{name} have another index entry ({row}) than their header says")
+    header, row, expected = batch.header, report.batches, report.next_offset
+    name = f"offsets {expected} to {header.last_offset}"
     report.batches += 1
     report.records += header.record_count
+
+    def problem(message: str) -> None:
+        report.problems.append(Problem(report.path, batch.position, expected, message))
+
+    if not batch.sound:
+        # Its header is not to be trusted; where the next batch should begin is in the index.
+        problem(f"the batch of offset {expected} does not match its CRC32C")
+        report.next_offset = int(entries["last_offset"][row]) + 1 if row < len(entries) else expected
+        return
     report.next_offset = header.last_offset + 1
+    if header.base_offset != expected:
+        problem(f"offset {header.base_offset} stands where {expected} should be")
+    if schema is not None and _rows(data.slice(batch.position, batch.length), schema) is None:
+        problem(f"{name} are not a record batch of the segment's schema")
+    if row >= len(entries):
+        problem(f"{name} have no index entry")
+    elif entries[row].tobytes() != pack_entry(header, batch.position, batch.length, batch.header_length):
+        problem(f"{name} have another index entry ({row}) than their header says")
 
 
 def _index(path: str) -> tuple[Entries, list[Problem]]:

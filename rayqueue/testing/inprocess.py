@@ -7,6 +7,7 @@ that they share a process.
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -46,6 +47,7 @@ class InProcessCluster:
         self.brokers: dict[int, Broker] = {}
         self.replicas: dict[tuple[int, int], PartitionReplica] = {}
         self._stopped: set[tuple[int, int]] = set()
+        self._starting = threading.Lock()
 
     def __repr__(self) -> str:
         return f"InProcessCluster({str(self.data_dir)!r}, brokers={self.count})"
@@ -101,8 +103,10 @@ class InProcessCluster:
 
     def _start_replica(self, options: BrokerOptions, slot: int) -> None:
         key = (options.broker_id, slot)
-        if key not in self._stopped and key not in self.replicas:
-            self.replicas[key] = PartitionReplica(options, slot)
+        # The broker's own thread and `start_replica` may come at once: only one of them starts it.
+        with self._starting:
+            if key not in self._stopped and key not in self.replicas:
+                self.replicas[key] = PartitionReplica(options, slot)
 
     def wait_ready(self, timeout_s: float = 20.0) -> None:
         """Waits until all brokers and replica actors serve."""

@@ -300,3 +300,16 @@ def test_segments_are_plain_arrow_streams(cluster: InProcessCluster, wire: WireC
     directory = Path(cluster.data_dir) / "0" / "partitions" / f"{topic.name}-{topic.topic_id.hex()}-0"
     with pa.OSFile(str(directory / f"{0:020d}.arrow")) as file:
         assert pa.ipc.open_stream(file).read_next_batch().column("value").to_pylist() == values
+
+
+def test_streams_come_and_go_while_records_flow(wire: WireClient, topic: TopicInfo) -> None:
+    """Each round has streams of its own: a wake-up lost at a stream's start or end would be a reader that waits."""
+    for number in range(60):
+        reader = wire.subscribe(topic, number)
+        exchange = wire.open("produce", topic)
+        value = f"{number}".encode()
+        assert produce(exchange, wire.batch(topic, [value])).base_offset == number
+        reader.until(1)
+        assert reader.values == [value]
+        exchange.close()
+        reader.exchange.close()

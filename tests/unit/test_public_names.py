@@ -14,9 +14,10 @@ def fresh(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("name", rayqueue.__all__)
-def test_every_public_name_is_there(name):
-    assert getattr(rayqueue, name) is not None
+def test_every_public_name_is_there():
+    # In a process of its own: some of them import Ray, which a unit test may not.
+    code = "import rayqueue; print([name for name in rayqueue.__all__ if getattr(rayqueue, name) is None])"
+    assert fresh(code) == "[]"
 
 
 def test_all_is_sorted_and_without_doubles():

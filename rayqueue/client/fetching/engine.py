@@ -171,8 +171,9 @@ class Engine:
             return bool(self.machine.ring)
         ready = self.machine.ring.ready()
         for cursor in ready:
-            if not cursor.buffer:
-                self._read_mapped(cursor)
+            while cursor.mapping is not None and cursor.fetch_offset < cursor.high_watermark:
+                if cursor.buffered >= self.readiness.min_bytes or self._read_mapped(cursor) is None:
+                    break
         buffered = sum(cursor.buffered for cursor in ready)
         return self.readiness.check(buffered, self.now_ms())
 

@@ -60,22 +60,21 @@ class Inbox:
     It is bounded without ever blocking a sender: data by the streams' credit; messages without data (watermarks,
     which need no credit) are joined to the last event when that is one of the same stream, the newest part of a
     subscription replacing older ones; everything else answers a question of the receiver's.
+
+    Attributes:
+        events: those not taken yet. The receiver may look without the lock whether there are any: one missed now is
+            seen next time.
     """
 
     def __init__(self) -> None:
         self._condition = threading.Condition(threading.Lock())
-        self._events: list[Event] = []
+        self.events: list[Event] = []
         self._waiting = False
-
-    @property
-    def pending(self) -> bool:
-        """Whether there are events. Without the lock: an event missed now is seen next time."""
-        return bool(self._events)
 
     def put(self, event: Event) -> None:
         """Adds an event and wakes the receiver."""
         with self._condition:
-            events = self._events
+            events = self.events
             if not (events and _joined(events[-1], event)):
                 events.append(event)
             if self._waiting:
@@ -83,16 +82,16 @@ class Inbox:
 
     def take(self) -> list[Event]:
         """All events, without waiting."""
-        if not self._events:
+        if not self.events:
             return []
         with self._condition:
-            events, self._events = self._events, []
+            events, self.events = self.events, []
             return events
 
     def wait(self, timeout_s: float | None) -> None:
         """Sleeps until there is an event, or time is out. An interrupt (Ctrl-C) gets through."""
         with self._condition:
-            if self._events:
+            if self.events:
                 return
             self._waiting = True
             try:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from rayqueue.client.cursor import Cursor
 from rayqueue.client.deserializers import deserializer
+from rayqueue.client.fetching.arguments import timeout_of
 from rayqueue.client.fetching.assignment import Assignment
 from rayqueue.client.fetching.engine import Engine
 from rayqueue.client.fetching.guard import Guard
@@ -53,17 +54,15 @@ class Reader:
 
     # --- ways out ----------------------------------------------------------------------------------------------
 
-    def poll(self, timeout_s: float | None) -> Message | None:
-        """The next record; None when there is none in time."""
-        if (self._next == self._end or self._engine.inbox.pending) and not self._await(timeout_s, self._grab):
+    def poll(self, timeout: float | None) -> Message | None:
+        """The next record; None when there is none in time (`timeout` as the user gave it)."""
+        row = self._next
+        if (row == self._end or self._engine.inbox.events) and not self._await(timeout_of(timeout), self._grab):
             return None
-        return self._pop()
-
-    def _pop(self) -> Message:
-        rows, row = self._rows, self._next
-        assert rows is not None and self._cursor is not None
+        row, rows, cursor = self._next, self._rows, self._cursor
+        assert rows is not None and cursor is not None
         self._next = row + 1
-        self._cursor.position = rows.base_offset + row + 1
+        cursor.position = rows.base_offset + row + 1
         return Message(rows, row)
 
     def consume(self, count: int, timeout_s: float | None) -> list[Message]:
@@ -187,6 +186,7 @@ class Reader:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return False
+            self._engine.perform()  # looking for records may have shown that something is to be done
             self._engine.wait(left)
 
     def await_positions(self, timeout_s: float, keys: list[tuple[str, int]] | None = None) -> None:

@@ -37,7 +37,7 @@ class Pipeline:
     Attributes:
         lock: guards accumulator, the topics' open chunks and `outstanding`.
         memory: what is left of buffer.memory.
-        fast: the topics whose records the hot path of `Producer.produce` takes; empty when the producer is closed.
+        fast: the chunks that the hot path of `Producer.produce` appends to; empty when the producer is closed.
         outstanding: receipts that are not complete.
     """
 
@@ -47,7 +47,7 @@ class Pipeline:
         self.lock = threading.Lock()
         self.accumulator = Accumulator(config.linger_ms, config.batch_size, config.buffer_memory)
         self.memory = self.accumulator.memory
-        self.fast: dict[str, ProducerTopic] = {}
+        self.fast = self.accumulator.fast
         self.outstanding: dict[Receipt, None] = {}
         self.callbacks = CallbackThread("rayqueue-producer-callbacks")
         self._topics: dict[str, ProducerTopic] = {}
@@ -105,11 +105,6 @@ class Pipeline:
             topic.full_at = self.accumulator.full_at(topic.partitions)
             with self.lock:
                 self._topics[name] = topic
-                plain = not topic.typed and topic.function is None
-                if plain and self.config.value_serializer is None and self.config.key_serializer is None:
-                    self.fast[name] = topic
-                if self._closed is not None:
-                    self.fast.clear()
             return topic
 
     def refresh_topic(self, topic: ProducerTopic) -> None:
@@ -121,7 +116,6 @@ class Pipeline:
         with self.lock:
             if self._topics.get(topic.name) is topic:
                 del self._topics[topic.name]
-                self.fast.pop(topic.name, None)
             self.accumulator.close(topic)
 
     # --- what the threads call -------------------------------------------------------------------------------------
@@ -151,15 +145,22 @@ class Pipeline:
     def _died(self, error: BaseException) -> None:
         with self.lock:
             self._closed = RayQueueError(f"this producer has failed ({error!r}, see the log): make a new one")
-            self.fast.clear()
+            self._shut()
         self._sender.abort(RayQueueError(f"the producer failed: {error!r}; whether these records were written is not known"))
+
+    def _shut(self) -> None:
+        """Closes the open chunks, so that what comes now has to pass `check_open`; the caller holds the lock."""
+        for topic in self.accumulator.open_topics():
+            self.accumulator.close(topic)
 
     # --- memory ----------------------------------------------------------------------------------------------------
 
-    def reserve(self, size: int, block: bool = True) -> None:
-        """Takes memory; the caller holds `lock`, which is let go while it waits.
+    def reserve(self, size: int, roomy: int = 0, block: bool = True) -> None:
+        """Waits till there is memory; the caller holds `lock`, which is let go meanwhile, and then takes it.
 
         Args:
+            size: bytes that are needed.
+            roomy: bytes to wait for once it waits, so that what is taken then is not a crumb at a time.
             block: wait at most `max.block.ms`; False: as long as it takes (part of a call was taken already; every
                 batch ends within `delivery.timeout.ms`, so there will be room).
 
@@ -171,6 +172,7 @@ class Pipeline:
             raise RecordTooLarge(f"{size} bytes are more than buffer.memory={memory.limit}: raise it, or send less at once")
         deadline = time.monotonic() + self.config.max_block_ms / 1000
         while not memory.fits(size):
+            size = max(size, min(roomy, memory.limit // 4))
             left = deadline - time.monotonic() if block else 60.0
             if left <= 0:
                 raise BufferFull(
@@ -187,7 +189,6 @@ class Pipeline:
                 self.accumulator.hurry -= 1
             if self._closed is not None:
                 raise RayQueueError(str(self._closed))
-        memory.take(size)
 
     # --- flushing and closing --------------------------------------------------------------------------------------
 
@@ -219,7 +220,7 @@ class Pipeline:
         with self.lock:
             first = self._closed is None
             self._closed = self._closed or RayQueueError("this producer is closed: make a new one")
-            self.fast.clear()
+            self._shut()
         if not first:
             return 0
         try:

@@ -75,20 +75,21 @@ def chunk_to_batches(chunk: Chunk, batch_size: int, deadline_ms: float) -> list[
         The batches, in the order in which they are to be added to their lanes.
     """
     topic: ProducerTopic = chunk.topic
-    times: Times = np.frombuffer(chunk.times, dtype=np.int64) // _NS_PER_MS
+    count = chunk.count
+    times: Times = _array(chunk.times, pa.int64(), count).to_numpy() // _NS_PER_MS
     columns = _chunk_columns(chunk, topic, times)
     hashes = keyed = None
     if topic.partitions > 1 and topic.partitioner.uses_keys and topic.function is None:
         column = _route_column(topic, chunk, columns)
         if column is not None:
             hashes, keyed = hash_column(column, topic.route_column or "key")
-    explicit = None if chunk.partitions is None else np.array(chunk.partitions, dtype=np.int64)
-    routes = topic.partitioner.route(len(times), topic.partitions, topic.available, hashes, keyed, explicit)
+    explicit = None if chunk.partitions is None else np.array(chunk.partitions[:count], dtype=np.int64)
+    routes = topic.partitioner.route(count, topic.partitions, topic.available, hashes, keyed, explicit)
     table = pa.RecordBatch.from_arrays(columns, schema=topic.schema)
-    share = _Share(chunk.size, len(times))
+    share = _Share(chunk.size, count)
     batches: list[Batch] = []
     for partition, rows in routes:
-        for some in _cut_rows(table, rows, chunk.size, len(times), batch_size):
+        for some in _cut_rows(table, rows, chunk.size, count, batch_size):
             part = Part(chunk.receipt, partition, some, share.of(len(some)))
             batches.append(_batch(topic, part, _select(table, some), times[_index(some)], deadline_ms))
     chunk.receipt.place([batch.part for batch in batches], times)
@@ -98,11 +99,21 @@ def chunk_to_batches(chunk: Chunk, batch_size: int, deadline_ms: float) -> list[
 def _chunk_columns(chunk: Chunk, topic: ProducerTopic, times: Times) -> list[pa.Array]:
     stamps = pa.Array.from_buffers(TIMESTAMP_TYPE, len(times), [None, pa.py_buffer(times)])
     if topic.typed:
-        return [*rows_to_columns(chunk.values, topic.schema), stamps]
-    count = len(times)
-    keys = pa.nulls(count, pa.binary()) if chunk.keys is None else pa.array(chunk.keys, pa.binary())
-    headers = pa.nulls(count, HEADERS_TYPE) if chunk.headers is None else pa.array(chunk.headers, HEADERS_TYPE)
-    return [keys, pa.array(chunk.values, pa.binary()), headers, stamps]
+        return [*rows_to_columns(chunk.values[: chunk.count], topic.schema), stamps]
+    return [
+        _array(chunk.keys, pa.binary(), chunk.count),
+        _array(chunk.values, pa.binary(), chunk.count),
+        _array(chunk.headers, HEADERS_TYPE, chunk.count),
+        stamps,
+    ]
+
+
+def _array(column: list[Any] | None, kind: pa.DataType, count: int) -> pa.Array:
+    """A column of the chunk's `count` records, without what its owner may have appended after it was closed."""
+    if column is None:
+        return pa.nulls(count, kind)
+    array = pa.array(column, kind)
+    return array if len(array) == count else array.slice(0, count)
 
 
 def _route_column(topic: ProducerTopic, chunk: Chunk, columns: list[pa.Array]) -> pa.Array | None:

@@ -251,7 +251,7 @@ class Sender:
         if isinstance(item, TablePiece):
             count, reserved, last = (0 if item.batch is None else item.batch.num_rows), item.reserved, item.last
         else:
-            count, reserved, last = len(item), item.size, True
+            count, reserved, last = item.count, item.size, True
         part = Part(item.receipt, -1, range(count), reserved)
         item.receipt.place([part], last=last)
         complete = item.receipt.settle(part, -1, -1, ours)

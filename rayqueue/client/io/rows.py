@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from rayqueue.client.io.casts import exact_array
 from rayqueue.errors import SchemaMismatch
 
 Check = Callable[[Any], int]  # returns about how many bytes the value has; raises when it does not fit
@@ -76,7 +77,7 @@ def _check_of(kind: pa.DataType) -> Check:
 def _slow(value: Any, kind: pa.DataType) -> int:
     if isinstance(value, bool) and not pa.types.is_boolean(kind):
         raise TypeError("a bool is not a number")
-    return int(pa.array([value], kind).nbytes)
+    return int(exact_array([value], kind).nbytes)
 
 
 def rows_to_columns(rows: list[Mapping[str, Any]], schema: pa.Schema) -> list[pa.Array]:

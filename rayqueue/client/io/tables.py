@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayqueue.client.accumulator import RECORD_OVERHEAD
-from rayqueue.client.io.casts import cast_column
+from rayqueue.client.io.casts import cast_column, exact_array
 from rayqueue.errors import RecordTooLarge, SchemaMismatch
 from rayqueue.protocol.schemas import DEFAULT_SCHEMA, HEADERS_TYPE, TIMESTAMP_TYPE
 
@@ -62,7 +62,7 @@ def _from_dicts(rows: Iterable[Any], schema: pa.Schema, topic: str) -> pa.Table:
             values = [list(v.items()) if isinstance(v, Mapping) else v for v in values]
         kind = schema.field(name).type if name in schema.names else None
         try:
-            columns[name] = pa.array(values, kind)
+            columns[name] = exact_array(values, kind)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise SchemaMismatch(f"column {name!r} of topic {topic!r} is {kind}: {error}") from error
     return pa.table(columns)

@@ -25,7 +25,8 @@ class ProducerTopic:
     """A topic, as the hot path, the encoder and the machine need it.
 
     Attributes:
-        chunk: the open chunk, or None. Guarded by the accumulator's lock, as full_at is.
+        chunk: the open chunk, or None. contended: several threads have appended to it. Guarded by the accumulator's lock.
+        plain: keys and values are bytes as they come: the hot path may take them.
         full_at: bytes at which a chunk is closed.
         record_max: `max.message.bytes`.
         lanes: one a partition. available: the partitions with a leader.
@@ -36,8 +37,8 @@ class ProducerTopic:
     """
 
     __slots__ = (
-        "available", "checker", "chunk", "codec", "full_at", "function", "info", "key_column", "lanes", "name",
-        "partitioner", "record_max", "refreshed_ms", "route_column", "schema", "typed",
+        "available", "checker", "chunk", "codec", "contended", "full_at", "function", "info", "key_column", "lanes", "name",
+        "partitioner", "plain", "record_max", "refreshed_ms", "route_column", "schema", "typed",
     )  # fmt: skip
 
     def __init__(self, info: TopicInfo, config: ProducerConfig) -> None:
@@ -47,11 +48,14 @@ class ProducerTopic:
         self.key_column = info.key_column or None
         self.checker = RowChecker(self.schema, info.name)
         self.chunk: Chunk | None = None
+        self.contended = False
         self.full_at = 0
         self.refreshed_ms = 0.0
         self.lanes: list[Lane] = []
         self.partitioner = Partitioner()
         self.update(info, config)
+        serialized = config.value_serializer is not None or config.key_serializer is not None
+        self.plain = not self.typed and self.function is None and not serialized
 
     def __repr__(self) -> str:
         return f"ProducerTopic({self.name!r}, partitions={len(self.lanes)})"

@@ -5,7 +5,7 @@ import io
 import pyarrow as pa
 import pytest
 
-from rayqueue.cli import produce_lines
+from rayqueue.cli import produce, produce_lines
 from rayqueue.cli.produce import Tally
 from rayqueue.cli.produce_lines import send_json, send_plain, send_typed
 from rayqueue.errors import SerializationError, StorageError
@@ -15,13 +15,16 @@ from rayqueue.types import RecordMetadata
 class Done:
     """A future that is done."""
 
-    def __init__(self, value):
+    def __init__(self, value, error=None):
         self.value = value
+        self.error = error
 
     def done(self):
         return True
 
     def result(self):
+        if self.error is not None:
+            raise self.error
         return self.value
 
 
@@ -33,12 +36,11 @@ class FakeProducer:
         self.tables = []
         self.fail_at = fail_at
 
-    def produce(self, topic, value, key=None, *, partition=None, headers=None, timestamp=None, on_delivery=None):
+    def produce(self, topic, value, key=None, partition=None, headers=None, timestamp=None):
         self.records.append((value, key, partition, headers, timestamp))
-        if self.fail_at is not None and len(self.records) >= self.fail_at:
-            on_delivery(StorageError("disk full"), None)
-        else:
-            on_delivery(None, RecordMetadata(topic, partition or 0, len(self.records) - 1, 0))
+        failed = self.fail_at is not None and len(self.records) >= self.fail_at
+        where = RecordMetadata(topic, partition or 0, len(self.records) - 1, 0)
+        return Done(where, StorageError("disk full") if failed else None)
 
     def produce_batch(self, topic, table):
         self.tables.append(table)
@@ -77,6 +79,38 @@ def test_reading_stops_at_the_first_error_of_a_delivery():
     records, counted = plain(b"a\nb\nc\nd\n", producer=producer)
     assert len(records) == 2
     assert counted.total == 1 and counted.failed == 1 and isinstance(counted.error, StorageError)
+
+
+class Pending(Done):
+    """A future that is not done until it is waited for."""
+
+    waited = False
+
+    def done(self):
+        return self.waited
+
+    def result(self):
+        self.waited = True
+        return super().result()
+
+
+def test_the_tally_waits_when_very_many_are_under_way(monkeypatch):
+    monkeypatch.setattr(produce, "IN_FLIGHT", 10)
+    counted, futures = tally(), [Pending(RecordMetadata("t", 0, n, 0)) for n in range(25)]
+    for future in futures:
+        counted.track(future)
+    assert sum(not future.waited for future in futures) <= 10
+    counted.collect()
+    assert counted.total == 25
+
+
+def test_the_tally_can_give_up():
+    counted = tally()
+    for future in (Done(RecordMetadata("t", 0, 0, 0)), Pending(RecordMetadata("t", 0, 1, 0))):
+        counted.track(future)
+    counted.give_up()
+    counted.collect()
+    assert counted.total == 1
 
 
 def test_a_line_beyond_any_record(monkeypatch):

@@ -48,6 +48,5 @@ def test_window_bounds_what_is_held_and_nobody_starves(seed: int) -> None:
             window.held -= draw.randrange(window.held + 1)
         assert window.outstanding == credit
         assert window.held <= limit + largest
-        assert window.held > 0 or credit > 0 or window.grant(limit) > 0 or credit + limit // 4 > 0
     window.held = 0
     assert credit + window.grant(limit) > 0, "all was read: the server may send"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.unit.client.fake_chunks import TOPIC_ID, FakeChunk
 
 from rayqueue.client.cursor import Accepted, Cursor
 from rayqueue.errors import OffsetOutOfRange
+from tests.unit.client.fake_chunks import TOPIC_ID, FakeChunk
 
 
 @pytest.fixture

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tests.unit.client.fake_chunks import TOPIC_ID, FakeChunk
-
 from rayqueue.client.cursor import Cursor
 from rayqueue.client.ring import Ring
+from tests.unit.client.fake_chunks import TOPIC_ID, FakeChunk
 
 
 def filled(partition: int, records: int) -> Cursor:

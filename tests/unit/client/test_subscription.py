@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from tests.unit.client.fake_chunks import topic_info
 
 from rayqueue.client.subscription import Subscription, difference
 from rayqueue.errors import ConfigError
+from tests.unit.client.fake_chunks import topic_info
 
 
 def test_names_ask_for_their_own_metadata_only() -> None:

@@ -13,7 +13,6 @@ from rich.console import Console
 
 import rayqueue
 from rayqueue.demo import main, verify
-from rayqueue.errors import ClusterNotRunning
 from rayqueue.testing.inprocess import InProcessCluster
 
 
@@ -30,9 +29,8 @@ class Clusters:
         return SimpleNamespace(name=name, bootstrap_servers=cluster.bootstrap_servers, token=None)
 
     def shutdown(self, name: str) -> None:
-        if name not in self.running:
-            raise ClusterNotRunning(name)
-        self.running.pop(name).stop()
+        if name in self.running:  # else it does nothing, as the real one
+            self.running.pop(name).stop()
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import random
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import google_crc32c
@@ -20,6 +22,14 @@ from rayqueue.storage.files import AppendFile, OsFiles, Piece
 from rayqueue.storage.log import Log, LogBatch
 
 EVERYTHING = 1 << 62
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory in memory, where there is one: for tests that make thousands of logs, or run examples."""
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as directory:
+        yield Path(directory)
 
 
 def config(**settings: object) -> TopicConfig:
@@ -67,9 +77,9 @@ def serialized(rows: pa.RecordBatch, codec: str | None = None) -> pa.Buffer:
         return rows.serialize()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
-        start = sink.tell()
         writer.write_batch(rows)
         end = sink.tell()
+    start = rows.schema.serialize().size
     return sink.getvalue().slice(start, end - start)
 
 

@@ -1,0 +1,63 @@
+"""What the coordinator tells, through Ray, of the cluster as a whole."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from rayqueue.actors.names import broker_name, replica_name
+from rayqueue.actors.options import ClusterOverview, CoordinatorOptions
+from rayqueue.client.addresses import format_addresses
+from rayqueue.coordination.machine import CoordinatorMachine
+from rayqueue.coordination.views import describe_cluster
+from rayqueue.protocol.messages import MetadataRequest
+
+
+class BrokerPlacer(Protocol):
+    """Starts brokers where they are wanted, in threads of its own."""
+
+    problems: dict[str, str]
+
+    def start(self) -> None:
+        """The coordinator serves: begin."""
+        ...
+
+    def stop(self) -> None:
+        """Start nothing more."""
+        ...
+
+    def want(self, brokers: int | None) -> None:
+        """At least so many brokers are wanted; None: one on every node."""
+        ...
+
+    def missing(self, running: set[int]) -> dict[int, str]:
+        """Brokers that are wanted and do not run, by id; -1: it has not looked yet."""
+        ...
+
+
+def describe(
+    machine: CoordinatorMachine, options: CoordinatorOptions, token: str | None, placer: BrokerPlacer | None
+) -> ClusterOverview:
+    """The cluster as the coordinator's machine and placer see it; called between two events."""
+    state = machine.state
+    brokers = [broker for _, broker in sorted(state.brokers.items())]
+    actors = [actor for _, actor in sorted(state.replica_actors.items())]
+    running = {broker.broker_id for broker in brokers if machine.is_watching(broker.incarnation)}
+    missing = {broker_name(options.name, i): why for i, why in placer.missing(running).items()} if placer else {}
+    for broker in brokers:
+        for slot in range(broker.pool_size if broker.broker_id in running else 0):
+            actor = state.replica_actors.get((broker.broker_id, slot))
+            if actor is None or not machine.is_watching(actor.incarnation):
+                missing[replica_name(options.name, broker.broker_id, slot)] = "has not registered"
+    request = MetadataRequest(None)
+    incarnations = [broker.incarnation for broker in brokers] + [actor.incarnation for actor in actors]
+    return ClusterOverview(
+        bootstrap_servers=format_addresses([(broker.host, broker.port) for broker in brokers]),
+        token=token,
+        options=options,
+        metadata=describe_cluster(state, request, machine.end, machine.address, machine.epoch),
+        brokers=brokers,
+        replica_actors=actors,
+        watching=[incarnation for incarnation in incarnations if machine.is_watching(incarnation)],
+        missing=missing,
+        problems=sorted(placer.problems.values()) if placer else [],
+    )
