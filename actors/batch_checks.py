@@ -1,4 +1,4 @@
-"""What a produced batch must pass before it may stand in a log: it comes from outside, and all consumers will read it."""
+"""What a produced batch must pass before it may stand in a log: it comes from outside, and all consumers read it."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class FetchStream:
             for partition in list(self._by_partition):
                 self._unlisten(partition, self.on_news)
 
-    # --- the client's side (gRPC's thread) -----------------------------------------------------------------------------
+    # --- the client's side (gRPC's thread) --------------------------------------------------------------------------
 
     def _take(self, request: FetchRequest) -> None:
         if request.credit < 0:
@@ -142,7 +142,7 @@ class FetchStream:
             self._by_partition.pop(partition, None)
             self._unlisten(partition, self.on_news)
 
-    # --- news (any thread) ---------------------------------------------------------------------------------------------
+    # --- news (any thread) ------------------------------------------------------------------------------------------
 
     def on_news(self, partition: HostedPartition) -> None:
         """The partition's high watermark, log start or leadership has changed."""
@@ -162,7 +162,7 @@ class FetchStream:
             self._awake = True
             self._wakes.put(True)
 
-    # --- the pusher's thread -------------------------------------------------------------------------------------------
+    # --- the pusher's thread ----------------------------------------------------------------------------------------
 
     def _push_all(self) -> None:
         while self._wakes.get():

@@ -194,7 +194,9 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         handler = self._actions.get(name)
         if handler is None:
             return codec.encode_failure(
-                ProtocolError(f"a {self.identity.role} has no action {name!r}; it has {', '.join(sorted(self._actions))}")
+                ProtocolError(
+                    f"a {self.identity.role} has no action {name!r}; it has {', '.join(sorted(self._actions))}"
+                )
             )
         try:
             return codec.encode_reply(handler(body))
@@ -238,7 +240,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         me = self.identity
         if hello.version != PROTOCOL_VERSION:
             raise ProtocolError(
-                f"the caller speaks version {hello.version}, this {me.role} {PROTOCOL_VERSION}: install the same rayqueue"
+                f"the caller speaks version {hello.version}, this {me.role} {PROTOCOL_VERSION}: install one rayqueue"
             )
         if hello.kind not in self._exchanges:
             raise ProtocolError(f"a {me.role} has no exchange {hello.kind!r}")

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from rayqueue.actors.batch_checks import BatchChecks
 from rayqueue.config.topic import TopicConfig
-from rayqueue.errors import StorageError
+from rayqueue.errors import RayQueueError, StorageError
 from rayqueue.protocol.ipc import build_header
 from rayqueue.protocol.messages import BatchHeader, LogDescription
 from rayqueue.replication import events as ev
@@ -77,7 +77,8 @@ class HostedPartition:
         self.high_watermark = self.leader.high_watermark
 
     def __repr__(self) -> str:
-        return f"HostedPartition({self.topic}-{self.partition}, epoch {self.leader.leader_epoch}, end {self.leader.log_end})"
+        leader = self.leader
+        return f"HostedPartition({self.topic}-{self.partition}, epoch {leader.leader_epoch}, end {leader.log_end})"
 
     def _producers(self, wall_ms: int) -> ProducerStates:
         """What the log says of its producers: the latest snapshot, and the index entries after it."""
@@ -89,7 +90,9 @@ class HostedPartition:
                 states.load(snapshot[1])
                 start = max(start, snapshot[0])
             except msgspec.DecodeError as error:
-                log.warning("%s: a producer snapshot is damaged, reading the whole index instead: %s", self.topic, error)
+                log.warning(
+                    "%s: a producer snapshot is damaged, reading the whole index instead: %s", self.topic, error
+                )
         for entries in self.log.entries_from(start):
             states.replay((batch_header(entry) for entry in entries), wall_ms)
         return states
@@ -129,13 +132,23 @@ class HostedPartition:
             batches.append(LogBatch(header, raw, item.message.body))
         try:
             rolled = self.log.append(batches, wall_ms)
-            if rolled:
-                self.log.write_snapshot(self.log.log_end_offset, self.leader.producers.dump())
-        except StorageError as error:
+        except RayQueueError as error:
             log.error("%s-%d: append failed: %s", self.topic, self.partition, error)
             self.step(ev.WriteFailed(str(error)), now_ms, wall_ms)
             return
         self.step(ev.Written(), now_ms, wall_ms)
+        if rolled:
+            self._after_roll(now_ms, wall_ms)
+
+    def _after_roll(self, now_ms: int, wall_ms: int) -> None:
+        """Closed segments are made durable, and the producers' state is kept beside them."""
+        try:
+            self.log.write_snapshot(self.log.log_end_offset, self.leader.producers.dump())
+        except StorageError as error:
+            # The batches are in the log, and from the log the state is read again: only a longer recovery is lost.
+            log.warning("%s-%d: no producer snapshot: %s", self.topic, self.partition, error)
+        self.step(ev.Rolled(), now_ms, wall_ms)
+        self._enforce_retention(wall_ms)
 
     def notify(self) -> None:
         """Tells the fetch sessions that the high watermark or the log start has moved."""
@@ -158,6 +171,9 @@ class HostedPartition:
     def retain(self, wall_ms: int, producer_expiry_ms: int) -> None:
         """Retention, and forgetting idle producers."""
         self.leader.producers.expire(wall_ms - producer_expiry_ms)
+        self._enforce_retention(wall_ms)
+
+    def _enforce_retention(self, wall_ms: int) -> None:
         try:
             if self.log.enforce_retention(wall_ms, self.high_watermark):
                 self.notify()

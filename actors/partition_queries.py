@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from rayqueue.actors.hosted_partition import HostedPartition
 from rayqueue.errors import OffsetOutOfRange, RayQueueError
@@ -22,7 +23,7 @@ Find = Callable[[bytes, int], HostedPartition]
 
 def list_offsets(find: Find, request: ListOffsetsRequest) -> ListOffsetsResponse:
     """Offsets by timestamp, each query answered or refused by itself."""
-    return ListOffsetsResponse([_answer(lambda q=query: _offset(find, q)) for query in request.queries])
+    return ListOffsetsResponse([_answer(partial(_offset, find, query)) for query in request.queries])
 
 
 def _answer(ask: Callable[[], OffsetAnswer]) -> OffsetAnswer:
@@ -44,7 +45,7 @@ def _offset(find: Find, query: OffsetQuery) -> OffsetAnswer:
 
 def delete_records(find: Find, request: DeleteRecordsRequest) -> ListOffsetsResponse:
     """Moves log starts up; answers with the new ones. Runs on the actor's loop."""
-    return ListOffsetsResponse([_answer(lambda q=query: _delete(find, q)) for query in request.queries])
+    return ListOffsetsResponse([_answer(partial(_delete, find, query)) for query in request.queries])
 
 
 def _delete(find: Find, query: TruncateQuery) -> OffsetAnswer:

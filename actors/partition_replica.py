@@ -112,7 +112,7 @@ class PartitionReplica:
     def _connect(self) -> Channel:
         return Channel(*self.options.coordinator, token=self.options.token)
 
-    # --- start and stop ----------------------------------------------------------------------------------------------
+    # --- start and stop ---------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
         try:
@@ -236,7 +236,7 @@ class PartitionReplica:
             options.logging.file,
         )
 
-    # --- the metadata log ----------------------------------------------------------------------------------------------
+    # --- the metadata log -------------------------------------------------------------------------------------------
 
     def _on_metadata(self, state: ClusterState, records: list[Record], end: int, coordinator_epoch: int) -> None:
         """On the follower's thread, which waits until the loop has acted: the state does not move meanwhile.
@@ -250,14 +250,16 @@ class PartitionReplica:
             self.progress.running()
         self._coordinator.call("applied", Applied(self.incarnation, end), Empty, REGISTER_TIMEOUT_S)
 
-    # --- exchanges and actions (gRPC's threads) ------------------------------------------------------------------------
+    # --- exchanges and actions (gRPC's threads) ---------------------------------------------------------------------
 
     def _produce(self, exchange: Exchange) -> None:
         limit = self.options.config.max_in_flight_requests
         ProduceStream(exchange, self._table.find, self._driver.post, self._budget, limit).run()
 
     def _fetch(self, exchange: Exchange) -> None:
-        FetchStream(exchange, self._table.find, self._listen_to, self._unlisten_to, self.options.config.fetch_max_bytes).run()
+        FetchStream(
+            exchange, self._table.find, self._listen_to, self._unlisten_to, self.options.config.fetch_max_bytes
+        ).run()
 
     def _listen_to(self, partition: HostedPartition, listener: Listener) -> None:
         def add() -> None:
@@ -277,7 +279,7 @@ class PartitionReplica:
     def _describe(self) -> DescribeLogsResponse:
         return self._driver.call(lambda: DescribeLogsResponse([hosted.describe() for hosted in self._table]))
 
-    # --- the loop ------------------------------------------------------------------------------------------------------
+    # --- the loop ---------------------------------------------------------------------------------------------------
 
     def _handle(self, taken: list[Any], now_ms: int, wall_ms: int) -> None:
         dirty: dict[HostedPartition, None] = {}
@@ -299,7 +301,9 @@ class PartitionReplica:
         for item in request.items:
             partition = item.partition
             if partition.closed:
-                request.complete(item.index, ProduceResult(-1, -1, partition.closed, "the partition is not led here any more"))
+                request.complete(
+                    item.index, ProduceResult(-1, -1, partition.closed, "the partition is not led here any more")
+                )
                 continue
             partition.step(ev.Produce(item, request.acks, item.batch), now_ms, wall_ms)
             if partition.dirty:

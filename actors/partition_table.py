@@ -7,7 +7,7 @@ same state twice, it does nothing the second time. Runs on the actor's loop; `fi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from rayqueue.actors.hosted_partition import HostedPartition
@@ -66,7 +66,7 @@ class PartitionTable:
         self._failed: dict[Key, str] = {}  # could not be opened: why
         self._registered = False
 
-    def __iter__(self) -> Iterable[HostedPartition]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[HostedPartition]:
         return iter(list(self._hosted.values()))
 
     def __len__(self) -> int:

@@ -56,7 +56,13 @@ class Item:
     __slots__ = ("batch", "body_crc", "index", "message", "partition", "request")
 
     def __init__(
-        self, request: Request, index: int, batch: ProduceBatch, partition: HostedPartition, message: IpcMessage, crc: int
+        self,
+        request: Request,
+        index: int,
+        batch: ProduceBatch,
+        partition: HostedPartition,
+        message: IpcMessage,
+        crc: int,
     ) -> None:
         self.request = request
         self.index = index

@@ -202,7 +202,9 @@ class Producer:
         """The size and key of a typed topic's row."""
         size = RECORD_OVERHEAD + topic.checker.check(row)
         if headers is not None:
-            raise SchemaMismatch(f"topic {topic.name!r} is typed and has no headers: leave them out, or make them a column")
+            raise SchemaMismatch(
+                f"topic {topic.name!r} is typed and has no headers: leave them out, or make them a column"
+            )
         own = row.get(topic.key_column) if topic.key_column is not None else None
         if key is not None and key != own:
             where = f"its key is the column {topic.key_column!r}" if topic.key_column else "it has no key column"
@@ -253,9 +255,7 @@ class Producer:
                 f"topic {topic!r} is typed, its key column is {state.key_column!r}, not {key_column!r}: leave key_column= out"
             )
         table = as_table(data, state.schema, topic)
-        batch = fit_table(
-            table, state.schema, topic, time_ns() // _NS_PER_MS, typed=state.typed, key_column=key_column
-        )
+        batch = fit_table(table, state.schema, topic, time_ns() // _NS_PER_MS, typed=state.typed, key_column=key_column)
         check_sizes(batch, state.record_max, topic)
         receipt = Receipt(topic, pipeline.callbacks.run, together=True)
         if batch.num_rows == 0:
@@ -268,9 +268,10 @@ class Producer:
         pipeline = self._pipeline
         memory = pipeline.memory
         limit = min(self._config.max_request_size * topic.partitions, max(1, memory.limit // 4), 16 << 20)
-        keyed = topic.route_column is not None and batch.column(
-            batch.schema.get_field_index(topic.route_column)
-        ).null_count < batch.num_rows
+        keyed = (
+            topic.route_column is not None
+            and batch.column(batch.schema.get_field_index(topic.route_column)).null_count < batch.num_rows
+        )
         whole: list[int] | None = None if keyed and topic.partitioner.uses_keys else []
         explicit = None
         if topic.function is not None and keyed:
@@ -290,7 +291,9 @@ class Producer:
                     pipeline.outstanding[receipt] = None
                     start += piece.num_rows
                     pipeline.accumulator.add(
-                        TablePiece(topic, receipt, piece, whole, chosen, reserved, start == rows, time.monotonic() * 1000)
+                        TablePiece(
+                            topic, receipt, piece, whole, chosen, reserved, start == rows, time.monotonic() * 1000
+                        )
                     )
                 pipeline.ring()
         except BaseException:
@@ -380,7 +383,9 @@ def _timestamp_ms(timestamp: Any) -> int:
     else:
         raise SerializationError(f"a timestamp is ms since the epoch or a datetime, not {type(timestamp).__name__}")
     if not 0 <= ms <= _TIMESTAMP_MAX_MS:
-        raise SerializationError(f"timestamp {ms} ms is not between 1970 and 2255: give ms since the epoch, not s or ns")
+        raise SerializationError(
+            f"timestamp {ms} ms is not between 1970 and 2255: give ms since the epoch, not s or ns"
+        )
     return ms
 
 

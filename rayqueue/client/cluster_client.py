@@ -191,7 +191,8 @@ class ClusterClient:
         names = [topic.name for topic in self.metadata().topics]
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}? Else create" if near else "create"
-        return f"there is no topic {name!r}: {hint} it with `rayqueue topic create {name}` or AdminClient().create_topic({name!r})"
+        how = f"`rayqueue topic create {name}` or AdminClient().create_topic({name!r})"
+        return f"there is no topic {name!r}: {hint} it with {how}"
 
     def partition(self, topic: str, partition: int) -> PartitionInfo:
         """A partition's metadata.

@@ -114,6 +114,4 @@ def _split(target: npt.NDArray[np.int64], partitions: int) -> list[tuple[int, Ro
     counts = np.bincount(target, minlength=partitions)
     found = np.flatnonzero(counts)
     ends = np.cumsum(counts[found])
-    return [
-        (int(partition), order[end - counts[partition] : end]) for partition, end in zip(found, ends, strict=True)
-    ]
+    return [(int(partition), order[end - counts[partition] : end]) for partition, end in zip(found, ends, strict=True)]

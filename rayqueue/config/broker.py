@@ -15,14 +15,20 @@ BROKER_SETTINGS = table(
     Setting("num.partitions", 1, integer(1, 100_000), "partitions of a topic that is created automatically"),
     Setting("default.replication.factor", 1, integer(1, 1000), "replicas of a topic when nobody says"),
     Setting("log.retention.check.interval.ms", 5_000, integer(10), "how often retention looks at closed segments"),
-    Setting("num.replica.actors", None, optional(integer(1, 256)), "replica actors a broker runs; None: about one a core"),
-    Setting("listen.host", None, optional(text), "address to listen on; None: loopback on one machine, else the node's"),
+    Setting(
+        "num.replica.actors", None, optional(integer(1, 256)), "replica actors a broker runs; None: about one a core"
+    ),
+    Setting(
+        "listen.host", None, optional(text), "address to listen on; None: loopback on one machine, else the node's"
+    ),
     Setting("advertised.host", None, optional(text), "the host clients are told; None: the one listened on"),
     Setting("port", 0, integer(0, 65_535), "port of the first broker, others follow; 0: chosen once, then kept"),
     Setting("token", None, optional(text), "the token clients need; None: made at start where one is needed"),
     Setting("socket.request.max.bytes", 100 * 1024 * 1024, integer(1024), "largest produce request taken"),
     Setting("max.in.flight.requests", 64, integer(1, 4096), "produce requests a stream may have unanswered"),
-    Setting("queued.max.bytes", 256 * 1024 * 1024, integer(1 << 20), "bytes a replica actor holds before it stops reading"),
+    Setting(
+        "queued.max.bytes", 256 * 1024 * 1024, integer(1 << 20), "bytes a replica actor holds before it stops reading"
+    ),
     Setting("fetch.max.bytes", 1024 * 1024, integer(1024), "bytes of one push to a consumer"),
     Setting("producer.id.expiration.ms", 24 * 3600 * 1000, integer(1), "forget an idle producer's sequence after"),
     Setting("max.partitions", 100_000, integer(1), "partitions the cluster takes"),

@@ -63,7 +63,9 @@ PRODUCER_SETTINGS = table(
     Setting("retries", INT32_MAX, integer(0, INT32_MAX), "how often a batch is sent again"),
     Setting("max.in.flight", 5, integer(1, 64), "unanswered requests a replica actor; at most 5 when idempotent"),
     Setting("compression.type", "none", one_of("none", "lz4", "zstd"), "of batches, where the topic leaves it to us"),
-    Setting("partitioner", None, optional(_partitioner), "instead of the topic's: a name, or f(key, partitions) -> int"),
+    Setting(
+        "partitioner", None, optional(_partitioner), "instead of the topic's: a name, or f(key, partitions) -> int"
+    ),
     Setting("value.serializer", None, anything, "f(value) -> bytes, 'json' or 'utf-8'"),
     Setting("key.serializer", None, anything, "f(key) -> bytes, 'json' or 'utf-8'"),
     Setting("transactional.id", None, anything, "", later="transactions are not built yet"),
@@ -148,7 +150,9 @@ class ProducerConfig(CommonConfig):
         values = _attributes(PRODUCER_SETTINGS, given, "producer")
         asked = values["enable_idempotence"]
         if asked is None:
-            values["enable_idempotence"] = values["acks"] == -1 and values["retries"] > 0 and values["max_in_flight"] <= 5
+            values["enable_idempotence"] = (
+                values["acks"] == -1 and values["retries"] > 0 and values["max_in_flight"] <= 5
+            )
         elif asked:
             _check_idempotence(values)
         return cls(**values)
@@ -158,7 +162,9 @@ def _check_idempotence(values: Mapping[str, Any]) -> None:
     if values["acks"] != -1:
         raise ConfigError("enable.idempotence needs acks=all: leave acks out, or set enable.idempotence=False")
     if values["retries"] == 0:
-        raise ConfigError("enable.idempotence needs retries above 0: leave retries out, or set enable.idempotence=False")
+        raise ConfigError(
+            "enable.idempotence needs retries above 0: leave retries out, or set enable.idempotence=False"
+        )
     if values["max_in_flight"] > 5:
         raise ConfigError("enable.idempotence needs max.in.flight of at most 5, as many as the log remembers")
 

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rayqueue.config.settings import INT32_MAX, INT64_MAX, Setting, boolean, integer, one_of, parse, resolve, table, text
+from rayqueue.config.settings import (
+    INT32_MAX,
+    INT64_MAX,
+    Setting,
+    boolean,
+    integer,
+    one_of,
+    parse,
+    resolve,
+    table,
+    text,
+)
 from rayqueue.errors import ConfigError
 
 _COMPACTION = "compaction comes with consumer groups"
@@ -15,8 +26,8 @@ _limit = integer(-1)
 
 TOPIC_SETTINGS = table(
     Setting("retention.ms", 7 * 24 * 3600 * 1000, _limit, "delete segments older than this; -1: never"),
-    Setting("retention.bytes", -1, _limit, "keep at most so many bytes a partition; -1: no limit"),
-    Setting("retention.records", -1, _limit, "keep at most so many records a partition; -1: no limit"),
+    Setting("retention.bytes", -1, _limit, "delete segments beyond so many bytes a partition; -1: no limit"),
+    Setting("retention.records", -1, _limit, "delete segments beyond so many records a partition; -1: no limit"),
     Setting("cleanup.policy", "delete", one_of("delete", "compact", "compact,delete"), "what retention does"),
     Setting("segment.bytes", 1 << 30, integer(1024, INT32_MAX), "roll a segment at this size"),
     Setting("segment.ms", 7 * 24 * 3600 * 1000, integer(1), "roll a segment at this age"),
@@ -33,7 +44,10 @@ TOPIC_SETTINGS = table(
         "how batches are stored; producer: as the producer chose",
     ),
     Setting(
-        "message.timestamp.type", "CreateTime", one_of("CreateTime", "LogAppendTime"), "the producer's time or the log's"
+        "message.timestamp.type",
+        "CreateTime",
+        one_of("CreateTime", "LogAppendTime"),
+        "the producer's time or the log's",
     ),
     Setting("unclean.leader.election.enable", False, boolean, "lead from a stale replica", later=_REPLICATION),
     Setting(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,10 +17,15 @@ _OK = b"\x00"
 _FAILED = b"\x01"
 
 
-@lru_cache(maxsize=256)
+_decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}
+
+
 def decoder(kind: type[T]) -> msgspec.msgpack.Decoder[T]:
     """The decoder of a message type."""
-    return msgspec.msgpack.Decoder(kind)
+    found = _decoders.get(kind)
+    if found is None:
+        found = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    return found
 
 
 def decode(data: bytes | memoryview, kind: type[T]) -> T:

@@ -8,6 +8,8 @@ one binary column, each row a whole Arrow IPC message (produce) or a run of them
 Ids: `topic_id` is the 16 bytes of the topic's UUID. Timestamps are ms since the epoch. Offsets count records.
 """
 
+# size: one catalogue of all that is said on the wire; docs/protocol.md is held against it, and it holds no logic
+
 from __future__ import annotations
 
 import msgspec
@@ -336,7 +338,7 @@ class DescribeLogsResponse(msgspec.Struct, array_like=True):
 
 
 class TopicSpec(msgspec.Struct, array_like=True):
-    """Attributes: replication_factor: -1 for the default; schema: IPC-serialised user schema, b"" for Kafka's record."""
+    """Attributes: replication_factor: -1: the default; schema: IPC-serialised user schema, b"" for Kafka's record."""
 
     name: str
     partitions: int

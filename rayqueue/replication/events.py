@@ -27,6 +27,10 @@ class Written(msgspec.Struct, frozen=True, gc=False):
     """All appends so far are in the page cache."""
 
 
+class Rolled(msgspec.Struct, frozen=True, gc=False):
+    """The last write has closed a segment: what is closed should become durable soon, acks do not wait for it."""
+
+
 class WriteFailed(msgspec.Struct, frozen=True, gc=False):
     """The appends since the last `Written` are not in the log: the shell has cut it back to `log_end`."""
 
@@ -49,7 +53,7 @@ class Tick(msgspec.Struct, frozen=True, gc=False):
     """A deadline may have passed."""
 
 
-Event = Produce | Written | WriteFailed | Flushed | FlushFailed | Tick
+Event = Produce | Written | Rolled | WriteFailed | Flushed | FlushFailed | Tick
 
 # --- effects -------------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,8 @@ class Leader:
                 return self._produce(event, wall_ms)
             case ev.Written():
                 return self._written(now_ms)
+            case ev.Rolled():
+                return self._flush()
             case ev.Flushed(end=end):
                 return self._flushed(end)
             case ev.Tick():
@@ -102,7 +104,9 @@ class Leader:
         self.log_end = header.last_offset + 1
         self.producers.append(header, wall_ms)
         appended_at = wall_ms if header.attributes & LOG_APPEND_TIME else NO_TIMESTAMP
-        self._waiting.append(Waiting(header.last_offset, ev.Reply(event.ref, header.base_offset, appended_at), event.acks))
+        self._waiting.append(
+            Waiting(header.last_offset, ev.Reply(event.ref, header.base_offset, appended_at), event.acks)
+        )
         return [ev.Append(event.ref, header)]
 
     def _refusal(self, event: ev.Produce) -> ev.Reply | None:
@@ -110,7 +114,9 @@ class Leader:
             return ev.Reply(event.ref, -1, error="StorageError", message=self.offline)
         epoch = event.batch.leader_epoch
         if epoch > self.leader_epoch:
-            return ev.Reply(event.ref, -1, error="NotLeaderOrFollower", message=f"this replica led in {self.leader_epoch}")
+            return ev.Reply(
+                event.ref, -1, error="NotLeaderOrFollower", message=f"this replica led in {self.leader_epoch}"
+            )
         if event.acks == -1 and self._config.min_insync_replicas > 1:
             message = f"min.insync.replicas is {self._config.min_insync_replicas}, in sync is 1"
             return ev.Reply(event.ref, -1, error="NotEnoughReplicas", message=message)

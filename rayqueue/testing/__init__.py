@@ -30,6 +30,9 @@ def cluster(brokers: int = 1, config: Any = None) -> Iterator[Cluster]:
     """
     from rayqueue.cluster import start
 
-    with tempfile.TemporaryDirectory(prefix="rayqueue-") as directory:
-        with start(name=f"test-{uuid.uuid4().hex[:8]}", brokers=brokers, data_dir=directory, config=config) as running:
-            yield running
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    with (
+        tempfile.TemporaryDirectory(prefix="rayqueue-") as directory,
+        start(name=name, brokers=brokers, data_dir=directory, config=config) as running,
+    ):
+        yield running

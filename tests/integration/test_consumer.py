@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from rayqueue.errors import ConfigError, SchemaMismatch, SerializationError, UnknownTopicOrPartition
+from rayqueue.message import Message
 from rayqueue.testing.inprocess import InProcessCluster
 from rayqueue.types import OFFSET_BEGINNING, OFFSET_END, TopicPartition, Watermarks
 from tests.integration.consumer_cluster import WAIT_S, World, numbers, take
@@ -158,7 +159,7 @@ def test_iteration_ends_at_the_end_as_of_its_start(world: World, mapped: bool) -
     topic = world.topic(partitions=2)
     world.fill(topic, 30, 0)
     consumer = world.consumer(topic, stop_at="latest", mapped_reads=mapped)
-    seen = []
+    seen: list[Message] = []
     for message in consumer:
         if not seen:
             world.fill(topic, 10, 0, start=30)

@@ -13,6 +13,7 @@ from rayqueue.client.fetching.engine import Engine
 from rayqueue.config import CONSUMER_SETTINGS
 from rayqueue.consumer import Consumer
 from rayqueue.errors import BrokerNotAvailable, ConfigError, OffsetOutOfRange, RayQueueError, UnknownTopicOrPartition
+from rayqueue.message import Message
 from rayqueue.testing.inprocess import InProcessCluster
 from rayqueue.types import TopicPartition
 from tests.integration.consumer_cluster import WAIT_S, World, numbers, take
@@ -40,7 +41,7 @@ def test_all_ways_to_name_topics_and_settings(world: World) -> None:
     one, two = world.topic(), world.topic()
     settings = {"bootstrap.servers": world.servers, "auto.offset.reset": "earliest"}
     for made in (
-        Consumer(one, two, **{name.replace(".", "_"): value for name, value in settings.items()}),
+        Consumer(one, two, bootstrap_servers=world.servers, auto_offset_reset="earliest"),
         Consumer(settings, one, two),
         Consumer([one, two], settings),
         Consumer(one, two, settings, group_id=None, client_id="me"),
@@ -144,7 +145,7 @@ def test_fetch_max_bytes_and_max_partition_fetch_bytes_bound_what_is_prefetched(
         topic, mapped_reads=False, fetch_max_bytes=30_000, max_partition_fetch_bytes=10_000, fetch_min_bytes=1
     )
     batch = 10 * 500 + 1500
-    got = []
+    got: list[Message] = []
     while len(got) < 400:
         message = consumer.poll(WAIT_S)
         assert message is not None

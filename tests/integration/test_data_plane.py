@@ -59,7 +59,9 @@ def topic(wire: WireClient, request: pytest.FixtureRequest) -> TopicInfo:
     return wire.create(name, partitions=2)
 
 
-def test_acks_come_in_the_order_of_requests_and_readers_get_the_same_records(wire: WireClient, topic: TopicInfo) -> None:
+def test_acks_come_in_the_order_of_requests_and_readers_get_the_same_records(
+    wire: WireClient, topic: TopicInfo
+) -> None:
     exchange = wire.open("produce", topic)
     groups = [random_values(n) for n in (1, 100, 7, 1000, 1)]
     for correlation, values in enumerate(groups):
@@ -91,7 +93,9 @@ def test_an_idempotent_producer_resends(wire: WireClient, topic: TopicInfo) -> N
     assert reader.values == [b"a", b"b", b"c"]
 
 
-def test_a_restarted_actor_still_knows_its_producers(cluster: InProcessCluster, wire: WireClient, topic: TopicInfo) -> None:
+def test_a_restarted_actor_still_knows_its_producers(
+    cluster: InProcessCluster, wire: WireClient, topic: TopicInfo
+) -> None:
     batch = wire.batch(topic, [b"a", b"b"], producer=(11, 0, 0))
     assert produce(wire.open("produce", topic), batch).base_offset == 0
     cluster.stop_replica(0)
@@ -152,7 +156,10 @@ def bad_batches(topic: TopicInfo) -> dict[str, tuple[Batch, str]]:
         [*records([b"x"]).columns[:3], pa.nulls(1, records([b"x"]).schema.field(3).type)], names=list("abcd")
     ).serialize()
     return {
-        "a bit flipped": (Batch(topic.topic_id, 0, damaged(good, good.size - 70), 1, crc=with_crc(good, topic).crc), "CorruptRecord"),
+        "a bit flipped": (
+            Batch(topic.topic_id, 0, damaged(good, good.size - 70), 1, crc=with_crc(good, topic).crc),
+            "CorruptRecord",
+        ),
         "cut short": (with_crc(good.slice(0, good.size - 8), topic), "CorruptRecord"),
         "not arrow": (with_crc(pa.py_buffer(os.urandom(500)), topic), "CorruptRecord"),
         "empty": (with_crc(pa.py_buffer(b""), topic), "CorruptRecord"),

@@ -48,7 +48,7 @@ class World:
         for file in files:
             with pa.ipc.open_stream(pa.memory_map(str(file))) as reader:
                 batches += list(reader)
-        return pa.Table.from_batches(batches)
+        return pa.Table.from_batches(batches) if batches else pa.table({"value": [], "carrier": []})
 
     def values(self, topic: str, partition: int = 0) -> list[Any]:
         values: list[Any] = self.read(topic, partition).column("value").to_pylist()

@@ -30,8 +30,8 @@ from rayqueue.protocol.messages import (
     ProduceResponse,
     ProduceResult,
     TopicInfo,
-    TopicsResponse,
     TopicSpec,
+    TopicsResponse,
 )
 from rayqueue.protocol.schemas import DEFAULT_SCHEMA, HEADERS_TYPE, TIMESTAMP_TYPE
 from rayqueue.storage.index import unpack_entries

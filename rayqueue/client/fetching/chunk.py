@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from rayqueue.errors import CorruptRecord
@@ -60,7 +60,9 @@ class LogChunk:
         "_checked",
         "_data",
         "_entries",
+        "_kinds",
         "_last",
+        "_starts",
         "base_offset",
         "last_run",
         "next_offset",
@@ -72,24 +74,27 @@ class LogChunk:
         self._entries = entries
         self._check = check_crcs
         self._checked = 0  # batches from the first on whose CRC has been seen to be right
-        self._last = entries["last_offset"]
+        # Lists, not arrays: most chunks are a batch or a few, where NumPy costs more than the work.
+        self._last: list[int] = entries["last_offset"].tolist()
+        positions: list[int] = entries["position"].tolist()
+        self._starts = [position - positions[0] for position in positions]
+        self._kinds: list[tuple[int, int]] = [
+            (epoch, attributes & _KINDS)
+            for epoch, attributes in zip(entries["leader_epoch"].tolist(), entries["attributes"].tolist(), strict=True)
+        ]
         self.base_offset = int(entries["base_offset"][0])
-        self.next_offset = int(self._last[-1]) + 1
+        self.next_offset = self._last[-1] + 1
         self.size = int(data.size)
         self.last_run: Run | None = None
 
     def size_before(self, offset: int) -> int:
         """Bytes of the batches that end before `offset`."""
-        index = int(np.searchsorted(self._last, offset))
-        if index == 0:
-            return 0
-        if index >= len(self._last):
-            return self.size
-        return int(self._entries["position"][index] - self._entries["position"][0])
+        index = bisect_left(self._last, offset)
+        return self._starts[index] if index < len(self._starts) else self.size
 
     def after_batch(self, offset: int) -> int:
         """The offset after the batch that contains `offset`."""
-        return int(self._last[int(np.searchsorted(self._last, offset))]) + 1
+        return self._last[bisect_left(self._last, offset)] + 1
 
     def run_at(self, offset: int, schema: pa.Schema, columns: tuple[str, ...] | None, max_bytes: int) -> Run | int:
         """Opens the batches from the one that contains `offset` on, about `max_bytes` of them, one at least.
@@ -109,34 +114,31 @@ class LogChunk:
         last = self.last_run
         if last is not None and last.base_offset <= offset < last.next_offset and last.columns == columns:
             return last
-        first = int(np.searchsorted(self._last, offset))
-        end, kind = self._extent(first, max_bytes)
+        first = bisect_left(self._last, offset)
+        end = self._end(first, max_bytes)
+        epoch, kind = self._kinds[first]
         if kind & CONTROL_BATCH:
-            return int(self._last[end - 1]) + 1
+            return self._last[end - 1] + 1
         end, batches = self._open(first, end, schema, columns)
-        entry = self._entries[first]
         self.last_run = Run(
-            int(entry["base_offset"]),
-            int(self._last[end - 1]) + 1,
+            int(self._entries["base_offset"][first]),
+            self._last[end - 1] + 1,
             batches,
             columns,
-            int(entry["leader_epoch"]),
+            epoch,
             bool(kind & LOG_APPEND_TIME),
-            int(self._entries["length"][first:end].sum()),
+            self.size_before(self._last[end - 1] + 1) - self._starts[first],
         )
         return self.last_run
 
-    def _extent(self, first: int, max_bytes: int) -> tuple[int, int]:
-        """Where the run that starts at batch `first` ends, and its kind (attribute bits)."""
-        entries = self._entries
-        kind = int(entries["attributes"][first]) & _KINDS
-        if len(entries) == first + 1:
-            return first + 1, kind
-        rest = entries[first:]
-        room = int(np.searchsorted(rest["position"], int(rest["position"][0]) + max_bytes))
-        rest = rest[: max(1, room)]
-        alike = (rest["leader_epoch"] == rest["leader_epoch"][0]) & ((rest["attributes"] & _KINDS) == kind)
-        return first + (len(rest) if alike.all() else int(np.argmin(alike))), kind
+    def _end(self, first: int, max_bytes: int) -> int:
+        """Where the run that starts at batch `first` ends: the bytes are enough, or the batches of another kind."""
+        kinds, starts = self._kinds, self._starts
+        kind, room = kinds[first], starts[first] + max_bytes
+        end = first + 1
+        while end < len(kinds) and kinds[end] == kind and starts[end] < room:
+            end += 1
+        return end
 
     def _open(
         self, first: int, end: int, schema: pa.Schema, columns: tuple[str, ...] | None
@@ -157,9 +159,8 @@ class LogChunk:
 
     def _decode(self, first: int, end: int, schema: pa.Schema, columns: tuple[str, ...] | None) -> list[pa.RecordBatch]:
         entries = self._entries[first:end]
-        start = int(entries["position"][0] - self._entries["position"][0])
         check = self._check and end > self._checked
-        batches = decode(self._data.slice(start), entries, schema, columns, check)
+        batches = decode(self._data.slice(self._starts[first]), entries, schema, columns, check)
         if first <= self._checked:
             self._checked = max(self._checked, end)
         return batches

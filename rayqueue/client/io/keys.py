@@ -31,11 +31,21 @@ def hash_column(column: pa.Array, name: str = "key") -> tuple[Hashes, npt.NDArra
     """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    keyed = None
-    if column.null_count:
-        keyed = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
+    keyed = _valid(column) if column.null_count else None
     data, offsets = key_bytes_of(column, name)
     return murmur2_column(data, offsets), keyed
+
+
+# Arrow's own `to_numpy` imports pandas when it is first called, which takes half a second: buffers are read instead.
+
+
+def _valid(column: pa.Array) -> npt.NDArray[np.bool_]:
+    bits = np.unpackbits(np.frombuffer(column.buffers()[0], np.uint8), bitorder="little")
+    return bits[column.offset : column.offset + len(column)].astype(np.bool_)
+
+
+def _numbers(column: pa.Array, dtype: Any) -> npt.NDArray[Any]:
+    return np.frombuffer(column.buffers()[1], dtype, len(column), column.offset * np.dtype(dtype).itemsize)
 
 
 def key_bytes_of(column: pa.Array, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -49,13 +59,13 @@ def key_bytes_of(column: pa.Array, name: str) -> tuple[npt.NDArray[np.uint8], np
         width = kind.byte_width
         data = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * width : (column.offset + count) * width]
     elif types.is_floating(kind):
-        data, width = _words(column.cast(pa.float64()), np.dtype(">f8")), 8
+        data, width = _numbers(column.cast(pa.float64()), np.float64).astype(">f8").view(np.uint8), 8
     elif types.is_integer(kind) or types.is_boolean(kind):
-        wide = pa.uint64() if types.is_uint64(kind) else pa.int64()
-        data, width = _words(column.cast(wide), np.dtype(">u8" if types.is_uint64(kind) else ">i8")), 8
+        wide = column if types.is_uint64(kind) else column.cast(pa.int64())
+        data, width = _numbers(wide, np.int64).astype(">i8").view(np.uint8), 8
     elif types.is_temporal(kind) and kind.bit_width in (32, 64):
         plain = column.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
-        data, width = _words(plain.cast(pa.int64()), np.dtype(">i8")), 8
+        data, width = _numbers(plain.cast(pa.int64()), np.int64).astype(">i8").view(np.uint8), 8
     elif types.is_decimal(kind):
         return _variable(column.cast(pa.string()), np.dtype(np.int32))
     else:
@@ -70,11 +80,6 @@ def _variable(column: pa.Array, offset: np.dtype[Any]) -> tuple[npt.NDArray[np.u
         return np.zeros(0, np.uint8), np.zeros(len(column) + 1, np.int64)
     offsets = np.frombuffer(positions, offset, len(column) + 1, start).astype(np.int64)
     return np.frombuffer(data if data is not None else b"", np.uint8), offsets
-
-
-def _words(column: pa.Array, big_endian: np.dtype[Any]) -> npt.NDArray[np.uint8]:
-    numbers = column.fill_null(0).to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(numbers.astype(big_endian)).view(np.uint8)
 
 
 def key_bytes(value: Any) -> bytes | None:

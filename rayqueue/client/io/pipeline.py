@@ -146,7 +146,9 @@ class Pipeline:
         with self.lock:
             self._closed = RayQueueError(f"this producer has failed ({error!r}, see the log): make a new one")
             self._shut()
-        self._sender.abort(RayQueueError(f"the producer failed: {error!r}; whether these records were written is not known"))
+        self._sender.abort(
+            RayQueueError(f"the producer failed: {error!r}; whether these records were written is not known")
+        )
 
     def _shut(self) -> None:
         """Closes the open chunks, so that what comes now has to pass `check_open`; the caller holds the lock."""
@@ -169,7 +171,9 @@ class Pipeline:
         """
         memory = self.memory
         if size > memory.limit:
-            raise RecordTooLarge(f"{size} bytes are more than buffer.memory={memory.limit}: raise it, or send less at once")
+            raise RecordTooLarge(
+                f"{size} bytes are more than buffer.memory={memory.limit}: raise it, or send less at once"
+            )
         deadline = time.monotonic() + self.config.max_block_ms / 1000
         while not memory.fits(size):
             size = max(size, min(roomy, memory.limit // 4))

@@ -18,6 +18,7 @@ from rayqueue.client.io.topics import ProducerTopic
 from rayqueue.client.lanes import Batch
 from rayqueue.client.partitioner import Rows
 from rayqueue.client.slicing import cut
+from rayqueue.errors import RecordTooLarge
 from rayqueue.protocol.ipc import split_message, wire_crc
 from rayqueue.protocol.messages import COMPRESSION_CODES
 from rayqueue.protocol.schemas import HEADERS_TYPE, TIMESTAMP_TYPE
@@ -76,50 +77,72 @@ def chunk_to_batches(chunk: Chunk, batch_size: int, deadline_ms: float) -> list[
     """
     topic: ProducerTopic = chunk.topic
     count = chunk.count
-    times: Times = _array(chunk.times, pa.int64(), count).to_numpy() // _NS_PER_MS
-    columns = _chunk_columns(chunk, topic, times)
+    times: Times = np.fromiter(chunk.times, np.int64, count) // _NS_PER_MS
+    everything = range(count)
+    table: pa.RecordBatch | None = None  # all rows, made when rows are picked out of it
     hashes = keyed = None
-    if topic.partitions > 1 and topic.partitioner.uses_keys and topic.function is None:
-        column = _route_column(topic, chunk, columns)
-        if column is not None:
-            hashes, keyed = hash_column(column, topic.route_column or "key")
+    if topic.partitions > 1 and topic.partitioner.uses_keys and _is_keyed(topic, chunk):
+        table = _rows_of(chunk, everything, times)
+        hashes, keyed = hash_column(table.column(topic.schema.get_field_index(topic.route_column)), topic.route_column)
     explicit = None if chunk.partitions is None else np.array(chunk.partitions[:count], dtype=np.int64)
     routes = topic.partitioner.route(count, topic.partitions, topic.available, hashes, keyed, explicit)
-    table = pa.RecordBatch.from_arrays(columns, schema=topic.schema)
     share = _Share(chunk.size, count)
     batches: list[Batch] = []
     for partition, rows in routes:
-        for some in _cut_rows(table, rows, chunk.size, count, batch_size):
-            part = Part(chunk.receipt, partition, some, share.of(len(some)))
-            batches.append(_batch(topic, part, _select(table, some), times[_index(some)], deadline_ms))
+        if isinstance(rows, range):
+            selected = table if table is not None and rows == everything else _rows_of(chunk, rows, times)
+        else:
+            table = table if table is not None else _rows_of(chunk, everything, times)
+            selected = table.take(pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(rows)]))
+        chosen = times[_index(rows)]
+        for start, end in _cut(selected, chunk.size, batch_size):
+            part = Part(chunk.receipt, partition, rows[start:end], share.of(end - start))
+            piece = selected if end - start == len(rows) else selected.slice(start, end - start)
+            batches.append(_batch(topic, part, piece, chosen[start:end], deadline_ms))
     chunk.receipt.place([batch.part for batch in batches], times)
     return batches
 
 
-def _chunk_columns(chunk: Chunk, topic: ProducerTopic, times: Times) -> list[pa.Array]:
-    stamps = pa.Array.from_buffers(TIMESTAMP_TYPE, len(times), [None, pa.py_buffer(times)])
+def _is_keyed(topic: ProducerTopic, chunk: Chunk) -> bool:
+    return topic.function is None and topic.route_column is not None and (topic.typed or chunk.keys is not None)
+
+
+def _rows_of(chunk: Chunk, rows: range, times: Times) -> pa.RecordBatch:
+    """Some of a chunk's rows as a record batch; what was appended after the chunk was closed is never among them."""
+    topic: ProducerTopic = chunk.topic
+    at = _index(rows)
+    count = len(rows)
+    stamps = pa.Array.from_buffers(TIMESTAMP_TYPE, count, [None, pa.py_buffer(np.ascontiguousarray(times[at]))])
     if topic.typed:
-        return [*rows_to_columns(chunk.values[: chunk.count], topic.schema), stamps]
-    return [
-        _array(chunk.keys, pa.binary(), chunk.count),
-        _array(chunk.values, pa.binary(), chunk.count),
-        _array(chunk.headers, HEADERS_TYPE, chunk.count),
-        stamps,
-    ]
+        columns = rows_to_columns(chunk.values[at], topic.schema)
+    else:
+        columns = [
+            pa.nulls(count, pa.binary()) if chunk.keys is None else binary_array(chunk.keys[at]),
+            binary_array(chunk.values[at]),
+            pa.nulls(count, HEADERS_TYPE) if chunk.headers is None else pa.array(chunk.headers[at], HEADERS_TYPE),
+        ]
+    return pa.RecordBatch.from_arrays([*columns, stamps], schema=topic.schema)
 
 
-def _array(column: list[Any] | None, kind: pa.DataType, count: int) -> pa.Array:
-    """A column of the chunk's `count` records, without what its owner may have appended after it was closed."""
-    if column is None:
-        return pa.nulls(count, kind)
-    array = pa.array(column, kind)
-    return array if len(array) == count else array.slice(0, count)
-
-
-def _route_column(topic: ProducerTopic, chunk: Chunk, columns: list[pa.Array]) -> pa.Array | None:
-    if topic.route_column is None or (not topic.typed and chunk.keys is None):
-        return None
-    return columns[topic.schema.get_field_index(topic.route_column)]
+def binary_array(values: list[bytes | None]) -> pa.Array:
+    """The values as Arrow's binary. (`pa.array` would do; but its first call imports pandas, for half a second.)"""
+    count = len(values)
+    bitmap, nulls = None, 0
+    try:
+        data = b"".join(values)  # type: ignore[arg-type]
+    except TypeError:
+        valid = np.fromiter((value is not None for value in values), np.bool_, count)
+        bitmap, nulls = pa.py_buffer(np.packbits(valid, bitorder="little")), count - int(np.count_nonzero(valid))
+        values = [value or b"" for value in values]
+        data = b"".join(values)  # type: ignore[arg-type]
+    offsets = np.zeros(count + 1, dtype=np.int64)
+    np.cumsum(np.fromiter(map(len, values), np.int64, count), out=offsets[1:])
+    if offsets[-1] >= 1 << 31:
+        raise RecordTooLarge(
+            f"{offsets[-1]} bytes are more than a batch can hold: lower buffer.memory, or send less at once"
+        )
+    buffers = [bitmap, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.binary(), count, buffers, nulls)
 
 
 class _Share:
@@ -139,25 +162,19 @@ def _index(rows: Rows) -> Any:
     return slice(rows.start, rows.stop, rows.step) if isinstance(rows, range) else rows
 
 
-def _select(table: pa.RecordBatch, rows: Rows) -> pa.RecordBatch:
-    if isinstance(rows, range):
-        if rows.step == 1:
-            return table.slice(rows.start, len(rows))
-        rows = np.arange(rows.start, rows.stop, rows.step)
-    return table.take(pa.array(rows))
-
-
-def _cut_rows(table: pa.RecordBatch, rows: Rows, size: int, count: int, limit: int) -> list[Rows]:
-    """The rows of one partition, in pieces of about `limit` bytes. size, count: of the whole chunk."""
-    if size <= limit or len(rows) == 1:
-        return [rows]
-    if table.schema.get_field_index("value") >= 0 and pa.types.is_binary(table.schema.field("value").type):
-        value = table.column(table.schema.get_field_index("value"))
+def _cut(rows: pa.RecordBatch, size: int, limit: int) -> list[tuple[int, int]]:
+    """Where to cut the rows of a partition into pieces of about `limit` bytes. size: an upper bound of them all."""
+    count = rows.num_rows
+    if size <= limit or count == 1:
+        return [(0, count)]
+    place = rows.schema.get_field_index("value")
+    if place >= 0 and rows.schema.field(place).type == pa.binary():
+        value = rows.column(place)
         ends = np.frombuffer(value.buffers()[1], np.int32, count + 1, value.offset * 4)
-        sizes = np.diff(ends)[_index(rows)].astype(np.int64) + RECORD_OVERHEAD
+        sizes = np.diff(ends).astype(np.int64) + RECORD_OVERHEAD
     else:
-        sizes = np.full(len(rows), -(-size // count), dtype=np.int64)
-    return [rows[start:end] for start, end in cut(sizes, limit)]
+        sizes = np.full(count, -(-rows.nbytes // count), dtype=np.int64)
+    return cut(sizes, limit)
 
 
 def _batch(topic: ProducerTopic, part: Part, rows: pa.RecordBatch, times: Times, deadline_ms: float) -> Batch:
@@ -183,7 +200,8 @@ def piece_to_batches(piece: TablePiece, batch_size: int, deadline_ms: float) -> 
     if table is not None and table.num_rows:
         share = _Share(piece.reserved, table.num_rows)
         for partition, rows in _table_routes(piece, table):
-            for some in pieces(_select(table, rows), batch_size):
+            selected = table if len(rows) == table.num_rows else table.take(pa.array(np.asarray(rows)))
+            for some in pieces(selected, batch_size):
                 stamps = some.column(some.num_columns - 1)
                 times = np.frombuffer(stamps.buffers()[1], np.int64, some.num_rows, stamps.offset * 8)
                 part = Part(piece.receipt, partition, range(some.num_rows), share.of(some.num_rows))

@@ -98,7 +98,9 @@ def fit_table(
     unknown = sorted(columns.keys() - set(schema.names))
     if unknown:
         hint = "" if typed else " (a topic without schema has key, value, headers, timestamp)"
-        raise SchemaMismatch(f"topic {topic!r} has no column {unknown[0]!r}{hint}: drop it, or create a topic that has it")
+        raise SchemaMismatch(
+            f"topic {topic!r} has no column {unknown[0]!r}{hint}: drop it, or create a topic that has it"
+        )
     arrays = [_column(columns.get(field.name), field, table.num_rows, topic, now_ms) for field in schema]
     return pa.RecordBatch.from_arrays([_one(array) for array in arrays], schema=schema)
 
@@ -128,7 +130,9 @@ def _column(given: pa.ChunkedArray | None, field: pa.Field, rows: int, topic: st
         return _timestamps(given, field, rows, topic, now_ms)
     if given is None:
         if not field.nullable:
-            raise SchemaMismatch(f"the table lacks column {field.name!r} ({field.type}), which topic {topic!r} requires")
+            raise SchemaMismatch(
+                f"the table lacks column {field.name!r} ({field.type}), which topic {topic!r} requires"
+            )
         return pa.nulls(rows, field.type)
     if field.type == HEADERS_TYPE and pa.types.is_map(given.type):
         try:
@@ -176,12 +180,17 @@ def row_sizes(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
 
 def _sizes(column: pa.Array) -> npt.NDArray[np.int64]:
     kind, types, count = column.type, pa.types, len(column)
+    if column.null_count == count:
+        return np.zeros(count, dtype=np.int64)
     if types.is_string(kind) or types.is_binary(kind) or types.is_large_string(kind) or types.is_large_binary(kind):
-        lengths = pc.binary_length(column).cast(pa.int64()).fill_null(0)
-        return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+        width = np.int64 if types.is_large_string(kind) or types.is_large_binary(kind) else np.int32
+        ends = np.frombuffer(column.buffers()[1], width, count + 1, column.offset * np.dtype(width).itemsize)
+        return np.diff(ends).astype(np.int64)
     if types.is_list(kind) or types.is_large_list(kind) or types.is_map(kind):
         offsets = np.asarray(column.offsets.to_numpy(zero_copy_only=False), dtype=np.int64)
-        values = pa.StructArray.from_arrays([column.keys, column.items], ["k", "v"]) if types.is_map(kind) else column.values
+        values = (
+            pa.StructArray.from_arrays([column.keys, column.items], ["k", "v"]) if types.is_map(kind) else column.values
+        )
         totals = np.concatenate([[0], np.cumsum(_sizes(values))]).astype(np.int64)
         return np.asarray(totals[offsets[1:]] - totals[offsets[:-1]], dtype=np.int64)
     if types.is_struct(kind):

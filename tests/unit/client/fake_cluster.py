@@ -52,7 +52,9 @@ class FakeCluster:
         self._ends: dict[tuple[bytes, int], int] = {}
         self.changed = threading.Condition()
 
-    def add_topic(self, name: str = "t", partitions: int = 1, schema: pa.Schema = DEFAULT_SCHEMA, **options: Any) -> None:
+    def add_topic(
+        self, name: str = "t", partitions: int = 1, schema: pa.Schema = DEFAULT_SCHEMA, **options: Any
+    ) -> None:
         """A topic all of whose partitions are led by ("a", 1)."""
         infos = [PartitionInfo(p, 0, 1, [0], [0], "a", 1, "inc") for p in range(partitions)]
         configs = {key.replace("_", "."): value for key, value in options.pop("configs", {}).items()}
@@ -156,9 +158,7 @@ class FakeLink:
 
 
 @contextmanager
-def producing(
-    patch: pytest.MonkeyPatch, cluster: FakeCluster, **settings: Any
-) -> Iterator[Producer]:
+def producing(patch: pytest.MonkeyPatch, cluster: FakeCluster, **settings: Any) -> Iterator[Producer]:
     """A producer on the fake cluster; what is left at the end is given up."""
     patch.setattr(pipeline_module, "ClusterClient", lambda config: cluster)
     patch.setattr(pipeline_module, "ProduceLink", lambda node, c, listener, *rest: FakeLink(cluster, node, listener))

@@ -14,7 +14,7 @@ from rayqueue.client.fetching.rows import Rows
 from rayqueue.client.fetching.tables import TableBuilder
 from rayqueue.errors import CorruptRecord, SchemaMismatch
 from rayqueue.message import Message
-from rayqueue.protocol import ipc
+from rayqueue.protocol import batches, ipc
 from rayqueue.protocol.messages import CONTROL_BATCH, LOG_APPEND_TIME, BatchHeader, TopicInfo
 from rayqueue.protocol.schemas import DEFAULT_SCHEMA, HEADERS_TYPE, TIMESTAMP_TYPE
 from rayqueue.storage.index import pack_entry, unpack_entries
@@ -22,10 +22,10 @@ from rayqueue.storage.index import pack_entry, unpack_entries
 LAYOUT = TopicLayout(TopicInfo("t", b"t" * 16, b"", False, "", {}, []))
 
 
-def chunk_of(*batches: dict[str, Any], base: int = 0, check: bool = True, damaged: int = -1) -> LogChunk:
+def chunk_of(*described: dict[str, Any], base: int = 0, check: bool = True, damaged: int = -1) -> LogChunk:
     """A chunk of batches of `count` records, as they stand in a log."""
     data, entries, at = b"", b"", 0
-    for index, batch in enumerate(batches):
+    for index, batch in enumerate(described):
         count, attributes = batch.get("count", 1), batch.get("attributes", 0)
         rows = 0 if attributes & CONTROL_BATCH else count
         values = [b"%d" % (base + i) for i in range(rows)]
@@ -99,14 +99,13 @@ def test_what_is_sound_before_a_damaged_batch_comes_first() -> None:
 
 def test_each_crc_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[bool] = []
-    from rayqueue.client.fetching import chunk as module
 
     def spy(data: Any, entries: Any, schema: Any, columns: Any, check: bool) -> Any:
         checked.append(check)
         return real(data, entries, schema, columns, check)
 
-    real = module.decode
-    monkeypatch.setattr(module, "decode", spy)
+    real = batches.decode
+    monkeypatch.setattr("rayqueue.client.fetching.chunk.decode", spy)
     chunk = chunk_of({"count": 2}, {"count": 2})
     chunk.run_at(0, DEFAULT_SCHEMA, ("value",), 1)
     chunk.run_at(0, DEFAULT_SCHEMA, None, 1)

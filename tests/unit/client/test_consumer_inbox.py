@@ -6,7 +6,7 @@ import threading
 
 import pyarrow as pa
 
-from rayqueue.client.fetching.inbox import Inbox, MetadataCame, Received
+from rayqueue.client.fetching.inbox import Event, Inbox, MetadataCame, Received
 from rayqueue.client.streams import Endpoint
 from rayqueue.errors import BrokerNotAvailable
 from rayqueue.protocol.messages import FetchPart, FetchResponse
@@ -41,7 +41,7 @@ def test_news_without_data_is_joined_so_that_the_inbox_stays_small() -> None:
 
 def test_order_is_kept_around_data_errors_and_other_streams() -> None:
     inbox, stream, other = Inbox(), object(), object()
-    events = [
+    events: list[Event] = [
         news(stream, (1, 1)),
         data(stream, 1),
         news(stream, (1, 2)),

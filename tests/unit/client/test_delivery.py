@@ -58,7 +58,9 @@ class Rig:
         return lane
 
     def add(self, lane: Lane, count: int = 10, size: int = 100) -> Batch:
-        batch = Batch(lane, count, size, self.now + self.machine._settings.delivery_timeout_ms, message=f"b{lane._numbered}")
+        batch = Batch(
+            lane, count, size, self.now + self.machine._settings.delivery_timeout_ms, message=f"b{lane._numbered}"
+        )
         self.machine.add([batch])
         return batch
 

@@ -12,8 +12,17 @@ from typing import Any
 
 import pytest
 
-from rayqueue.client.delivery import Connect, Delivered, Delivery, DeliverySettings, Disconnect, Failed, NeedProducerId
-from rayqueue.client.delivery import RefreshMetadata, Send
+from rayqueue.client.delivery import (
+    Connect,
+    Delivered,
+    Delivery,
+    DeliverySettings,
+    Disconnect,
+    Failed,
+    NeedProducerId,
+    RefreshMetadata,
+    Send,
+)
 from rayqueue.client.lanes import Batch, Lane
 from rayqueue.errors import (
     BrokerNotAvailable,
@@ -79,7 +88,9 @@ class World:
         if self.faults and self.random.random() < 0.05:
             self.poisoned.add(row)
         self.produced[partition].append(row)
-        self.machine.add([Batch(lane, self.random.randint(1, 9), 10, self.now + self.timeout_ms, message=row, part=row)])
+        self.machine.add(
+            [Batch(lane, self.random.randint(1, 9), 10, self.now + self.timeout_ms, message=row, part=row)]
+        )
 
     def perform(self, effects: list[Any]) -> None:
         for effect in effects:

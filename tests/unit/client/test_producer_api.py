@@ -227,7 +227,9 @@ def test_on_delivery_runs_on_a_thread_of_the_producer_and_may_produce(cluster: F
 def test_on_delivery_hears_of_failures(cluster: FakeCluster, producer: Producer) -> None:
     cluster.respond = lambda request, number: (-1, -1, RecordTooLarge("the server says so"))
     seen: list[Any] = []
-    future = producer.produce("t", b"v", timestamp=77, on_delivery=lambda error, metadata: seen.append((error, metadata)))
+    future = producer.produce(
+        "t", b"v", timestamp=77, on_delivery=lambda error, metadata: seen.append((error, metadata))
+    )
     assert producer.flush(WAIT_S) == 0, "a failure is an outcome"
     assert isinstance(seen[0][0], RecordTooLarge)
     assert seen[0][1] == ("t", 0, -1, 77)
@@ -330,7 +332,9 @@ def test_a_topic_made_anew_under_its_name_is_another(cluster: FakeCluster, produ
     assert producer.produce("t", b"new").result(WAIT_S).offset == 0
 
 
-def test_a_leader_that_cannot_be_reached_is_in_the_timeout(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leader_that_cannot_be_reached_is_in_the_timeout(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster.refusing = True
     with producing(monkeypatch, cluster, delivery_timeout_ms=50) as producer:
         with pytest.raises(DeliveryTimeout, match=r"never sent; last error: BrokerNotAvailable: refused"):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rayqueue.client.accumulator import RECORD_OVERHEAD, Accumulator, Chunk
 from rayqueue.client.io.future import Receipt, RecordFuture
-from rayqueue.client.io.producer_batches import TablePiece, chunk_to_batches, piece_to_batches, seal
+from rayqueue.client.io.producer_batches import TablePiece, binary_array, chunk_to_batches, piece_to_batches, seal
 from rayqueue.client.io.topics import ProducerTopic
 from rayqueue.client.lanes import Batch, Lane
 from rayqueue.client.murmur2 import partition_of
@@ -165,7 +170,9 @@ def test_the_topics_compression_goes_before_the_producers() -> None:
     assert make_topic(settings={"compression.type": "lz4"}, compression_type="producer").codec == "lz4"
 
 
-def _piece(topic: ProducerTopic, receipt: Receipt, count: int, whole: list[int] | None, last: bool = True) -> TablePiece:
+def _piece(
+    topic: ProducerTopic, receipt: Receipt, count: int, whole: list[int] | None, last: bool = True
+) -> TablePiece:
     columns = [
         pa.array([b"k%d" % i for i in range(count)]), pa.array([b"%d" % i for i in range(count)]),
         pa.nulls(count, DEFAULT_SCHEMA.field("headers").type), pa.array([7] * count, DEFAULT_SCHEMA.field("timestamp").type),
@@ -197,6 +204,24 @@ def test_what_a_partitioner_function_chose_is_kept() -> None:
     receipt = Receipt("t", lambda pairs: None, together=True)
     piece = _piece(make_topic(3), receipt, 4, None)._replace(explicit=np.array([2, 0, 2, 1]))
     assert values(piece_to_batches(piece, 1 << 20, 0.0)) == {0: [b"1"], 1: [b"3"], 2: [b"0", b"2"]}
+
+
+@given(st.lists(st.one_of(st.none(), st.binary(max_size=20)), max_size=50))
+def test_binary_columns_are_made_as_pyarrow_makes_them(column: list[bytes | None]) -> None:
+    array = binary_array(column)
+    array.validate(full=True)
+    assert array.equals(pa.array(column, pa.binary()))
+    assert array.null_count == column.count(None)
+
+
+def test_the_first_record_does_not_wait_for_pandas_to_be_imported() -> None:
+    script = """
+import sys
+from tests.unit.client.test_producer_batches import chunk_to_batches, make_chunk, make_topic
+chunk_to_batches(make_chunk(make_topic(3), [(b"v", b"k"), (b"w", None)] * 20), 1 << 20, 0.0)
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, cwd=Path(__file__).parents[3])
 
 
 def test_a_slice_is_serialised_alone() -> None:

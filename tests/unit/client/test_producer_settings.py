@@ -249,7 +249,9 @@ class _Exchange:
     welcome = Welcome(1, "c", 0, "inc", 7, "", "")
 
     def __init__(self) -> None:
-        self.replies = [codec.encode(ProduceResponse(1, [ProduceResult(5, -1), ProduceResult(-1, -1, "RecordTooLarge", "x")]))]
+        self.replies = [
+            codec.encode(ProduceResponse(1, [ProduceResult(5, -1), ProduceResult(-1, -1, "RecordTooLarge", "x")]))
+        ]
 
     def receive(self) -> tuple[bytes, list[Any]]:
         if not self.replies:

@@ -22,10 +22,10 @@ def test_turns_go_round_and_the_empty_leave() -> None:
         ring.offer(cursor)
         ring.offer(cursor)
     order = []
-    while (cursor := ring.next()) is not None:
-        order.append(cursor.partition)
-        assert cursor.position is not None
-        cursor.advance(cursor.position + 1)
+    while (turn := ring.next()) is not None:
+        order.append(turn.partition)
+        assert turn.position is not None
+        turn.advance(turn.position + 1)
     assert order == [0, 1, 3, 0, 3, 0]
     assert not ring and ring.ready() == []
 

@@ -37,7 +37,15 @@ def _check(**row: Any) -> int:
     "row",
     [
         {},
-        {"small": -128, "big": 2**64 - 1, "x": 1.5, "ok": True, "raw": b"\xff", "tags": ["a", "é"], "counts": [1, None]},
+        {
+            "small": -128,
+            "big": 2**64 - 1,
+            "x": 1.5,
+            "ok": True,
+            "raw": b"\xff",
+            "tags": ["a", "é"],
+            "counts": [1, None],
+        },
         {"x": 3, "at": datetime.datetime.now(datetime.timezone.utc), "raw": "text", "tags": []},
         {"name": "é"},
     ],

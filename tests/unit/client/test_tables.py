@@ -35,7 +35,9 @@ ROWS = [{"name": "a", "delay": 3, "speed": 1.5}, {"name": "b", "delay": None, "s
         pa.Table.from_pylist(ROWS),
         pa.RecordBatch.from_pylist(ROWS),
         pd.DataFrame(ROWS),
-        pa.concat_tables([pa.Table.from_pylist(ROWS[:1]), pa.Table.from_pylist(ROWS[1:], pa.Table.from_pylist(ROWS).schema)]),
+        pa.concat_tables(
+            [pa.Table.from_pylist(ROWS[:1]), pa.Table.from_pylist(ROWS[1:], pa.Table.from_pylist(ROWS).schema)]
+        ),
         pa.Table.from_pylist(ROWS).select(["speed", "delay", "name"]),
         pa.table({"name": pa.array(["a", "b"]).dictionary_encode(), "delay": [3, None], "speed": [1.5, None]}),
     ],
@@ -116,7 +118,9 @@ def test_doubled_columns_are_refused() -> None:
 
 
 def test_untyped_tables_have_value_and_text_is_bytes() -> None:
-    batch = fit([{"value": "é", "key": "k", "headers": {"h": "1"}}, {"value": None, "headers": [("a", b"")]}], DEFAULT_SCHEMA)
+    batch = fit(
+        [{"value": "é", "key": "k", "headers": {"h": "1"}}, {"value": None, "headers": [("a", b"")]}], DEFAULT_SCHEMA
+    )
     assert batch.schema == DEFAULT_SCHEMA
     assert batch.column("value").to_pylist() == ["é".encode(), None]
     assert batch.column("key").to_pylist() == [b"k", None]
@@ -163,7 +167,9 @@ def test_timestamps_are_milliseconds_and_nulls_are_now(column: pa.Array) -> None
 
 
 def test_row_sizes_count_what_a_row_holds() -> None:
-    schema = typed_log_schema(pa.schema([("s", pa.string()), ("l", pa.list_(pa.int32())), ("n", pa.struct([("b", pa.binary())]))]))
+    schema = typed_log_schema(
+        pa.schema([("s", pa.string()), ("l", pa.list_(pa.int32())), ("n", pa.struct([("b", pa.binary())]))])
+    )
     batch = fit_table(
         pa.Table.from_pylist([{"s": "abc", "l": [1, 2], "n": {"b": b"xx"}}, {"s": None, "l": [], "n": {"b": b"y" * 50}}]),
         schema, "t", NOW, typed=True, key_column=None,

@@ -18,7 +18,9 @@ DEFAULTS = TopicConfig.parse({})
 NOW, WALL = 1_000, 1_700_000_000_000
 
 
-def batch(count: int = 1, producer: int = -1, epoch: int = -1, sequence: int = -1, leader_epoch: int = -1) -> ProduceBatch:
+def batch(
+    count: int = 1, producer: int = -1, epoch: int = -1, sequence: int = -1, leader_epoch: int = -1
+) -> ProduceBatch:
     return ProduceBatch(b"t" * 16, 0, leader_epoch, producer, epoch, sequence, count, 5, 9, 0, 0)
 
 
@@ -70,7 +72,10 @@ def test_an_ack_follows_the_write_and_not_the_append() -> None:
     shell.write()
     assert [shell.replies[r].base_offset for r in "ab"] == [0, 3]
     assert shell.high_watermarks == [5]
-    assert [(a.header.base_offset, a.header.last_offset, a.header.leader_epoch) for a in shell.log] == [(0, 2, 3), (3, 4, 3)]
+    assert [(a.header.base_offset, a.header.last_offset, a.header.leader_epoch) for a in shell.log] == [
+        (0, 2, 3),
+        (3, 4, 3),
+    ]
 
 
 def test_flush_messages_1_acks_only_what_is_flushed_and_groups_what_came_meanwhile() -> None:
@@ -120,6 +125,16 @@ def test_flush_ms_asks_for_a_flush_at_its_deadline() -> None:
     assert shell.flushes == 0
     shell.step(ev.Tick(), NOW + 50)
     assert (shell.flushes, shell.leader.next_deadline_ms()) == (1, None)
+
+
+def test_a_roll_asks_for_a_flush_that_no_ack_waits_for() -> None:
+    shell = Shell()
+    shell.produce("a", batch())
+    shell.write()
+    shell.step(ev.Rolled())
+    shell.produce("b", batch())
+    shell.write()
+    assert (shell.flushes, set(shell.replies)) == (1, {"a", "b"})
 
 
 def test_a_duplicate_is_not_appended_and_gets_the_first_ones_offset() -> None:
@@ -285,4 +300,3 @@ def test_any_history_has_dense_offsets_one_answer_each_and_no_duplicate(steps: A
 
 def states_next(shell: Shell) -> int:
     return sum(a.header.record_count for a in shell.log)
-
