@@ -101,7 +101,7 @@ class RayBrokerPlacer:
         usable = {node_id: self._nodes[node_id] for node_id in addresses if node_id not in self.problems}
         views = [NodeView(node_id, frozenset(report.brokers)) for node_id, report in usable.items()]
         wanted = self._wanted
-        self._assigned = plan(views, {**self._assigned, **running}, known, wanted)
+        self._assigned = plan(views, {**self._assigned, **running}, running, known, wanted)
         self._looked = self._wanted == wanted
         load = Counter(self._assigned.values())
         for broker_id, node_id in sorted(self._assigned.items()):

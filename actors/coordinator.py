@@ -213,6 +213,7 @@ class Coordinator:
             "coordinator",
             self.incarnation,
             (self.options.advertised_host, self.port),
+            self.options.node_id,
             directory=str(self._directory),
             log_file=self.options.logging.file,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
@@ -136,6 +137,15 @@ class _TokenFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
             raise fl.FlightUnauthenticatedError(str(error), extra_info=codec.encode_failure(error))
 
 
+def _check_free(host: str, port: int) -> None:
+    """Raises OSError when somebody listens on the port: gRPC would share it (SO_REUSEPORT), and each of the two servers
+    would get some of the other's connections."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+
+
 class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     """Serves actions, streamed actions and exchanges on one port. It listens as soon as it is made.
 
@@ -172,6 +182,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self._exchanges = dict(exchanges or {})
         self._welcome = welcome
         self._max_message_bytes = max_message_bytes
+        _check_free(host, port)
         middleware = {"token": _TokenFactory(token)} if token else None
         shown = f"[{host}]" if ":" in host else host
         super().__init__(f"grpc://{shown}:{port}", middleware=middleware)

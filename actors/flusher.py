@@ -15,10 +15,10 @@ class Flusher:
     """Flushes logs one after the other.
 
     Args:
-        done: called with the partition and `Flushed` or `FlushFailed`.
+        done: called with the partition and `Flushed` or `LogFailed`.
     """
 
-    def __init__(self, done: Callable[[HostedPartition, ev.Flushed | ev.FlushFailed], None]) -> None:
+    def __init__(self, done: Callable[[HostedPartition, ev.Flushed | ev.LogFailed], None]) -> None:
         self._done = done
         self._queue: SimpleQueue[HostedPartition | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
@@ -38,4 +38,4 @@ class Flusher:
             try:
                 self._done(partition, ev.Flushed(partition.log.flush()))
             except (RayQueueError, OSError) as error:
-                self._done(partition, ev.FlushFailed(str(error)))
+                self._done(partition, ev.LogFailed(str(error)))

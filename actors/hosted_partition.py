@@ -121,7 +121,16 @@ class HostedPartition:
                 case ev.Flush():
                     self._request_flush(self)
                 case ev.Recover():
-                    self.leader.restore(self._producers(wall_ms))
+                    self._restore(wall_ms)
+
+    def _restore(self, wall_ms: int) -> None:
+        try:
+            self.leader.restore(self._producers(wall_ms))
+        except RayQueueError as error:
+            # The log did not only refuse a write, it is offline: this partition fails, the others here go on.
+            for effect in self.leader.step(ev.LogFailed(str(error)), 0, wall_ms):
+                if isinstance(effect, ev.Reply):
+                    self._reply(effect)
 
     def write(self, now_ms: int, wall_ms: int) -> None:
         """Writes all waiting batches in one go: the group of the group commit."""

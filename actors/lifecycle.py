@@ -134,6 +134,7 @@ def _prepare(
         brokers=brokers,
         needs_token=not loopback or config.token is not None,
         loopback=loopback,
+        node_id=home.node_id,
         logging=Logging.of(home.data_dir, "coordinator", log_level),
         python_path=python_path,
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from rayqueue.config.broker import BrokerConfig
+from rayqueue.coordination.cluster_rules import COORDINATOR_PORT_OFFSET
 from rayqueue.coordination.records import BrokerRecord, ReplicaActorRecord
 from rayqueue.protocol.messages import MetadataResponse
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::"})
-COORDINATOR_PORT_OFFSET = 1_000  # from the first broker's, where `port` is set; replica actors follow
 
 
 class Logging(msgspec.Struct, frozen=True):
@@ -35,6 +35,7 @@ class CoordinatorOptions(msgspec.Struct, frozen=True):
         brokers: wanted; None: one on every node, -1: somebody else starts them.
         needs_token: whether callers need a token: `config.token`, or one made and kept in data_dir.
         loopback: nobody outside this machine can reach the cluster.
+        node_id: Ray's.
         python_path: the directory with rayqueue, for workers that do not find it by themselves; "": they do.
     """
 
@@ -46,6 +47,7 @@ class CoordinatorOptions(msgspec.Struct, frozen=True):
     brokers: int | None = -1
     needs_token: bool = False
     loopback: bool = True
+    node_id: str = ""
     logging: Logging = Logging()
     python_path: str = ""
 

@@ -61,7 +61,7 @@ class FlushDone(msgspec.Struct):
     """The flusher's answer, on its way to the loop."""
 
     partition: HostedPartition
-    event: ev.Flushed | ev.FlushFailed
+    event: ev.Flushed | ev.LogFailed
 
 
 class PartitionReplica:

@@ -29,11 +29,15 @@ from rayqueue.storage.files import OsFiles
 log = logging.getLogger(__name__)
 
 Key = tuple[bytes, int]
+NAME_MAX = 150
 
 
 def partition_directory(root: Path, topic: str, topic_id: bytes, partition: int) -> Path:
-    """Where a replica lies: the topic's id keeps a topic created again apart from the one deleted."""
-    return root / "partitions" / f"{topic}-{topic_id.hex()}-{partition}"
+    """Where a replica lies: the topic's id keeps a topic created again apart from the one deleted.
+
+    The name is there for people; a file name has room for 255 bytes, and a topic's name may have 249.
+    """
+    return root / "partitions" / f"{topic[:NAME_MAX]}-{topic_id.hex()}-{partition}"
 
 
 class PartitionTable:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import ray
 import ray._private.worker
+from ray._private import services
 
 from rayqueue.errors import ClusterNotRunning, RayQueueError
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 # A Ray of our own serves a log and its clients; nothing of ours lies in the object store.
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
+CONNECT_TIMEOUT_S = 3.0
 HEAD_START_TIMEOUT_S = 60.0
 HEAD_STOP_TIMEOUT_S = 20.0
 _HEAD_FILE = "rayqueue-head.json"
@@ -36,13 +38,21 @@ class _Begun:
 
 
 def _connect(address: str) -> None:
-    ray.init(
-        address=address,
-        include_dashboard=None,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-    )
+    """Connects to a Ray that runs. Raises ConnectionError."""
+    _check_reachable(address)
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _check_reachable(address: str) -> None:
+    """A Ray that was killed leaves its address behind, and `ray.init` tries that for minutes, saying so on each try."""
+    found = services.canonicalize_bootstrap_address("auto") if address == "auto" else address
+    if found is None or "://" in found:
+        return
+    host, _, port = found.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"nobody answers at {found}: {error}") from error
 
 
 def attach() -> bool:
@@ -134,10 +144,11 @@ def end_if_begun() -> bool:
     path = _head_file()
     if path is None or not path.exists():
         return False
-    pid = int(json.loads(path.read_text())["pid"])
+    head = json.loads(path.read_text())
     ray.shutdown()
     path.unlink()
-    _end_head(pid)
+    _end_head(int(head["pid"]))
+    _forget(path.parent.parent / "ray_current_cluster", head["address"])
     return True
 
 
@@ -179,8 +190,10 @@ def _begin_head() -> None:
     try:
         if not up.wait(HEAD_START_TIMEOUT_S) or head.poll() is not None:
             raise RayQueueError("Ray does not start: " + " / ".join(line for line in said[-5:] if line))
-        # "auto" is the Ray started last, and the only address for which Ray sees to its own authentication.
-        _connect("auto")
+        # RAY_ADDRESS=local would begin yet another one.
+        with _without_ray_address():
+            # "auto" is the Ray started last, and the only address for which Ray sees to its own authentication.
+            _connect("auto")
         found = ray.get_runtime_context().gcs_address
         if not found.endswith(f":{port}"):
             ray.shutdown()
@@ -189,10 +202,29 @@ def _begin_head() -> None:
             )
         path = _head_file()
         if path is not None:
-            path.write_text(json.dumps({"pid": head.pid}))
+            path.write_text(json.dumps({"pid": head.pid, "address": found}))
     except BaseException:
         _end_head(head.pid)
         raise
+
+
+@contextlib.contextmanager
+def _without_ray_address() -> Iterator[None]:
+    given = os.environ.pop("RAY_ADDRESS", None)
+    try:
+        yield
+    finally:
+        if given is not None:
+            os.environ["RAY_ADDRESS"] = given
+
+
+def _forget(path: Path, address: str) -> None:
+    """Removes Ray's note of the Ray started last if it names the one that has ended (`ray stop` does the same)."""
+    try:
+        if path.read_text().strip() == address:
+            path.unlink()
+    except OSError as error:
+        log.debug("nothing to forget: %s", error)
 
 
 def _free_ports(count: int) -> list[int]:

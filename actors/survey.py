@@ -42,15 +42,15 @@ def survey(name: str) -> ClusterStatus:
         names = sorted({*names, *_expected(seen)})
     reports = _reports(names)
     processes = [_process(name, actor, reports.get(actor)) for actor in sorted(names, key=_order)]
-    running = {p.pid for p in processes if p.state == "running"}
+    running = {(p.broker_id, p.slot) for p in processes if p.state == "running"}
     for process, actor in zip(processes, sorted(names, key=_order), strict=True):
         if process.state != "running":
             problems.append(f"{actor} is {process.state}" + (f": {process.problem}" if process.problem else ""))
     if seen is None:
         return ClusterStatus(name, "", "", False, "", -1, -1, processes, [], problems)
     problems += seen.problems
-    up = {(r.broker_id, r.slot) for r in seen.replica_actors if r.incarnation in seen.watching}
-    topics = _topics(seen, {r.incarnation for r in seen.replica_actors if (r.broker_id, r.slot) in up}, bool(running))
+    watching = set(seen.watching)
+    serving = {r.incarnation for r in seen.replica_actors if (r.broker_id, r.slot) in running} & watching
     status = ClusterStatus(
         name=name,
         cluster_id=seen.metadata.cluster_id,
@@ -60,7 +60,7 @@ def survey(name: str) -> ClusterStatus:
         coordinator_epoch=seen.metadata.coordinator_epoch,
         metadata_index=seen.metadata.index,
         processes=processes,
-        topics=topics,
+        topics=_topics(seen, serving),
         problems=problems,
     )
     for what, found in (("offline", status.offline), ("under-replicated", status.under_replicated)):
@@ -128,11 +128,11 @@ def _process(cluster: str, actor: str, report: ProcessReport | None) -> ProcessS
     )
 
 
-def _topics(seen: ClusterOverview, serving: set[str], anybody: bool) -> list[TopicStatus]:
-    """serving: incarnations of replica actors that follow the metadata log."""
+def _topics(seen: ClusterOverview, serving: set[str]) -> list[TopicStatus]:
+    """serving: incarnations of replica actors that answer and follow the metadata log."""
 
     def partition(info: PartitionInfo) -> PartitionStatus:
-        offline = not anybody or info.leader < 0 or info.incarnation not in serving
+        offline = info.leader < 0 or info.incarnation not in serving
         missing = len(info.isr) < len(info.replicas)
         return PartitionStatus(
             info.partition, info.leader, info.leader_epoch, info.replicas, info.isr, missing, offline

@@ -14,6 +14,7 @@ from rayqueue.actors import handles, lifecycle, ray_session, survey
 from rayqueue.actors.options import ClusterOverview
 from rayqueue.cluster_status import ClusterStatus, PartitionStatus, ProcessStatus, TopicStatus
 from rayqueue.config.broker import BrokerConfig
+from rayqueue.coordination.cluster_rules import check_cluster_config
 from rayqueue.errors import ConfigError
 
 __all__ = [
@@ -103,6 +104,8 @@ def start(
     if brokers is not None and (isinstance(brokers, bool) or not isinstance(brokers, int) or brokers < 1):
         raise ConfigError(f"brokers is a number from 1, or None for one on every node, not {brokers!r}")
     parsed = None if config is None else BrokerConfig.parse(config)
+    if parsed is not None:
+        check_cluster_config(parsed)
     begun = ray_session.attach_or_begin(stay)
     level = os.environ.get("RAYQUEUE_LOG", "INFO")
     directory = None if data_dir is None else os.fspath(data_dir)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timezone
+from collections.abc import Mapping
+from datetime import datetime
 from threading import get_ident
 from time import time_ns
 from types import TracebackType
@@ -17,19 +17,15 @@ from rayqueue.client.accumulator import RECORD_OVERHEAD, Chunk
 from rayqueue.client.io.future import BatchFuture, Receipt, RecordFuture
 from rayqueue.client.io.pipeline import Pipeline
 from rayqueue.client.io.producer_batches import TablePiece
+from rayqueue.client.io.records import Delivery, Headers, OnDelivery, header_pairs, timestamp_ms
 from rayqueue.client.io.tables import as_table, check_sizes, fit_table, pieces, too_large
 from rayqueue.client.io.topics import ProducerTopic, call_partitioner
-from rayqueue.client.serializers import serializer, to_bytes
+from rayqueue.client.serializers import serializer
 from rayqueue.config.clients import ProducerConfig
 from rayqueue.config.settings import merge
-from rayqueue.errors import RayQueueError, SchemaMismatch, SerializationError, UnknownTopicOrPartition
-from rayqueue.types import RecordMetadata
-
-Headers = Mapping[str, bytes | str | None] | Iterable[tuple[str, bytes | str | None]]
-OnDelivery = Callable[[RayQueueError | None, RecordMetadata], Any]
+from rayqueue.errors import SchemaMismatch, UnknownTopicOrPartition
 
 _NS_PER_MS = 1_000_000
-_TIMESTAMP_MAX_MS = 9_000_000_000_000  # the year 2255: timestamps are kept in ns on the way
 _INTERRUPTED_FLUSH_S = 3.0
 
 
@@ -72,13 +68,13 @@ class Producer:
 
         Args:
             topic: the topic's name.
-            value: bytes, str (as UTF-8), None, or what `value_serializer` takes; on a typed topic a dict of its columns.
+            value: bytes, str (as UTF-8), None, or what `value_serializer` takes; on a typed topic a dict of columns.
             key: bytes, str, None, or what `key_serializer` takes. Keyed records of a key go to one partition, in order.
             partition: chosen by the caller; None: by the topic's (or the producer's own) partitioner.
             headers: pairs (or a dict) of str and bytes or str.
-            timestamp: ms since the epoch, or a datetime (a naive one is local time, as everywhere in Python); None: now.
-            on_delivery: called as on_delivery(error or None, RecordMetadata) on a thread of the producer. After an error
-                the metadata's offset is -1.
+            timestamp: ms since the epoch, or a datetime (a naive one is local time, as always in Python); None: now.
+            on_delivery: called as on_delivery(error or None, RecordMetadata) on a thread of the producer. After an
+                error the metadata's offset is -1.
 
         Returns:
             A future; its `result()` is the RecordMetadata, or raises.
@@ -142,7 +138,7 @@ class Producer:
         pipeline = self._pipeline
         pipeline.check_open()
         topic = pipeline.topic(name)
-        time_at = time_ns() if timestamp is None else _timestamp_ms(timestamp) * _NS_PER_MS
+        time_at = time_ns() if timestamp is None else timestamp_ms(timestamp) * _NS_PER_MS
         if topic.typed:
             size, key = self._check_row(topic, value, key, headers)
         else:
@@ -150,7 +146,7 @@ class Producer:
             size = RECORD_OVERHEAD + (len(value) if value is not None else 0) + (len(key) if key is not None else 0)
         pairs = None
         if headers is not None:
-            pairs = _headers(headers)
+            pairs = header_pairs(headers)
             size += sum(len(name.encode()) + len(data or b"") for name, data in pairs)
         if size > topic.record_max:
             raise too_large("the record", size, topic.record_max, name)
@@ -165,7 +161,7 @@ class Producer:
             pipeline.ring()
         future = RecordFuture(chunk.receipt, index)
         if on_delivery is not None:
-            chunk.receipt.on_delivery(index, _Delivery(on_delivery), future)
+            chunk.receipt.on_delivery(index, Delivery(on_delivery), future)
         return future
 
     def _writable(self, topic: ProducerTopic, size: int) -> Chunk:
@@ -233,9 +229,9 @@ class Producer:
 
         Args:
             topic: the topic's name.
-            data: a pyarrow Table or RecordBatch, a pandas DataFrame, or a list of dicts. A typed topic has columns of its
-                own; any other takes `value` and optionally `key`, `headers`, `timestamp`. Columns `topic, partition,
-                offset, timestamp_type` are ignored. Values are cast where nothing is lost.
+            data: a pyarrow Table or RecordBatch, a pandas DataFrame, or a list of dicts. A typed topic has columns of
+                its own; any other takes `value` and optionally `key`, `headers`, `timestamp`. Columns `topic,
+                partition, offset, timestamp_type` are ignored. Values are cast where nothing is lost.
             key_column: on a topic that is not typed, the column that holds the keys.
 
         Returns:
@@ -252,7 +248,8 @@ class Producer:
         state = pipeline.topic(topic)
         if state.typed and key_column is not None and key_column != state.key_column:
             raise SchemaMismatch(
-                f"topic {topic!r} is typed, its key column is {state.key_column!r}, not {key_column!r}: leave key_column= out"
+                f"topic {topic!r} is typed, its key column is {state.key_column!r}, not {key_column!r}: leave "
+                "key_column= out"
             )
         table = as_table(data, state.schema, topic)
         batch = fit_table(table, state.schema, topic, time_ns() // _NS_PER_MS, typed=state.typed, key_column=key_column)
@@ -360,41 +357,3 @@ class Producer:
         state = "closed, " if self._pipeline.is_closed else ""
         acks = "all" if self._config.acks == -1 else self._config.acks
         return f"<Producer {state}to {self._config.bootstrap_servers}, acks={acks}>"
-
-
-class _Delivery:
-    """Calls on_delivery(error, metadata) with a future that is done."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: OnDelivery) -> None:
-        self._function = function
-
-    def __call__(self, future: RecordFuture) -> None:
-        self._function(future.exception(0), future.metadata(0))
-
-
-def _timestamp_ms(timestamp: Any) -> int:
-    if isinstance(timestamp, datetime):
-        at = timestamp.astimezone(timezone.utc) - datetime(1970, 1, 1, tzinfo=timezone.utc)
-        ms = (at.days * 86_400 + at.seconds) * 1000 + at.microseconds // 1000
-    elif isinstance(timestamp, (int, np.integer)) and not isinstance(timestamp, bool):
-        ms = int(timestamp)
-    else:
-        raise SerializationError(f"a timestamp is ms since the epoch or a datetime, not {type(timestamp).__name__}")
-    if not 0 <= ms <= _TIMESTAMP_MAX_MS:
-        raise SerializationError(
-            f"timestamp {ms} ms is not between 1970 and 2255: give ms since the epoch, not s or ns"
-        )
-    return ms
-
-
-def _headers(headers: Headers) -> list[tuple[str, bytes | None]]:
-    pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
-    made = []
-    for pair in pairs:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
-            raise SerializationError(f"headers are pairs of a str and bytes or str, or a dict of them, not {pair!r}")
-        to_bytes(pair[0], "header name")
-        made.append((pair[0], to_bytes(pair[1], "header")))
-    return made

@@ -1,15 +1,15 @@
 """Records on their way to becoming batches: an open chunk a topic, and how much memory is left.
 
-`produce()` appends to its topic's open chunk; a chunk holds the records of all the topic's partitions in the order of the
-calls, and is split over the partitions at once when it is closed. Pure; the caller holds one lock over every call, but for
-one case:
+`produce()` appends to its topic's open chunk; a chunk holds the records of all the topic's partitions in the order of
+the calls, and is split over the partitions at once when it is closed. Pure; the caller holds one lock over every call,
+but for one case:
 
-**A chunk has an owner**: the thread that opened it appends without the lock (a lock would cost as much as all the rest).
+**A chunk has an owner**: the thread that opened it appends without the lock (which would cost as much as all the rest).
 The owner appends, the value last, and then looks at `closed`; whoever closes, under the lock, sets `closed` and then
-counts. Under the GIL either the count comes after the append (the record is in), or the append after the count, and so the
-owner's look after `closed` was set: then it takes the lock, compares its place with `count`, and if it came too late
-appends again elsewhere. Rows behind `count` mean nothing. A chunk that several threads want is owned by nobody
-(owner 0), and all append under the lock.
+counts. Under the GIL either the count comes after the append (the record is in), or the append after the count, and so
+the owner's look after `closed` was set: then it takes the lock, compares its place with `count`, and if it came too
+late appends again elsewhere. Rows behind `count` mean nothing. A chunk that several threads want is owned by nobody
+(NOBODY), and all append under the lock.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ class Accumulator:
         return max(1, min(self.batch_size * partitions, _CHUNK_BYTES_MAX, self.memory.limit // 4))
 
     def grant(self, topic: Any, size: int) -> int:
-        """How many bytes a chunk for a record of `size` bytes (which fits) should take: fewer when they become scarce."""
-        return max(size, min(topic.full_at, self.memory.free // 8))
+        """How many bytes a chunk for a record of `size` bytes (which fits) takes: a batch a partition, or the rest."""
+        return max(size, min(topic.full_at, self.memory.free))
 
     def open(self, topic: Any, receipt: Any, granted: int, writer: int) -> Chunk:
         """A new open chunk for a topic that has none; `topic.chunk` is it until it is closed.
@@ -182,7 +182,7 @@ class Accumulator:
         return chunk
 
     def writable(self, topic: Any, writer: int, size: int) -> Chunk | None:
-        """The topic's open chunk if this thread may add a record of `size` bytes to it; one that it may not is closed."""
+        """The topic's open chunk if this thread may add a record of `size` bytes to it; else it is closed."""
         chunk: Chunk | None = topic.chunk
         if chunk is None:
             return None

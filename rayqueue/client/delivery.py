@@ -1,8 +1,8 @@
 """The producer's protocol: which batches go to which replica actor when, and what becomes of them.
 
-A deterministic machine: events are method calls with `now_ms`, what must be done comes back as effects, in order. The
-shell (`client.io.producer_sender`) owns threads, streams and clocks. Kafka's Sender and RecordAccumulator are the model,
-with the epoch bump of KIP-360; per-partition lanes are in `client.lanes`.
+A deterministic machine: events are method calls with `now_ms`, what must be done comes back as effects
+(`client.delivery_effects`), in order. The shell (`client.io.producer_sender`) owns threads, streams and clocks. Kafka's
+Sender and RecordAccumulator are the model, with the epoch bump of KIP-360; per-partition lanes are in `client.lanes`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,17 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple
 
+from rayqueue.client.delivery_effects import (
+    Connect,
+    Delivered,
+    DeliverySettings,
+    Disconnect,
+    Effect,
+    Failed,
+    NeedProducerId,
+    RefreshMetadata,
+    Send,
+)
 from rayqueue.client.lanes import DONE, IN_FLIGHT, Batch, Lane
 from rayqueue.client.sequences import EPOCH_MAX
 from rayqueue.errors import (
@@ -31,55 +42,6 @@ from rayqueue.protocol.messages import ProduceBatch, ProduceRequest
 _STALE = (NotLeaderOrFollower, FencedLeaderEpoch, UnknownTopicOrPartition)
 # A batch of this size travels alone, without a copy; smaller ones of several partitions share a request.
 ALONE_BYTES = 64 * 1024
-
-
-class Send(NamedTuple):
-    """Send a request on this link. rows: the batches' messages (the shell's), beside it."""
-
-    node: Hashable
-    link: Any
-    request: ProduceRequest
-    rows: list[Any]
-
-
-class Connect(NamedTuple):
-    """Open a link to a node; answer with `connected` or `disconnected`."""
-
-    node: Hashable
-
-
-class Disconnect(NamedTuple):
-    """The node has been silent for too long: close this link. Its batches wait again already."""
-
-    link: Any
-
-
-class Delivered(NamedTuple):
-    """The log has the batch. base_offset: -1 with acks=0. timestamp: the log's append time, or -1."""
-
-    batch: Batch
-    base_offset: int
-    timestamp: int
-
-
-class Failed(NamedTuple):
-    """The batch is given up."""
-
-    batch: Batch
-    error: RayQueueError
-
-
-class RefreshMetadata(NamedTuple):
-    """Ask for a topic's metadata; answer with `set_leader` for its lanes, or `remove_topic`."""
-
-    topic: str
-
-
-class NeedProducerId(NamedTuple):
-    """Ask for a producer id; answer with `set_producer_id`."""
-
-
-Effect = Send | Connect | Disconnect | Delivered | Failed | RefreshMetadata | NeedProducerId
 
 
 def _header(batch: Batch) -> ProduceBatch:
@@ -118,18 +80,6 @@ class _Node:
         self.ready: dict[Lane, None] = {}  # lanes with waiting batches, in the order of their turns
 
 
-class DeliverySettings(NamedTuple):
-    """acks: -1, 0, 1; retries: how often a batch is sent again; max_in_flight: unanswered requests a node."""
-
-    acks: int
-    idempotent: bool
-    retries: int
-    max_in_flight: int
-    max_request_size: int
-    request_timeout_ms: float
-    delivery_timeout_ms: float
-
-
 class Delivery:
     """The machine.
 
@@ -155,8 +105,8 @@ class Delivery:
 
     def make_lane(self, topic: str, topic_id: bytes, partition: int) -> Lane:
         """A lane for a partition; it has no leader yet."""
-        settings = self._settings
-        lane = Lane(topic, topic_id, partition, idempotent=settings.idempotent, window=settings.max_in_flight)
+        limits = self._settings
+        lane = Lane(topic, topic_id, partition, idempotent=limits.idempotent, window=limits.max_in_flight)
         lane.sequences.adopt(*self._producer)
         return lane
 
@@ -279,14 +229,18 @@ class Delivery:
         while self._by_age and self._by_age[0].state == DONE:
             self._by_age.popleft()
         times = [self._by_age[0].deadline_ms] if self._by_age else []
-        if self._wake:
-            times.append(self._wake[0][0])
+        times += [self._wake[0][0]] if self._wake else []
         for node in self._nodes.values():
             if node.requests:
                 times.append(next(iter(node.requests.values())).sent_ms + self._settings.request_timeout_ms)
             elif node.ready and node.link is None and not node.connecting:
                 times.append(node.blocked_until_ms)
         return min(times) if times else None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `poll` might find something to send, or to ask for, without any other event."""
+        return any(node.ready for node in self._nodes.values()) or bool(self._orphans or self._without_id)
 
     def has_room(self, lanes: Iterable[Lane]) -> bool:
         """Whether a batch for one of these lanes could be sent at once: else it is better to let batches grow."""
@@ -440,9 +394,7 @@ class Delivery:
         return [RefreshMetadata(topic)]
 
     def validate(self) -> None:
-        """The invariants, of the lanes that are outstanding too."""
-        for lane in {batch.lane for batch in self._by_age}:
-            lane.validate()
+        """The invariants."""
         for node in self._nodes.values():
             assert len(node.requests) <= max(node.window, 1)
             assert node.link is not None or not node.requests

@@ -76,7 +76,7 @@ class Partitioner:
         open_to = available or range(partitions)
         hashes = hashes if self.uses_keys else None
         if explicit is None and hashes is None:
-            return self._unkeyed(count, partitions, open_to)
+            return list(self._unkeyed(count, partitions, open_to))
         if partitions == 1:
             return [(0, range(count))]
         target = np.full(count, NO_PARTITION, dtype=np.int64) if explicit is None else explicit.copy()

@@ -37,18 +37,26 @@ class NodeView(NamedTuple):
 
 
 def plan(
-    nodes: Collection[NodeView], assigned: Mapping[int, str], known: Collection[int], wanted: Wanted
+    nodes: Collection[NodeView],
+    assigned: Mapping[int, str],
+    running: Collection[int],
+    known: Collection[int],
+    wanted: Wanted,
 ) -> dict[int, str]:
     """Broker id → node id of all brokers that should run now.
 
     Args:
         assigned: brokers that run or have been started, and where. On a node that is gone an assignment is void.
+        running: those of them whose processes are there.
         known: every broker id that the cluster has ever had: those are not given out again, and as their nodes may
             come back with their data, they count as there; unless there would be no broker at all.
 
     With a file system that several nodes share, a directory lies on all of them: it goes to the one with fewest.
     """
+    # A node that comes back before Ray has noticed that it was gone bears a new id: its brokers still count as on the
+    # old one. It must not get another broker meanwhile, so nodes with brokers that do not run wait for those.
     alive = {node.node_id for node in nodes}
+    empty = {node.node_id for node in nodes if node.on_disk <= set(running)}
     result = {broker: node for broker, node in assigned.items() if node in alive}
     load = Counter(result.values())
     homes: dict[int, list[str]] = {}
@@ -60,7 +68,7 @@ def plan(
             result[broker] = min(homes[broker], key=lambda node: (load[node], node))
             load[result[broker]] += 1
     taken = set(known) | set(result)
-    for node_id in _hungry(sorted(alive), load, wanted, len(taken)):
+    for node_id in _hungry(sorted(alive), empty, load, wanted, len(taken)):
         broker = next(i for i in range(len(taken) + 1) if i not in taken)
         taken.add(broker)
         result[broker] = node_id
@@ -68,9 +76,9 @@ def plan(
     return result
 
 
-def _hungry(alive: list[str], load: Counter[str], wanted: Wanted, present: int) -> list[str]:
+def _hungry(alive: list[str], empty: set[str], load: Counter[str], wanted: Wanted, present: int) -> list[str]:
     """Nodes that get a new broker, one entry a broker."""
-    chosen = [node for node in alive if wanted.on_every_node and not load[node]]
+    chosen = [node for node in alive if wanted.on_every_node and node in empty and not load[node]]
     load = load + Counter(chosen)
     while alive and (present + len(chosen) < wanted.at_least or not load):
         chosen.append(min(alive, key=lambda node: (load[node], node)))

@@ -43,8 +43,8 @@ class Flushed(msgspec.Struct, frozen=True, gc=False):
     end: int
 
 
-class FlushFailed(msgspec.Struct, frozen=True, gc=False):
-    """An fsync failed: what the disk holds is not known any more, and the log is offline for good."""
+class LogFailed(msgspec.Struct, frozen=True, gc=False):
+    """The log is offline for good: an fsync or a write failed, and what the disk holds is not known any more."""
 
     message: str
 
@@ -53,7 +53,7 @@ class Tick(msgspec.Struct, frozen=True, gc=False):
     """A deadline may have passed."""
 
 
-Event = Produce | Written | Rolled | WriteFailed | Flushed | FlushFailed | Tick
+Event = Produce | Written | Rolled | WriteFailed | Flushed | LogFailed | Tick
 
 # --- effects -------------------------------------------------------------------------------------------------------
 

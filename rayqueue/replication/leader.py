@@ -81,7 +81,7 @@ class Leader:
                 return self._tick(now_ms)
             case ev.WriteFailed(message=message):
                 return self._write_failed(message)
-            case ev.FlushFailed(message=message):
+            case ev.LogFailed(message=message):
                 return self._go_offline(message)
 
     # --- produce ---------------------------------------------------------------------------------------------------

@@ -320,3 +320,18 @@ def test_streams_come_and_go_while_records_flow(wire: WireClient, topic: TopicIn
         assert reader.values == [value]
         exchange.close()
         reader.exchange.close()
+
+
+def test_the_longest_topic_name_has_a_directory(wire: WireClient) -> None:
+    topic = wire.create("n" * 249)
+    assert produce(wire.open("produce", topic), wire.batch(topic, [b"fits"])).base_offset == 0
+
+
+def test_a_log_that_goes_offline_fails_alone(cluster: InProcessCluster, wire: WireClient, topic: TopicInfo) -> None:
+    directory = Path(cluster.data_dir) / "0" / "partitions" / f"{topic.name}-{topic.topic_id.hex()}-0"
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory.write_text("a file where the log's directory should be")
+    exchange = wire.open("produce", topic)
+    assert produce(exchange, wire.batch(topic, [b"nowhere"], 0)).error == "StorageError"
+    assert produce(exchange, wire.batch(topic, [b"nowhere"], 0)).error == "StorageError"
+    assert produce(exchange, wire.batch(topic, [b"elsewhere"], 1)).base_offset == 0

@@ -222,6 +222,11 @@ def test_plain_bytes_on_the_port_disturb_nobody(server: FlightServer, channel: C
         assert channel.call("double", Registered(1), Registered, 5) == Registered(2)
 
 
+def test_a_port_that_somebody_listens_on_is_not_shared(server: FlightServer) -> None:
+    with pytest.raises(OSError, match="in use"):
+        FlightServer("127.0.0.1", server.port, identity=server.identity)
+
+
 def test_other_flight_calls_are_refused(server: FlightServer) -> None:
     with fl.connect(f"grpc://127.0.0.1:{server.port}") as client:
         options = fl.FlightCallOptions(headers=[(b"authorization", f"Bearer {TOKEN}".encode())], timeout=10)

@@ -236,6 +236,8 @@ def test_a_hung_process_is_named_by_the_status(running: Cluster) -> None:
         os.kill(old.pid, signal.SIGCONT)
     assert not seen.healthy
     assert [p for p in seen.problems if replica_name("default", 0, 0) in p], seen.problems
+    led = {(t.name, p.partition) for t in seen.topics for p in t.partitions if p.leader == 0}
+    assert led and set(seen.offline) == led
     eventually(lambda: running.status().healthy, "the cluster does not become healthy")
 
 
@@ -344,3 +346,17 @@ def test_a_broker_whose_directory_is_lost_is_missed_and_its_id_is_not_given_to_a
         seen = again.status()
         assert [(b.broker_id, b.state) for b in seen.brokers] == [(0, "gone"), (1, "running")]
         assert seen.offline == [("t", 0), ("t", 1)] and not seen.healthy
+
+
+def test_shutdown_ends_a_process_that_hangs(one_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "STOP_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(lifecycle, "GONE_TIMEOUT_S", 1.0)
+    cluster = start("stuck", brokers=1, data_dir=tmp_path, config={"num.replica.actors": 1})
+    pids = {(p.role, p.pid) for p in cluster.status().processes}
+    for role, pid in pids:
+        if role != "coordinator":
+            os.kill(pid, signal.SIGSTOP)
+    cluster.shutdown()
+    for _, pid in pids:
+        eventually(lambda pid=pid: gone(pid), "a process is left")
+    assert handles.actor_names("stuck") == []

@@ -166,10 +166,12 @@ def test_bad_input_is_a_typed_error_and_the_producer_goes_on(world: World) -> No
 
 def test_a_topic_is_made_when_the_cluster_allows_it(tmp_path: Path) -> None:
     config = {"auto.create.topics.enable": True, "num.partitions": 3}
-    with InProcessCluster(tmp_path, config=config) as cluster:
-        with Producer(bootstrap_servers=cluster.bootstrap_servers) as producer:
-            futures = [producer.produce("made", b"v") for _ in range(3)]
-            assert {f.result(WAIT_S).partition for f in futures} == {0, 1, 2}
+    with (
+        InProcessCluster(tmp_path, config=config) as cluster,
+        Producer(bootstrap_servers=cluster.bootstrap_servers) as producer,
+    ):
+        futures = [producer.produce("made", b"v") for _ in range(3)]
+        assert {f.result(WAIT_S).partition for f in futures} == {0, 1, 2}
 
 
 def test_nothing_acked_is_lost_or_doubled_when_the_replica_actor_is_killed_under_it(own: World) -> None:

@@ -1,1 +1,1 @@
-"""The parts of the producer that are not pure: Arrow, threads, futures and exchanges around the machines of `rayqueue.client`."""
+"""The producer's parts that are not pure: Arrow, threads, futures and exchanges around its machines."""

@@ -99,5 +99,6 @@ def _check_same(column: pa.ChunkedArray, cast: pa.ChunkedArray) -> None:
 
 def _mismatch(field: pa.Field, given: pa.DataType, topic: str, why: str) -> SchemaMismatch:
     return SchemaMismatch(
-        f"column {field.name!r} is {given}, topic {topic!r} has {field.type} ({why}): cast it, or create a topic of that type"
+        f"column {field.name!r} is {given}, topic {topic!r} has {field.type} ({why}): cast it, or create a topic that "
+        "has this type"
     )

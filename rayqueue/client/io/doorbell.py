@@ -19,8 +19,8 @@ class Doorbell:
     def ring(self) -> None:
         """Wakes the waiter. What was changed before this call, the waiter sees after it wakes.
 
-        Seeing `_rung` set and leaving is safe: the waiter clears it only after it woke and before it looks around, so it
-        will look after this caller's change.
+        Seeing `_rung` set and leaving is safe: the waiter clears it only after it woke and before it looks around, so
+        it will look after this caller's change.
         """
         if not self._rung:
             self._rung = True

@@ -1,7 +1,7 @@
 """Futures of `produce` and `produce_batch`.
 
-A future of a record is two words: the receipt of its chunk, and its place there. Nothing is done for a single record when
-its batch is acked; who asks for a result looks it up then. That is what lets every record have a future.
+A future of a record is two words: the receipt of its chunk, and its place there. Nothing is done for a single record
+when its batch is acked; who asks for a result looks it up then. That is what lets every record have a future.
 """
 
 from __future__ import annotations

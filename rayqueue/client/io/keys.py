@@ -1,4 +1,4 @@
-"""The hash of a key column: strings as UTF-8, integers as 8 bytes big-endian (as Kafka's LongSerializer writes them)."""
+"""The hash of a key column: strings as UTF-8, integers as 8 bytes big-endian (as Kafka's LongSerializer does)."""
 
 from __future__ import annotations
 

@@ -180,8 +180,8 @@ class Pipeline:
             left = deadline - time.monotonic() if block else 60.0
             if left <= 0:
                 raise BufferFull(
-                    f"buffer.memory={memory.limit} stayed full for max.block.ms={self.config.max_block_ms}: the brokers "
-                    "take records more slowly than they are produced, or not at all; slow down, or raise either"
+                    f"buffer.memory={memory.limit} stayed full for max.block.ms={self.config.max_block_ms}: the "
+                    "brokers take records more slowly than they are produced, or not at all; slow down, or raise either"
                 )
             self._waiting += 1
             self.accumulator.hurry += 1  # what lingers is what fills the memory
@@ -260,7 +260,7 @@ class Pipeline:
 
     @property
     def is_forked(self) -> bool:
-        """Whether this is a forked child, where nothing of the parent's producer works (a lock may be held for ever)."""
+        """Whether this is a forked child, where nothing of the parent's works (a lock may be held for ever)."""
         return os.getpid() != self._pid
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from rayqueue.client.accumulator import RECORD_OVERHEAD, Chunk
 from rayqueue.client.io.future import Part, Receipt
-from rayqueue.client.io.keys import hash_column
+from rayqueue.client.io.keys import Hashes, hash_column
 from rayqueue.client.io.rows import rows_to_columns
 from rayqueue.client.io.tables import pieces
 from rayqueue.client.io.topics import ProducerTopic
@@ -19,7 +19,7 @@ from rayqueue.client.lanes import Batch
 from rayqueue.client.partitioner import Rows
 from rayqueue.client.slicing import cut
 from rayqueue.errors import RecordTooLarge
-from rayqueue.protocol.ipc import split_message, wire_crc
+from rayqueue.protocol.ipc import PREFIX_SIZE
 from rayqueue.protocol.messages import COMPRESSION_CODES
 from rayqueue.protocol.schemas import HEADERS_TYPE, TIMESTAMP_TYPE
 
@@ -50,7 +50,7 @@ class TablePiece(NamedTuple):
 
 
 def seal(batch: pa.RecordBatch, codec: str) -> tuple[pa.Buffer, int]:
-    """The IPC message of a batch, and its CRC32C as it travels beside it.
+    """The IPC message of a batch, and its CRC32C as it travels beside it (`ipc.wire_crc`).
 
     Args:
         batch: rows with the log schema.
@@ -65,8 +65,9 @@ def seal(batch: pa.RecordBatch, codec: str) -> tuple[pa.Buffer, int]:
         stream = sink.getvalue()
         begins = batch.schema.serialize().size
         message = stream.slice(begins, stream.size - begins - _END_OF_STREAM)
-    parts = split_message(message)
-    return message, wire_crc(parts, google_crc32c.value(parts.body))
+    body_at = PREFIX_SIZE + int.from_bytes(message[4:8], "little")
+    header = message.slice(0, body_at).to_pybytes()
+    return message, google_crc32c.extend(google_crc32c.value(message.slice(body_at)), header)
 
 
 def chunk_to_batches(chunk: Chunk, batch_size: int, deadline_ms: float) -> list[Batch]:
@@ -83,7 +84,7 @@ def chunk_to_batches(chunk: Chunk, batch_size: int, deadline_ms: float) -> list[
     hashes = keyed = None
     if topic.partitions > 1 and topic.partitioner.uses_keys and _is_keyed(topic, chunk):
         table = _rows_of(chunk, everything, times)
-        hashes, keyed = hash_column(table.column(topic.schema.get_field_index(topic.route_column)), topic.route_column)
+        hashes, keyed = _hashes(topic, table)
     explicit = None if chunk.partitions is None else np.array(chunk.partitions[:count], dtype=np.int64)
     routes = topic.partitioner.route(count, topic.partitions, topic.available, hashes, keyed, explicit)
     share = _Share(chunk.size, count)
@@ -101,6 +102,11 @@ def chunk_to_batches(chunk: Chunk, batch_size: int, deadline_ms: float) -> list[
             batches.append(_batch(topic, part, piece, chosen[start:end], deadline_ms))
     chunk.receipt.place([batch.part for batch in batches], times)
     return batches
+
+
+def _hashes(topic: ProducerTopic, table: pa.RecordBatch) -> tuple[Hashes, npt.NDArray[np.bool_] | None]:
+    assert topic.route_column is not None, "records that go by key have a column for it"
+    return hash_column(table.column(topic.schema.get_field_index(topic.route_column)), topic.route_column)
 
 
 def _is_keyed(topic: ProducerTopic, chunk: Chunk) -> bool:
@@ -135,8 +141,11 @@ def binary_array(values: list[bytes | None]) -> pa.Array:
         bitmap, nulls = pa.py_buffer(np.packbits(valid, bitorder="little")), count - int(np.count_nonzero(valid))
         values = [value or b"" for value in values]
         data = b"".join(values)  # type: ignore[arg-type]
-    offsets = np.zeros(count + 1, dtype=np.int64)
-    np.cumsum(np.fromiter(map(len, values), np.int64, count), out=offsets[1:])
+    if count == 1:  # the lone record is what latency is about
+        offsets = np.array((0, len(data)))
+    else:
+        offsets = np.zeros(count + 1, dtype=np.int64)
+        np.cumsum(np.fromiter(map(len, values), np.int64, count), out=offsets[1:])  # type: ignore[arg-type]
     if offsets[-1] >= 1 << 31:
         raise RecordTooLarge(
             f"{offsets[-1]} bytes are more than a batch can hold: lower buffer.memory, or send less at once"
@@ -220,7 +229,5 @@ def _table_routes(piece: TablePiece, table: pa.RecordBatch) -> list[tuple[int, R
         return [(piece.whole[0], range(table.num_rows))]
     if piece.explicit is not None:
         return topic.partitioner.route(table.num_rows, topic.partitions, topic.available, explicit=piece.explicit)
-    assert topic.route_column is not None, "a table by key has a column for it"
-    column = table.column(topic.schema.get_field_index(topic.route_column))
-    hashes, keyed = hash_column(column, topic.route_column)
+    hashes, keyed = _hashes(topic, table)
     return topic.partitioner.route(table.num_rows, topic.partitions, topic.available, hashes, keyed)

@@ -7,6 +7,7 @@ machine under its lock. Only the sender sends, so requests leave in the order in
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -14,10 +15,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from rayqueue.client.accumulator import Accumulator, Chunk
-from rayqueue.client.delivery import (
+from rayqueue.client.delivery import Delivery
+from rayqueue.client.delivery_effects import (
     Connect,
     Delivered,
-    Delivery,
     DeliverySettings,
     Disconnect,
     Effect,
@@ -102,6 +103,7 @@ class Sender:
         self._topics: dict[str, ProducerTopic] = {}
         self._work: deque[Chunk | TablePiece] = deque()  # closed, not yet encoded; the thread's own
         self._stopping = False
+        self._sleeps_until = math.inf
         self.bell = Doorbell()
         self._thread = threading.Thread(target=self._run, name="rayqueue-producer-sender", daemon=True)
         self._started = False
@@ -166,8 +168,12 @@ class Sender:
         """The oldest request of the link is answered."""
         with self._core:
             effects = self._machine.answered(link.node, link, results, now_ms())
+            deadline = self._machine.next_deadline_ms()
+            more = self._machine.has_work or self._accumulator.pending
         self._perform(effects)
-        self.bell.ring()
+        # Waking the sender for nothing would hold up the caller who waits for this very ack.
+        if more or (deadline is not None and deadline < self._sleeps_until):
+            self.bell.ring()
 
     def link_ended(self, link: ProduceLink, opened: bool, error: RayQueueError) -> None:
         """The link broke, was closed, or could not be opened."""
@@ -185,10 +191,12 @@ class Sender:
     def _run(self) -> None:
         try:
             while not self._stopping:
+                self._sleeps_until = math.inf  # awake: who finds something with a deadline rings, and it is kept
                 deadline = self._step()
                 if deadline is None:
                     self.bell.wait(None)
                 elif (left := deadline - now_ms()) > 0:
+                    self._sleeps_until = deadline
                     self.bell.wait(left / 1000)
         except BaseException as error:
             log.exception("the producer's sender failed")

@@ -1,4 +1,4 @@
-"""Checks one row (a dict) of a typed topic when it is produced, so that a bad one is refused there and harms no other."""
+"""Checks one row (a dict) of a typed topic when it is produced: a bad one is refused there and harms no other."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class RowChecker:
         """
         if not isinstance(row, Mapping):
             raise SchemaMismatch(
-                f"topic {self._topic!r} has columns {', '.join(f.name for f in self._fields)}: its value is a dict of them, "
-                f"not {type(row).__name__}"
+                f"topic {self._topic!r} has columns {', '.join(f.name for f in self._fields)}: its value is a dict of "
+                f"them, not {type(row).__name__}"
             )
         unknown = row.keys() - self._names
         if unknown:

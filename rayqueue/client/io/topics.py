@@ -25,7 +25,8 @@ class ProducerTopic:
     """A topic, as the hot path, the encoder and the machine need it.
 
     Attributes:
-        chunk: the open chunk, or None. contended: several threads have appended to it. Guarded by the accumulator's lock.
+        chunk: the open chunk, or None. contended: several threads have appended to it. Guarded by the accumulator's
+            lock.
         plain: keys and values are bytes as they come: the hot path may take them.
         full_at: bytes at which a chunk is closed.
         record_max: `max.message.bytes`.
@@ -37,8 +38,8 @@ class ProducerTopic:
     """
 
     __slots__ = (
-        "available", "checker", "chunk", "codec", "contended", "full_at", "function", "info", "key_column", "lanes", "name",
-        "partitioner", "plain", "record_max", "refreshed_ms", "route_column", "schema", "typed",
+        "available", "checker", "chunk", "codec", "contended", "full_at", "function", "info", "key_column", "lanes",
+        "name", "partitioner", "plain", "record_max", "refreshed_ms", "route_column", "schema", "typed",
     )  # fmt: skip
 
     def __init__(self, info: TopicInfo, config: ProducerConfig) -> None:

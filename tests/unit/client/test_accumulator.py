@@ -78,11 +78,13 @@ def test_memory_a_chunk_did_not_use_is_given_back_when_it_is_closed() -> None:
     assert accumulator.memory.free == 100_000 - 40
 
 
-def test_grants_shrink_as_memory_does_but_hold_the_record() -> None:
+def test_grants_are_whole_batches_while_there_is_memory_and_hold_the_record() -> None:
     accumulator = Accumulator(0.0, 1000, 4000)
     topic = _make()
+    assert accumulator.grant(topic, 40) == 1000, "a batch for each partition, not a crumb of what is left"
+    accumulator.memory.take(3500)
     assert accumulator.grant(topic, 40) == 500
-    accumulator.memory.take(3900)
+    accumulator.memory.take(500)
     assert accumulator.grant(topic, 40) == 40
 
 

@@ -1,8 +1,8 @@
 """The delivery machine against logs that break, move, lose answers and refuse: seeded, thousands of schedules.
 
 The log's side is the real producer state (`replication.producer_state`). What must hold, whatever happens: no batch is
-in a log twice; an acked one is in it, where the ack said; acked ones stand in the order in which they were produced; one
-that failed for certain is not in it; and when the faults end, everything that is left gets through.
+in a log twice; an acked one is in it, where the ack said; acked ones stand in the order in which they were produced;
+one that failed for certain is not in it; and when the faults end, everything that is left gets through.
 """
 
 from __future__ import annotations

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import pickle
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +12,6 @@ import pyarrow as pa
 import pytest
 
 from rayqueue.errors import (
-    DeliveryTimeout,
-    NotLeaderOrFollower,
     RayQueueError,
     RecordTooLarge,
     SchemaMismatch,
@@ -24,7 +19,6 @@ from rayqueue.errors import (
     UnknownTopicOrPartition,
 )
 from rayqueue.producer import Producer
-from rayqueue.protocol.messages import PartitionInfo
 from rayqueue.protocol.schemas import DEFAULT_SCHEMA, typed_log_schema
 from tests.unit.client.fake_cluster import WAIT_S, FakeCluster, producing
 
@@ -55,7 +49,7 @@ def _batches(cluster: FakeCluster, schema: pa.Schema) -> list[dict[str, Any]]:
     return found
 
 
-# --- records -----------------------------------------------------------------------------------------------------------
+# --- records ----------------------------------------------------------------------------------------------------------
 
 
 def test_records_keep_their_order_whatever_they_are(cluster: FakeCluster, producer: Producer) -> None:
@@ -166,7 +160,7 @@ def test_typed_rows(cluster: FakeCluster, producer: Producer) -> None:
             producer.produce("typed", row, **extra)
 
 
-# --- tables ------------------------------------------------------------------------------------------------------------
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_table_in_many_pieces_has_one_outcome(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +200,7 @@ def test_a_partitioner_function_chooses_for_tables_too(cluster: FakeCluster, mon
         assert producer.produce_batch("wide", [{"value": b"v"}]).result(WAIT_S) == [(3, 0, 1)]
 
 
-# --- callbacks, flush --------------------------------------------------------------------------------------------------
+# --- callbacks, flush -------------------------------------------------------------------------------------------------
 
 
 def test_on_delivery_runs_on_a_thread_of_the_producer_and_may_produce(cluster: FakeCluster, producer: Producer) -> None:
@@ -252,210 +246,3 @@ def test_flush_says_how_many_are_left(cluster: FakeCluster, producer: Producer) 
         producer.produce("t", b"v")
     assert producer.flush(0.01) == 7
     assert producer.poll(0) == 0
-
-
-# --- faults ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_server_that_starts_again_on_its_port_is_found_by_its_incarnation(
-    cluster: FakeCluster, producer: Producer
-) -> None:
-    producer.produce("t", b"1").result(WAIT_S)
-    cluster.answering = False
-    unanswered = producer.produce("t", b"2")
-    cluster.wait_for(lambda: len(cluster.requests) == 2)
-    info = cluster.topics["t"]
-    info.partitions[0] = PartitionInfo(0, 0, 2, [0], [0], "a", 1, "another")
-    cluster.answering = True
-    cluster.links[0].end()
-    assert unanswered.result(WAIT_S).offset == 1
-    assert [node[2] for node in cluster.opened] == ["inc", "another"]
-    headers = [request.batches[0] for _, request, _ in cluster.requests]
-    assert [(h.base_sequence, h.leader_epoch) for h in headers] == [(0, 1), (1, 1), (1, 2)]
-
-
-def test_not_leader_is_followed(cluster: FakeCluster, producer: Producer) -> None:
-    moved = PartitionInfo(0, 1, 2, [1], [1], "b", 2, "inc")
-
-    def respond(request: Any, number: int) -> Any:
-        if cluster.requests[-1][0][0] == "a":
-            cluster.topics["t"].partitions[0] = moved
-            return -1, -1, NotLeaderOrFollower("moved")
-        return 5, -1, None
-
-    cluster.respond = respond
-    assert producer.produce("t", b"v").result(WAIT_S).offset == 5
-
-
-def test_one_failed_batch_does_not_hold_up_those_behind_it(cluster: FakeCluster, producer: Producer) -> None:
-    producer.produce("t", b"first").result(WAIT_S)
-    poison = {1}
-
-    def respond(request: Any, number: int) -> Any:
-        batch = request.batches[number]
-        if batch.base_sequence in poison and batch.producer_epoch == 0:
-            return -1, -1, RecordTooLarge("no")
-        return 10 + batch.base_sequence, -1, None
-
-    cluster.respond = respond
-    with pytest.raises(RecordTooLarge):
-        producer.produce("t", b"bad").result(WAIT_S)
-    assert producer.produce("t", b"good").result(WAIT_S).offset == 10
-    assert cluster.requests[-1][1].batches[0].producer_epoch == 1
-
-
-def test_a_deleted_topic_fails_what_is_on_its_way_and_the_next_record_says_so(
-    cluster: FakeCluster, producer: Producer
-) -> None:
-    producer.produce("t", b"v").result(WAIT_S)
-    cluster.respond = lambda request, number: (-1, -1, UnknownTopicOrPartition("not here"))
-    del cluster.topics["t"]
-    with pytest.raises(UnknownTopicOrPartition, match="was deleted"):
-        producer.produce("t", b"v").result(WAIT_S)
-    with pytest.raises(UnknownTopicOrPartition, match="topic create t"):
-        producer.produce("t", b"v")
-
-
-def test_a_topic_made_anew_under_its_name_is_another(cluster: FakeCluster, producer: Producer) -> None:
-    producer.produce("t", b"v").result(WAIT_S)
-    cluster.add_topic("t", topic_id=b"another".ljust(16))
-    ours = cluster.respond
-
-    def respond(request: Any, number: int) -> Any:
-        if request.batches[number].topic_id != b"another".ljust(16):
-            return -1, -1, UnknownTopicOrPartition("not here")
-        return ours(request, number)
-
-    cluster.respond = respond
-    with pytest.raises(UnknownTopicOrPartition, match="deleted"):
-        producer.produce("t", b"old").result(WAIT_S)
-    assert producer.produce("t", b"new").result(WAIT_S).offset == 0
-
-
-def test_a_leader_that_cannot_be_reached_is_in_the_timeout(
-    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cluster.refusing = True
-    with producing(monkeypatch, cluster, delivery_timeout_ms=50) as producer:
-        with pytest.raises(DeliveryTimeout, match=r"never sent; last error: BrokerNotAvailable: refused"):
-            producer.produce("t", b"v").result(WAIT_S)
-
-
-# --- life --------------------------------------------------------------------------------------------------------------
-
-
-def test_close_flushes_and_refuses_what_comes_after(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    with producing(monkeypatch, cluster, linger_ms=60_000) as producer:
-        future = producer.produce("t", b"v")
-        assert producer.close(WAIT_S) == 0
-        assert future.done()
-        for call in (lambda: producer.produce("t", b"v"), lambda: producer.produce_batch("t", [{"value": b""}])):
-            with pytest.raises(RayQueueError, match="closed: make a new one"):
-                call()
-        assert producer.close() == 0
-        assert "closed" in repr(producer)
-
-
-def test_close_in_time_fails_what_is_left_and_says_so(
-    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    cluster.answering = False
-    with producing(monkeypatch, cluster) as producer:
-        futures = [producer.produce("t", b"v") for _ in range(3)]
-        assert producer.close(0.01) == 3
-        for future in futures:
-            with pytest.raises(RayQueueError, match="closed before an ack came"):
-                future.result(0)
-        assert "3 records undelivered" in caplog.text
-
-
-def test_leaving_the_block_by_an_exception_flushes_too(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    with producing(monkeypatch, cluster, linger_ms=60_000) as producer:
-        with pytest.raises(ZeroDivisionError), producer:
-            producer.produce("t", b"v")
-            raise ZeroDivisionError
-        assert cluster.rows() == [b"v"]
-
-
-def test_leaving_by_ctrl_c_does_not_hang(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayqueue.producer._INTERRUPTED_FLUSH_S", 0.01)
-    cluster.answering = False
-    with producing(monkeypatch, cluster) as producer, pytest.raises(KeyboardInterrupt), producer:
-        future = producer.produce("t", b"v")
-        raise KeyboardInterrupt
-    assert future.done()
-
-
-def test_a_forgotten_producer_warns_and_delivers(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    with producing(monkeypatch, cluster):
-        forgotten = Producer(bootstrap_servers="fake:1", linger_ms=60_000)
-        future = forgotten.produce("t", b"v")
-        with pytest.warns(ResourceWarning, match="1 records undelivered"):
-            del forgotten
-            gc.collect()
-        assert future.result(WAIT_S).offset == 0
-
-
-def test_pickling_says_what_to_do(producer: Producer) -> None:
-    with pytest.raises(TypeError, match="make one in the process that needs it"):
-        pickle.dumps(producer)
-
-
-def test_a_forked_child_is_told(cluster: FakeCluster, producer: Producer) -> None:
-    producer.produce("t", b"v").result(WAIT_S)
-    producer.produce("t", b"v")
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        said = []
-        for call in (lambda: producer.produce("t", b"v"), producer.flush, lambda: producer.produce_batch("t", [])):
-            try:
-                call()
-                said.append("nothing")
-            except RayQueueError as error:
-                said.append(str(error))
-        producer.close()
-        os.write(write, ",".join(said).encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        assert pipe.read() == "forked,forked,forked"
-    os.waitpid(child, 0)
-    assert producer.flush(WAIT_S) == 0
-
-
-def test_an_interrupt_between_two_columns_leaves_the_chunk_whole(
-    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with producing(monkeypatch, cluster, linger_ms=60_000) as producer:
-        producer.produce("t", b"0", b"k")
-        with monkeypatch.context() as patch:
-
-            def interrupted() -> int:
-                raise KeyboardInterrupt
-
-            patch.setattr("rayqueue.producer.time_ns", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                producer.produce("t", b"1", b"k")
-        assert producer.produce("t", b"2", b"k").metadata  # the next takes its place
-        producer.flush(WAIT_S)
-        assert cluster.rows() == [b"0", b"2"]
-
-
-def test_a_table_that_is_cut_short_does_not_hang(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    with producing(monkeypatch, cluster, max_request_size=1024, buffer_memory=5000) as producer:
-        taken: list[Any] = []
-        accumulator = producer._pipeline.accumulator
-        add = accumulator.add
-
-        def interrupted(piece: Any) -> None:
-            taken.append(piece)
-            if len(taken) == 2:
-                raise KeyboardInterrupt
-            add(piece)
-
-        monkeypatch.setattr(accumulator, "add", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            producer.produce_batch("t", [{"value": b"x" * 500}] * 20)
-        assert producer.flush(WAIT_S) == 0
-        assert 0 < len(cluster.rows()) < 20

@@ -23,7 +23,7 @@ from rayqueue.client.murmur2 import partition_of
 from rayqueue.config import ProducerConfig
 from rayqueue.protocol.ipc import split_message, wire_crc
 from rayqueue.protocol.messages import COMPRESSION_CODES, PartitionInfo, TopicInfo
-from rayqueue.protocol.schemas import DEFAULT_SCHEMA, serialize_schema, typed_log_schema
+from rayqueue.protocol.schemas import DEFAULT_SCHEMA, HEADERS_TYPE, TIMESTAMP_TYPE, serialize_schema, typed_log_schema
 
 NS = 1_000_000
 
@@ -175,7 +175,7 @@ def _piece(
 ) -> TablePiece:
     columns = [
         pa.array([b"k%d" % i for i in range(count)]), pa.array([b"%d" % i for i in range(count)]),
-        pa.nulls(count, DEFAULT_SCHEMA.field("headers").type), pa.array([7] * count, DEFAULT_SCHEMA.field("timestamp").type),
+        pa.nulls(count, HEADERS_TYPE), pa.array([7] * count, TIMESTAMP_TYPE),
     ]  # fmt: skip
     batch = pa.RecordBatch.from_arrays(columns, schema=DEFAULT_SCHEMA)
     return TablePiece(topic, receipt, batch, whole, None, 1000, last, 0.0)

@@ -171,7 +171,9 @@ def test_row_sizes_count_what_a_row_holds() -> None:
         pa.schema([("s", pa.string()), ("l", pa.list_(pa.int32())), ("n", pa.struct([("b", pa.binary())]))])
     )
     batch = fit_table(
-        pa.Table.from_pylist([{"s": "abc", "l": [1, 2], "n": {"b": b"xx"}}, {"s": None, "l": [], "n": {"b": b"y" * 50}}]),
+        pa.Table.from_pylist(
+            [{"s": "abc", "l": [1, 2], "n": {"b": b"xx"}}, {"s": None, "l": [], "n": {"b": b"y" * 50}}]
+        ),
         schema, "t", NOW, typed=True, key_column=None,
     )  # fmt: skip
     small, large = (int(size) - RECORD_OVERHEAD - 8 for size in row_sizes(batch))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from rayqueue.config import BrokerConfig
+from rayqueue.coordination.cluster_rules import check_cluster_config
 from rayqueue.coordination.records import PartitionRecord
+from rayqueue.errors import ConfigError
 from rayqueue.protocol.messages import (
     AlterConfigRequest,
     CreatePartitionsRequest,
@@ -181,3 +184,18 @@ def test_every_partition_begins_in_sync_with_a_leader(cluster: Harness) -> None:
         assert isinstance(record, PartitionRecord)
         assert record.isr == record.replicas == [record.leader]
         assert (record.leader_epoch, record.partition_epoch, record.elr) == (0, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("config", "hint"),
+    [
+        ({"default.replication.factor": 2}, "not available yet"),
+        ({"partition.by": "user"}, "at the topic"),
+        ({"port": 65_000}, "60000"),
+        ({"socket.request.max.bytes": 1024, "max.message.bytes": 2048}, "socket.request.max.bytes"),
+    ],
+)
+def test_settings_of_a_cluster_are_checked_against_each_other(config: dict[str, object], hint: str) -> None:
+    check_cluster_config(BrokerConfig.parse({"retention.ms": 5, "port": 9500}))
+    with pytest.raises(ConfigError, match=hint):
+        check_cluster_config(BrokerConfig.parse(config))

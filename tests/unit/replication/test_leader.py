@@ -203,7 +203,7 @@ def test_a_failed_fsync_takes_the_partition_offline_for_good() -> None:
     shell = Shell(**{"flush.messages": 1})
     shell.produce("a", batch())
     shell.write()
-    shell.step(ev.FlushFailed("I/O error"))
+    shell.step(ev.LogFailed("I/O error"))
     assert shell.replies["a"].error == "StorageError"
     shell.produce("b", batch())
     assert shell.replies["b"].error == "StorageError"

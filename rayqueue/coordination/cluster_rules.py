@@ -1,0 +1,29 @@
+"""What a cluster's settings must be like beyond what each of them takes by itself."""
+
+from __future__ import annotations
+
+from rayqueue.config.broker import BrokerConfig
+from rayqueue.coordination.commands_topics import MAX_REPLICATION_FACTOR
+from rayqueue.coordination.topic_rules import checked_overrides
+from rayqueue.errors import ConfigError
+
+# Where `port` is set: broker i listens on port + i, the coordinator on port + 1,000, replica actors above it.
+COORDINATOR_PORT_OFFSET = 1_000
+PORT_MAX = 60_000
+
+
+def check_cluster_config(config: BrokerConfig) -> None:
+    """Raises ConfigError when settings contradict each other, or ask for what is not built yet."""
+    checked_overrides(config.topic_defaults, config.socket_request_max_bytes)
+    if config.topic_defaults.get("partition.by"):
+        raise ConfigError("partition.by names a column of one topic: set it at the topic, not for the whole cluster")
+    if config.default_replication_factor > MAX_REPLICATION_FACTOR:
+        raise ConfigError(
+            f"default.replication.factor {config.default_replication_factor} is not available yet, replication is not "
+            "built: leave it out"
+        )
+    if config.port > PORT_MAX:
+        raise ConfigError(
+            f"port {config.port} leaves no room for the ports above it, which coordinator and replica actors take: "
+            f"use one up to {PORT_MAX}"
+        )
