@@ -1,7 +1,8 @@
 """The loop of every actor: take what has come, let the machine step, perform what it says, in order.
 
-One thread, one queue. Whoever has news posts an event and goes on; nothing else touches the machine, so it needs no
-locks, and all that waits when the thread wakes is taken in one go, which is what makes group commit a group.
+One queue, and one thread at a time inside. Whoever has news leaves an event and goes on; nothing else touches the
+machine, so it needs no locks, and all that waits when a turn begins is taken in one go, which is what makes group
+commit a group.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
@@ -53,7 +55,7 @@ class Call:
 
 
 class Driver:
-    """Runs a handler of events on its own thread.
+    """Runs a handler of events on its own thread, or, for `submit`, on the caller's when nobody else is in it.
 
     Args:
         name: the thread's.
@@ -72,8 +74,10 @@ class Driver:
         self._handle = handle
         self._next_deadline_ms = next_deadline_ms
         self._on_failure = on_failure
-        self._queue: SimpleQueue[Any] = SimpleQueue()
-        self.post = self._queue.put
+        self._events: deque[Any] = deque()  # taken only by who holds `_inside`, so their order holds
+        self._inside = threading.Lock()
+        self._wakes: SimpleQueue[None] = SimpleQueue()
+        self._sleeps_to: int | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -81,8 +85,30 @@ class Driver:
         """Starts the loop."""
         self._thread.start()
 
+    def post(self, event: Any) -> None:
+        """Gives an event to the loop's thread."""
+        self._events.append(event)
+        self._wakes.put(None)
+
+    def submit(self, event: Any) -> None:
+        """Gives an event to whoever is inside the loop; when nobody is, handles it here and now.
+
+        Spares the hop to another thread when little is going on. When much is, the one inside takes what the others
+        leave (flat combining), and the group commit is as large as ever.
+        """
+        self._events.append(event)
+        if not self._inside.acquire(blocking=False):
+            # Whoever is inside looks once more after leaving: the event is seen.
+            return
+        try:
+            self._turn()
+        finally:
+            self._inside.release()
+        if self._events or self._sooner():
+            self._wakes.put(None)
+
     def call(self, function: Callable[[], T], timeout_s: float = 60.0) -> T:
-        """Runs `function` on the loop's thread and returns what it returns; from the loop itself, at once."""
+        """Runs `function` inside the loop and returns what it returns; from the loop's own thread, at once."""
         if threading.current_thread() is self._thread:
             return function()
         if self._stopping:
@@ -95,41 +121,51 @@ class Driver:
     def stop(self, timeout_s: float = 10.0) -> None:
         """Ends the loop after what is queued."""
         self._stopping = True
-        self.post(None)
+        self._wakes.put(None)
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        try:
-            while not self._stopping:
-                self._handle(self._take(), boot_ms(), wall_ms())
-        except BaseException as error:
-            self._on_failure(error)
+        while not self._stopping or self._events:
+            self._wait()
+            with self._inside:
+                self._turn()
+            if self._events:
+                self._wakes.put(None)
 
-    def _take(self) -> list[Any]:
-        """All that has come; waits for the first until the next deadline."""
-        queue = self._queue
+    def _sooner(self) -> bool:
+        """Whether a deadline has come up before the one that the loop's thread sleeps to."""
         deadline = self._next_deadline_ms()
+        return deadline is not None and (self._sleeps_to is None or deadline < self._sleeps_to)
+
+    def _wait(self) -> None:
+        """Until somebody wakes us, or the next deadline."""
+        with self._inside:
+            deadline = self._sleeps_to = self._next_deadline_ms()
         try:
             if deadline is None:
-                first = queue.get()
+                self._wakes.get()
             else:
-                first = queue.get(timeout=max(0.0, (deadline - boot_ms()) / 1000))
+                self._wakes.get(timeout=max(0.0, (deadline - boot_ms()) / 1000))
+            while True:  # one turn serves all that woke us
+                self._wakes.get_nowait()
         except Empty:
-            return []
-        taken: list[Any] = []
-        item = first
-        while True:
-            if isinstance(item, Call):
-                self._answer(item)
-            elif item is not None:
-                taken.append(item)
-            if len(taken) >= MAX_EVENTS:
-                return taken
-            try:
-                item = queue.get_nowait()
-            except Empty:
-                return taken
+            return
+
+    def _turn(self) -> None:
+        """Takes all that has come and handles it."""
+        try:
+            taken: list[Any] = []
+            events = self._events
+            while events and len(taken) < MAX_EVENTS:
+                item = events.popleft()
+                if isinstance(item, Call):
+                    self._answer(item)
+                else:
+                    taken.append(item)
+            self._handle(taken, boot_ms(), wall_ms())
+        except BaseException as error:
+            self._on_failure(error)
 
     def _answer(self, call: Call) -> None:
         try:

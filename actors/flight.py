@@ -11,6 +11,7 @@ import hmac
 import logging
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -44,8 +45,11 @@ class Exchange:
         self._reader = reader
         self._writer = writer
         self._max_message_bytes = max_message_bytes
-        self._outbox: SimpleQueue[Outgoing | None] = SimpleQueue()
+        self._outbox: deque[Outgoing] = deque()  # taken only by who holds `_writing`, so their order holds
+        self._writing = threading.Lock()
+        self._wakes: SimpleQueue[bool] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._reader_flushes = False
         self.broken = False
 
     def welcome(self, welcome: Welcome) -> None:
@@ -60,7 +64,29 @@ class Exchange:
 
     def send(self, message: bytes, rows: list[pa.Buffer] | None = None) -> None:
         """Queues a message. What comes after the end is dropped: nobody is there to read it."""
-        self._outbox.put((message, rows or []))
+        self._outbox.append((message, rows or []))
+        if not self._reader_flushes:
+            self._wakes.put(True)
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Runs `work` on the reader's thread, and lets that thread write what `work` makes others `send` here: an
+        answer that is ready at once then needs no other thread.
+
+        What is queued before the flag falls is written below; what is queued after wakes the writer.
+        """
+        self._reader_flushes = True
+        try:
+            work()
+        finally:
+            self._reader_flushes = False
+            self._flush_outbox()
+
+    def _flush_outbox(self) -> None:
+        outbox = self._outbox
+        while outbox:
+            with self._writing:
+                if outbox:
+                    self.write(*outbox.popleft())
 
     def write(self, message: bytes, rows: list[pa.Buffer]) -> None:
         """Writes a message; waits while the client does not read. To a client that is gone, nothing."""
@@ -110,12 +136,13 @@ class Exchange:
     def finish(self) -> None:
         """Ends the outbox after what is queued, and waits: Flight's writer lives no longer than the call."""
         if self._thread is not None:
-            self._outbox.put(None)
+            self._wakes.put(False)
             self._thread.join()
 
     def _write_outbox(self) -> None:
-        while (item := self._outbox.get()) is not None:
-            self.write(*item)
+        while self._wakes.get():
+            self._flush_outbox()
+        self._flush_outbox()
 
 
 ExchangeHandler = Callable[[Exchange], None]

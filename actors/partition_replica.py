@@ -254,7 +254,7 @@ class PartitionReplica:
 
     def _produce(self, exchange: Exchange) -> None:
         limit = self.options.config.max_in_flight_requests
-        ProduceStream(exchange, self._table.find, self._driver.post, self._budget, limit).run()
+        ProduceStream(exchange, self._table.find, self._driver.post, self._driver.submit, self._budget, limit).run()
 
     def _fetch(self, exchange: Exchange) -> None:
         FetchStream(

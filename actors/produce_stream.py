@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# A small request is handled on its stream's thread when the loop is free: the hop would cost more than the work. A
+# large one is not, so that the next one is read and checked while it is written.
+INLINE_BYTES = 64 * 1024
 UNANSWERED = ProduceResult(-1, -1, "RayQueueError", "no answer")
 
 
@@ -100,7 +103,7 @@ class ProduceStream:
     Args:
         exchange: the stream.
         find: the partition that leads here by id and number; raises when there is none.
-        post: gives a request to the loop.
+        post: gives a request to the loop's thread. submit: the same, or handles it at once on the caller's.
         budget: shared by all streams of the actor.
         max_in_flight: requests taken before answers.
     """
@@ -110,12 +113,14 @@ class ProduceStream:
         exchange: Exchange,
         find: Callable[[bytes, int], HostedPartition],
         post: Callable[[Request], None],
+        submit: Callable[[Request], None],
         budget: ByteBudget,
         max_in_flight: int,
     ) -> None:
         self._exchange = exchange
         self._find = find
         self._post = post
+        self._submit = submit
         self._budget = budget
         self._window = threading.Semaphore(max_in_flight)
         self._order: deque[Request] = deque()  # posted, in the order of the stream; popped by the loop
@@ -149,7 +154,10 @@ class ProduceStream:
         self._window.acquire()
         self._budget.acquire(state.size)
         self._order.append(state)
-        self._post(state)
+        if state.size <= INLINE_BYTES:
+            self._exchange.submit(lambda: self._submit(state))
+        else:
+            self._post(state)
 
     def _check(self, request: Request, index: int, batch: ProduceBatch, row: pa.Buffer) -> Item:
         partition = self._find(batch.topic_id, batch.partition)

@@ -41,7 +41,7 @@ from rayqueue.protocol.messages import ProduceBatch, ProduceRequest
 # Answers that say our metadata is old: ask again and retry. Whether a topic is really gone, the metadata tells.
 _STALE = (NotLeaderOrFollower, FencedLeaderEpoch, UnknownTopicOrPartition)
 # A batch of this size travels alone, without a copy; smaller ones of several partitions share a request.
-ALONE_BYTES = 64 * 1024
+ALONE_BYTES = 128 * 1024
 
 
 def _header(batch: Batch) -> ProduceBatch:

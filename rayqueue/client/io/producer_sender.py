@@ -31,6 +31,7 @@ from rayqueue.client.io.doorbell import Doorbell
 from rayqueue.client.io.future import Part, Receipt
 from rayqueue.client.io.producer_batches import TablePiece, chunk_to_batches, piece_to_batches
 from rayqueue.client.io.producer_links import ProduceLink, Results
+from rayqueue.client.io.send_guard import SendGuard
 from rayqueue.client.io.topics import ProducerTopic, leader_of
 from rayqueue.client.lanes import Batch
 from rayqueue.config.clients import ProducerConfig
@@ -104,6 +105,7 @@ class Sender:
         self._work: deque[Chunk | TablePiece] = deque()  # closed, not yet encoded; the thread's own
         self._stopping = False
         self._sleeps_until = math.inf
+        self._guard = SendGuard(config.request_timeout_ms / 1000, self._hanging)
         self.bell = Doorbell()
         self._thread = threading.Thread(target=self._run, name="rayqueue-producer-sender", daemon=True)
         self._started = False
@@ -117,6 +119,7 @@ class Sender:
             self._lead(topic, topic.info)
             if not self._started and not self._stopping:
                 self._started = True
+                self._guard.start()
                 self._thread.start()
 
     def _lead(self, topic: ProducerTopic, info: TopicInfo) -> None:
@@ -145,8 +148,12 @@ class Sender:
                 gone.append(topic)
                 error = UnknownTopicOrPartition(f"topic {name!r} was deleted while records for it were on their way")
                 effects += self._machine.remove_topic(topic.lanes, error)
+            hanging = self._guard.hanging
+            lanes = [lane for topic in self._topics.values() for lane in topic.lanes] if hanging else []
         for topic in gone:
             self._topic_gone(topic)
+        if hanging is not None and not any(lane.node == hanging.node for lane in lanes):
+            self._guard.release(hanging)
         self._perform(effects)
         self.bell.ring()
 
@@ -299,13 +306,24 @@ class Sender:
         return part.reserved
 
     def _send(self, node: Any, link: ProduceLink, request: Any, rows: list[Any]) -> None:
+        self._guard.begin(link)
         try:
             link.send(request, rows)
         except RayQueueError as error:
+            self._guard.end()
             with self._core:
                 effects = self._machine.disconnected(node, link, error, now_ms())
             link.close()
             self._perform(effects)
+        else:
+            self._guard.end()
+
+    def _hanging(self, link: ProduceLink) -> None:
+        """A send hangs: perhaps its server has been replaced (see `take_metadata`)."""
+        with self._core:
+            names = [topic.name for topic in self._topics.values() if any(x.node == link.node for x in topic.lanes)]
+        for name in names:
+            self._refresh(name)
 
     def _connect(self, node: Any) -> None:
         link = self._make_link(node, self)
@@ -337,6 +355,7 @@ class Sender:
         with self._core:
             self._stopping = True
             links = list(self._links)
+        self._guard.stop()
         self.bell.ring()
         for link in links:
             link.close()

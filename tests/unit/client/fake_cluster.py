@@ -34,6 +34,7 @@ class FakeCluster:
         topics: by name. requests: (node, request, row count's values) as they came in.
         answering: whether requests are answered as they come; else they are kept until `answer`.
         respond: makes the outcome of a batch from (request, its number).
+        refusing: no link opens. stopped: a node that does not read: sending to it hangs.
         refreshes: topics whose metadata was asked for again. opened: nodes that links were opened to.
     """
 
@@ -45,6 +46,7 @@ class FakeCluster:
         self.refreshes: list[list[str]] = []
         self.opened: list[Any] = []
         self.refusing = False
+        self.stopped: Any = None
         self.window = 64
         self.ids = 0
         self.pid = os.getpid()
@@ -119,6 +121,7 @@ class FakeLink:
         self.cluster, self.node, self.listener = cluster, node, listener
         self.unanswered: list[ProduceRequest] = []
         self.closed = False
+        self.ended = threading.Event()
 
     def start(self) -> None:
         with self.cluster.changed:
@@ -131,6 +134,8 @@ class FakeLink:
             self.listener.link_opened(self, self.cluster.window)
 
     def send(self, request: ProduceRequest, rows: list[Any]) -> None:
+        if self.cluster.stopped == self.node:
+            assert self.ended.wait(WAIT_S), "nobody freed the sender"
         if self.closed:
             raise BrokerNotAvailable("closed")
         with self.cluster.changed:
@@ -153,6 +158,7 @@ class FakeLink:
 
     def close(self) -> None:
         self.closed = True
+        self.ended.set()
 
     def join(self, timeout_s: float) -> None: ...
 

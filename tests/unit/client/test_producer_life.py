@@ -132,6 +132,30 @@ def test_a_leader_that_cannot_be_reached_is_in_the_timeout(
         producer.produce("t", b"v").result(WAIT_S)
 
 
+def test_a_server_that_stops_reading_does_not_hold_the_sender_for_ever(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with producing(monkeypatch, cluster, request_timeout_ms=80) as producer:
+        producer.produce("t", b"1").result(WAIT_S)
+        cluster.stopped = cluster.opened[0]
+        future = producer.produce("t", b"2")
+        assert cluster.links[0].ended.wait(WAIT_S)
+        cluster.stopped = None
+        assert future.result(WAIT_S).offset == 1
+
+
+def test_a_stopped_server_that_was_replaced_is_left_at_once(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with producing(monkeypatch, cluster, request_timeout_ms=2000) as producer:
+        producer.produce("t", b"1").result(WAIT_S)
+        cluster.stopped = cluster.opened[0]
+        cluster.topics["t"].partitions[0] = PartitionInfo(0, 1, 2, [1], [1], "b", 2, "inc")
+        assert producer.produce("t", b"2").result(WAIT_S).offset == 1
+        assert cluster.refreshes, "a slow send is a reason to ask who leads"
+        assert cluster.requests[-1][0][0] == "b"
+
+
 # --- life -------------------------------------------------------------------------------------------------------------
 
 

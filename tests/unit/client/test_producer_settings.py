@@ -238,9 +238,10 @@ def test_metadata_max_age_ms_asks_again_while_producing(cluster: FakeCluster, pa
         cluster.add_topic("t", 3)
         while not cluster.refreshes:
             producer.produce("t", b"v").result(WAIT_S)
-        seen = set()
+        seen: set[int] = set()
         while len(seen) < 3:  # new partitions are found and used
             seen.add(producer.produce("t", b"v").result(WAIT_S).partition)
+        assert seen == {0, 1, 2}
 
 
 class _Exchange:
