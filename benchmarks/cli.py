@@ -16,7 +16,7 @@ from rich.console import Console
 from benchmarks.harness import machine, target
 from benchmarks.harness.bench import Bench, Scale
 from benchmarks.harness.figures import Outcome
-from benchmarks.harness.table import show
+from benchmarks.harness.table import markdown, show
 from benchmarks.workloads import WORKLOADS
 
 PEERS = (
@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--brokers", type=int, default=1, help="brokers of the cluster (%(default)s)")
     options.add_argument("--dir", type=Path, help="where data is written (the system's directory for such things)")
     options.add_argument("--json", type=Path, dest="json_file", help="write all results, raw samples too, to this file")
+    options.add_argument("--markdown", type=Path, dest="markdown_file", help="write the tables to this file")
     return options
 
 
@@ -49,16 +50,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scale = Scale(seconds=options.seconds, repeats=options.repeats)
     directory = Path(tempfile.mkdtemp(prefix="rayqueue-benchmarks-", dir=options.dir))
     try:
-        report = _run(names, directory, options.brokers, scale, console)
+        report, outcomes = _run(names, directory, options.brokers, scale, console)
     finally:
         shutil.rmtree(directory)
     if options.json_file:
         options.json_file.write_text(json.dumps(report, indent=1))
         console.print(f"Results with raw samples: {options.json_file}")
+    if options.markdown_file:
+        options.markdown_file.write_text("\n".join(markdown(outcome) for outcome in outcomes))
     return 0
 
 
-def _run(names: Sequence[str], directory: Path, brokers: int, scale: Scale, console: Console) -> dict[str, Any]:
+def _run(
+    names: Sequence[str], directory: Path, brokers: int, scale: Scale, console: Console
+) -> tuple[dict[str, Any], list[Outcome]]:
+    """Runs them on a cluster of their own; what `--json` writes, and the outcomes."""
     described = machine.describe(directory)
     console.print(f"{described['cpu']}, {described['cores']} cores, {described['kernel']}; {described['packages']}")
     console.print(PEERS + "\n", style="yellow")
@@ -70,7 +76,7 @@ def _run(names: Sequence[str], directory: Path, brokers: int, scale: Scale, cons
             outcome = WORKLOADS[name](bench)
             show(outcome, console)
             outcomes.append(outcome)
-    return {
+    report = {
         "machine": described,
         "began": began,
         "seconds": time.time() - began,
@@ -79,3 +85,4 @@ def _run(names: Sequence[str], directory: Path, brokers: int, scale: Scale, cons
         "peers": PEERS,
         "outcomes": [outcome.to_dict() for outcome in outcomes],
     }
+    return report, outcomes

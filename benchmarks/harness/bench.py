@@ -36,7 +36,7 @@ class Scale:
     seconds: float = 2.0
     repeats: int = 5
     warm_up: int = 1
-    bytes_max: int = 1 << 30
+    bytes_max: int = 512 << 20
     rows_max: int = 1_000_000
     partitions: int = 1000
 

@@ -42,3 +42,12 @@ def show(outcome: Outcome, console: Console) -> None:
     for note in outcome.notes:
         console.print(f"  {note}", highlight=False, markup=False)
     console.print()
+
+
+def markdown(outcome: Outcome) -> str:
+    """The same for a document."""
+    lines = [f"### {outcome.workload}", "", "| | unit | median | low to high | goal |", "|---|---|---|---|---|"]
+    for figure in outcome.figures:
+        spread = f"{number(figure.low)} to {number(figure.high)}"
+        lines.append(f"| {figure.name} | {figure.unit} | {number(figure.median)} | {spread} | {goal(figure)} |")
+    return "\n".join([*lines, "", *outcome.notes, ""])

@@ -10,7 +10,7 @@ from benchmarks.harness.figures import Outcome, alternate
 def run(bench: Bench) -> Outcome:
     """Measures memcpy, page-cache write, loopback TCP and fdatasync."""
     scale = bench.scale
-    size = min(scale.bytes_max, 512 << 20)
+    size = scale.bytes_max
     path = bench.directory / "ceiling"
     results = alternate(
         {

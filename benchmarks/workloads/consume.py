@@ -18,7 +18,6 @@ VALUE_BYTES = 100
 BATCH_ROWS = 10_000
 GOAL_GB_S = 2.0
 TIMEOUT_S = 60.0
-LOG_BYTES = 512 << 20
 
 
 class ArrowReader:
@@ -64,7 +63,7 @@ class ArrowReader:
 def run(bench: Bench) -> Outcome:
     """Fills a topic once, then reads it again and again, mapped and streamed in turn."""
     scale = bench.scale
-    records = min(scale.bytes_max, LOG_BYTES) // VALUE_BYTES // BATCH_ROWS * BATCH_ROWS
+    records = scale.bytes_max // VALUE_BYTES // BATCH_ROWS * BATCH_ROWS
     some = min(records, scale.rows_max // 4)
     outcome = Outcome("consume", settings={"records": records, "value_bytes": VALUE_BYTES, "partitions": 1})
     with bench.topic() as topic:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from rayqueue.client.addresses import parse_addresses
 from rayqueue.client.connection import Channel
 from rayqueue.config.clients import CommonConfig
+from rayqueue.config.names import check_topic_name
 from rayqueue.errors import BrokerNotAvailable, RayQueueError, RequestTimeout, UnknownTopicOrPartition
 from rayqueue.protocol.messages import MetadataRequest, MetadataResponse, PartitionInfo, TopicInfo
 
@@ -176,11 +177,13 @@ class ClusterClient:
 
         Raises:
             UnknownTopicOrPartition: there is none; the message has the command that creates it.
+            InvalidTopic: there cannot be one of that name.
         """
         cached = self._topics.get(name)
         fresh = cached and time.monotonic() - cached[0] < self._config.metadata_max_age_ms / 1000
         if cached and fresh and not refresh:
             return cached[1]
+        check_topic_name(name)
         response = self.refresh([name], auto_create=auto_create)
         for topic in response.topics:
             if topic.name == name:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Protocol
 
+from rayqueue.config.names import check_topic_name
 from rayqueue.config.settings import to_text
 from rayqueue.config.topic import TOPIC_SETTINGS, TopicConfig, topic_setting_name
 from rayqueue.errors import ConfigError, InvalidPartitions, InvalidTopic, SchemaMismatch
 
-MAX_NAME_LENGTH = 249
 RESERVED_NAMES = frozenset({"__consumer_offsets", "__transaction_state"})
-
-_NAME = re.compile(rf"[a-zA-Z0-9._-]{{1,{MAX_NAME_LENGTH}}}")
 
 
 class Schemas(Protocol):
@@ -30,14 +27,7 @@ class Schemas(Protocol):
 
 def check_name(name: str) -> None:
     """Raises InvalidTopic unless the name can be a topic's."""
-    if name in (".", ".."):
-        raise InvalidTopic(f"a topic cannot be called {name!r}: choose another name")
-    if not _NAME.fullmatch(name):
-        shown = name if len(name) <= 60 else name[:57] + "..."
-        raise InvalidTopic(
-            f"the topic name {shown!r} is not 1 to {MAX_NAME_LENGTH} characters from a-z, A-Z, 0-9, '.', '_', '-': "
-            "choose another name"
-        )
+    check_topic_name(name)
     if name in RESERVED_NAMES:
         raise InvalidTopic(f"the topic name {name!r} is reserved: choose another name")
 

@@ -146,7 +146,8 @@ def _run_services(source: Source, cluster: Any, out: Console) -> Flow:
             for name in SERVICES:
                 services.start(Job(name, cluster.bootstrap_servers, cluster.token, expected))
             services.wait_ready(READY_S)
-        with step(out, "Producing and consuming, all at once"), watch(out, flow, expected) as news:
+        flowing = step(out, "Producing and consuming, all at once", spinner=False)
+        with flowing, watch(out, flow, expected) as news:
             services.go()
             for name, event in services.events(STALL_S):
                 flow.take(name, event)

@@ -18,10 +18,13 @@ BAR = 30
 
 
 @contextlib.contextmanager
-def step(console: Console, text: str) -> Iterator[None]:
-    """A step that takes a while; when it is done, its line is printed with the time it took."""
+def step(console: Console, text: str, spinner: bool = True) -> Iterator[None]:
+    """A step that takes a while; when it is done, its line is printed with the time it took.
+
+    Without `spinner` the step may show something live of its own.
+    """
     began = time.monotonic()
-    waiting = console.status(text) if console.is_terminal else contextlib.nullcontext()
+    waiting = console.status(text) if spinner and console.is_terminal else contextlib.nullcontext()
     with waiting:
         yield
     console.print(f"{text:<72}{time.monotonic() - began:6.1f} s", highlight=False)

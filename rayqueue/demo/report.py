@@ -150,9 +150,9 @@ def _show_data(outcome: Outcome, out: Console) -> None:
     if outcome.kept is None:
         out.print("  (this directory goes when the demo ends; `rayqueue demo --keep` leaves it)\n")
     else:
-        out.print(
-            f"  kept; run on it: rayqueue start --name {outcome.name} --data-dir {outcome.kept}\n", soft_wrap=True
-        )
+        brokers = f"--brokers {len(outcome.brokers)}"
+        out.print("  it stays; to serve it again:")
+        out.print(f"  rayqueue start --name {outcome.name} {brokers} --data-dir {outcome.kept}\n", soft_wrap=True)
 
 
 def to_dict(outcome: Outcome) -> dict[str, Any]:

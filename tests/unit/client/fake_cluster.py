@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from rayqueue.client.io import pipeline as pipeline_module
-from rayqueue.errors import BrokerNotAvailable, RayQueueError, UnknownTopicOrPartition
+from rayqueue.client.io.topics import leader_of
+from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, RayQueueError, UnknownTopicOrPartition
 from rayqueue.producer import Producer
 from rayqueue.protocol.messages import (
     InitProducerIdResponse,
@@ -128,8 +129,11 @@ class FakeLink:
             self.cluster.opened.append(self.node)
             self.cluster.links.append(self)
             self.cluster.changed.notify_all()
+        leaders = {leader_of(p) for topic in self.cluster.topics.values() for p in topic.partitions}
         if self.cluster.refusing:
             self.listener.link_ended(self, False, BrokerNotAvailable("refused"))
+        elif self.node not in leaders:
+            self.listener.link_ended(self, False, ClusterMismatch("another incarnation answers here"))
         else:
             self.listener.link_opened(self, self.cluster.window)
 
@@ -141,8 +145,9 @@ class FakeLink:
         with self.cluster.changed:
             self.cluster.requests.append((self.node, request, rows))
             self.unanswered.append(request)
+            answering = self.cluster.answering and request.acks != 0
             self.cluster.changed.notify_all()
-        if self.cluster.answering and request.acks != 0:
+        if answering:
             self.answer()
 
     def answer(self, *outcomes: Outcome) -> None:
