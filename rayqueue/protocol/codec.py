@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,13 +19,19 @@ _FAILED = b"\x01"
 
 
 _decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}
+_making = threading.Lock()
 
 
 def decoder(kind: type[T]) -> msgspec.msgpack.Decoder[T]:
-    """The decoder of a message type."""
+    """The decoder of a message type.
+
+    msgspec notes what it learns of a struct on the struct itself, and a second thread that makes a decoder of it at the
+    same moment may see that half-done (a segmentation fault, seen with msgspec 0.22): so one thread at a time.
+    """
     found = _decoders.get(kind)
     if found is None:
-        found = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+        with _making:
+            found = _decoders.get(kind) or _decoders.setdefault(kind, msgspec.msgpack.Decoder(kind))
     return found
 
 

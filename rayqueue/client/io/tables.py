@@ -143,9 +143,8 @@ def _column(given: pa.ChunkedArray | None, field: pa.Field, rows: int, topic: st
 
 
 def _timestamps(given: pa.ChunkedArray | None, field: pa.Field, rows: int, topic: str, now_ms: int) -> Any:
-    now = pa.scalar(now_ms, TIMESTAMP_TYPE)
     if given is None:
-        return pa.repeat(now, rows)
+        return pa.Array.from_buffers(TIMESTAMP_TYPE, rows, [None, pa.py_buffer(np.full(rows, now_ms, dtype=np.int64))])
     try:
         if pa.types.is_integer(given.type):
             given = given.cast(pa.int64()).cast(TIMESTAMP_TYPE)  # ms since the epoch, as produce() takes it
@@ -155,7 +154,7 @@ def _timestamps(given: pa.ChunkedArray | None, field: pa.Field, rows: int, topic
     except pa.ArrowException as error:
         raise SchemaMismatch(f"column 'timestamp' is {given.type}, which is not {TIMESTAMP_TYPE}: {error}") from error
     if given.null_count:
-        given = given.fill_null(now)
+        given = given.fill_null(pa.scalar(now_ms, TIMESTAMP_TYPE))
     return cast_column(given, field, topic)
 
 
@@ -207,12 +206,17 @@ def check_sizes(batch: pa.RecordBatch, limit: int, topic: str) -> None:
     Raises:
         RecordTooLarge: there is one; says which row.
     """
-    if batch.num_rows == 0 or batch.nbytes + RECORD_OVERHEAD <= limit:
+    if batch.num_rows == 0 or _fits(batch, limit - RECORD_OVERHEAD):
         return
     sizes = row_sizes(batch)
     if int(sizes.max()) > limit:
         row = int(sizes.argmax())
         raise too_large(f"row {row} of the table", int(sizes[row]), limit, topic)
+
+
+def _fits(batch: pa.RecordBatch, limit: int) -> bool:
+    """Whether the batch has at most `limit` bytes; asks first what is known at once: the size of its whole buffers."""
+    return bool(batch.get_total_buffer_size() <= limit or batch.nbytes <= limit)
 
 
 def too_large(what: str, size: int, limit: int, topic: str) -> RecordTooLarge:
@@ -225,7 +229,7 @@ def too_large(what: str, size: int, limit: int, topic: str) -> RecordTooLarge:
 
 def pieces(batch: pa.RecordBatch, limit: int) -> Iterator[pa.RecordBatch]:
     """Consecutive slices of about `limit` bytes at most, none empty; shares memory."""
-    if batch.num_rows <= 1 or batch.nbytes <= limit:
+    if batch.num_rows <= 1 or _fits(batch, limit):
         if batch.num_rows:
             yield batch
         return
