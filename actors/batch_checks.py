@@ -7,8 +7,9 @@ import pyarrow as pa
 
 from rayqueue.config.topic import TopicConfig
 from rayqueue.errors import CorruptRecord, ProtocolError, RecordTooLarge, SchemaMismatch
-from rayqueue.protocol.ipc import IpcMessage
+from rayqueue.protocol.ipc import IpcMessage, inflated_size
 from rayqueue.protocol.messages import COMPRESSION_CODES, COMPRESSION_MASK, NO_PRODUCER, ProduceBatch
+from rayqueue.protocol.schemas import MAX_TIMESTAMP_MS
 
 
 class BatchChecks:
@@ -16,10 +17,12 @@ class BatchChecks:
 
     Args:
         schema: the topic's log schema, `timestamp` last.
+        max_bytes: largest batch, decompressed: what a few bytes say must not fill the memory of all who read them.
     """
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, max_bytes: int) -> None:
         self._schema = schema
+        self._max_bytes = max_bytes
         self._timestamp = len(schema) - 1
         self._required = [i for i, field in enumerate(schema) if not field.nullable and i != self._timestamp]
 
@@ -45,9 +48,13 @@ class BatchChecks:
             raise ProtocolError(f"attributes {batch.attributes} do not fit a batch compressed with {message.codec}")
         if batch.producer_id != NO_PRODUCER and (batch.producer_epoch < 0 or batch.base_sequence < 0):
             raise ProtocolError("an idempotent batch needs a producer epoch and a sequence number")
+        size = inflated_size(message)
+        if size > self._max_bytes:
+            raise RecordTooLarge(
+                f"a batch of {size} bytes (decompressed) is above socket.request.max.bytes ({self._max_bytes})"
+            )
         table = self._parse(row)
         self._check_times(table.column(self._timestamp), batch)
-        size = message.body.size if message.codec == "none" else table.nbytes
         if size > config.max_message_bytes:
             _check_records(table, config.max_message_bytes)
 
@@ -73,6 +80,8 @@ class BatchChecks:
         else:
             array = np.asarray(stamps)
             low, high = int(array.min()), int(array.max())
+        if low < 0 or high > MAX_TIMESTAMP_MS:
+            raise ProtocolError(f"timestamps are ms since 1970, up to the year 2255, not {low} to {high}")
         if (low, high) != (batch.min_timestamp, batch.max_timestamp):
             raise ProtocolError("the batch's timestamps do not lie between those that its request says")
 

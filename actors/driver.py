@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MAX_WAIT_MS = 60_000
 MAX_EVENTS = 1024  # taken at once, so that deadlines are looked at in between
 
 
@@ -102,12 +103,13 @@ class Driver:
             return
         try:
             self._turn()
+            sooner = self._sooner()
         finally:
             self._inside.release()
-        if self._events or self._sooner():
+        if sooner or self._events:
             self._wakes.put(None)
 
-    def call(self, function: Callable[[], T], timeout_s: float = 60.0) -> T:
+    def call(self, function: Callable[[], T], timeout_s: float | None = 60.0) -> T:
         """Runs `function` inside the loop and returns what it returns; from the loop's own thread, at once."""
         if threading.current_thread() is self._thread:
             return function()
@@ -126,15 +128,18 @@ class Driver:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while not self._stopping or self._events:
-            self._wait()
-            with self._inside:
-                self._turn()
-            if self._events:
-                self._wakes.put(None)
+        try:
+            while not self._stopping or self._events:
+                self._wait()
+                with self._inside:
+                    self._turn()
+                if self._events:
+                    self._wakes.put(None)
+        except BaseException as error:
+            self._on_failure(error)
 
     def _sooner(self) -> bool:
-        """Whether a deadline has come up before the one that the loop's thread sleeps to."""
+        """Whether a deadline has come up before the one that the loop's thread sleeps to. Asked from inside."""
         deadline = self._next_deadline_ms()
         return deadline is not None and (self._sleeps_to is None or deadline < self._sleeps_to)
 
@@ -142,11 +147,11 @@ class Driver:
         """Until somebody wakes us, or the next deadline."""
         with self._inside:
             deadline = self._sleeps_to = self._next_deadline_ms()
+        if self._events:
+            return  # submitted by somebody who found us inside, and relies on this look
         try:
-            if deadline is None:
-                self._wakes.get()
-            else:
-                self._wakes.get(timeout=max(0.0, (deadline - boot_ms()) / 1000))
+            wait_ms = MAX_WAIT_MS if deadline is None else min(MAX_WAIT_MS, max(0, deadline - boot_ms()))
+            self._wakes.get(timeout=wait_ms / 1000)
             while True:  # one turn serves all that woke us
                 self._wakes.get_nowait()
         except Empty:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from rayqueue.actors.flight import Exchange
-from rayqueue.errors import FencedLeaderEpoch, ProtocolError, RayQueueError, from_wire
+from rayqueue.errors import FencedLeaderEpoch, ProtocolError, RayQueueError, StorageError, from_wire
 from rayqueue.protocol import codec
 from rayqueue.protocol.messages import FetchPart, FetchPartition, FetchRequest, FetchResponse
 
@@ -226,6 +226,10 @@ class FetchStream:
             return part, row
         except RayQueueError as error:
             return self._ended(subscription, error), None
+        except Exception as error:
+            # A fault of ours with one partition: its reader is told, and the pusher goes on for the others.
+            log.exception("%s-%d cannot be pushed", partition.topic, partition.partition)
+            return self._ended(subscription, StorageError(f"{type(error).__name__}: {error}")), None
 
     def _read(self, subscription: Subscription, part: FetchPart, max_bytes: int) -> pa.Buffer | None:
         partition = subscription.partition

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Action = Callable[[bytes], Any]
 Stream = Callable[[bytes], Iterator[Any]]
-Outgoing = tuple[bytes, list[pa.Buffer]]
+Written = Callable[[], None]
+Outgoing = tuple[bytes, list[pa.Buffer], "Written | None"]
 
 
 def typed(kind: type[T], handler: Callable[[T], Any]) -> Action:
@@ -50,6 +51,7 @@ class Exchange:
         self._wakes: SimpleQueue[bool] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._reader_flushes = False
+        self._finished = False
         self.broken = False
 
     def welcome(self, welcome: Welcome) -> None:
@@ -62,10 +64,16 @@ class Exchange:
         self._thread = threading.Thread(target=self._write_outbox, name="exchange-writer", daemon=True)
         self._thread.start()
 
-    def send(self, message: bytes, rows: list[pa.Buffer] | None = None) -> None:
-        """Queues a message. What comes after the end is dropped: nobody is there to read it."""
-        self._outbox.append((message, rows or []))
-        if not self._reader_flushes:
+    def send(self, message: bytes, rows: list[pa.Buffer] | None = None, written: Written | None = None) -> None:
+        """Queues a message. What comes after the end is dropped: nobody is there to read it.
+
+        Args:
+            written: called when the message is written or dropped: what it holds can be given back.
+        """
+        self._outbox.append((message, rows or [], written))
+        if self._finished:
+            self._flush_outbox()
+        elif not self._reader_flushes:
             self._wakes.put(True)
 
     def submit(self, work: Callable[[], None]) -> None:
@@ -85,8 +93,12 @@ class Exchange:
         outbox = self._outbox
         while outbox:
             with self._writing:
-                if outbox:
-                    self.write(*outbox.popleft())
+                if not outbox:
+                    return
+                message, rows, written = outbox.popleft()
+                self.write(message, rows)
+            if written is not None:
+                written()
 
     def write(self, message: bytes, rows: list[pa.Buffer]) -> None:
         """Writes a message; waits while the client does not read. To a client that is gone, nothing."""
@@ -138,6 +150,9 @@ class Exchange:
         if self._thread is not None:
             self._wakes.put(False)
             self._thread.join()
+        # What is sent from now on is dropped by its sender.
+        self.broken = self._finished = True
+        self._flush_outbox()
 
     def _write_outbox(self) -> None:
         while self._wakes.get():

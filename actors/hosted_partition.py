@@ -41,6 +41,7 @@ class HostedPartition:
         config: the topic's settings.
         leader_epoch: the epoch it leads under.
         wall_ms: now.
+        max_batch_bytes: largest batch taken, decompressed.
         reply: takes the machine's `Reply`s.
         request_flush: called when an fsync is due; answer with `flushed` or `flush_failed`.
     """
@@ -57,6 +58,7 @@ class HostedPartition:
         config: TopicConfig,
         leader_epoch: int,
         wall_ms: int,
+        max_batch_bytes: int,
         reply: Callable[[ev.Reply], None],
         request_flush: Callable[[HostedPartition], None],
     ) -> None:
@@ -64,7 +66,7 @@ class HostedPartition:
         self.topic_id = topic_id
         self.partition = partition
         self.schema = schema
-        self.checks = BatchChecks(schema)
+        self.checks = BatchChecks(schema, max_batch_bytes)
         self.config = config
         self.directory = directory
         self.listeners: tuple[Listener, ...] = ()
@@ -73,7 +75,13 @@ class HostedPartition:
         self._request_flush = request_flush
         self._pending: list[tuple[Any, BatchHeader]] = []
         self.log = Log.open(files, str(directory), schema, config)
-        self.leader = Leader(leader_epoch, self.log.log_end_offset, config, self._producers(wall_ms))
+        if config.flush_messages == 1 and self.log.flushed_offset < self.log.log_end_offset:
+            # The process before us may have died between write and fsync. A duplicate of such a batch would be acked
+            # as one that is durable, so first it is made so.
+            self.log.flush()
+        self.leader = Leader(
+            leader_epoch, self.log.log_end_offset, config, self._producers(wall_ms), self.log.flushed_offset
+        )
         self.high_watermark = self.leader.high_watermark
 
     def __repr__(self) -> str:

@@ -92,6 +92,7 @@ class PartitionReplica:
             options.broker_id,
             slot,
             self.incarnation,
+            options.config.socket_request_max_bytes,
             reply=_complete,
             request_flush=self._flusher.submit,
         )
@@ -239,16 +240,19 @@ class PartitionReplica:
     # --- the metadata log -------------------------------------------------------------------------------------------
 
     def _on_metadata(self, state: ClusterState, records: list[Record], end: int, coordinator_epoch: int) -> None:
-        """On the follower's thread, which waits until the loop has acted: the state does not move meanwhile.
+        """On the follower's thread, so the state does not move meanwhile.
 
         An error of the report ends the follower's stream; at the start of the next one this is called again.
         """
         if records:
-            self._driver.call(lambda: self._table.apply(state, records, wall_ms()))
+            self._table.apply(state, records, wall_ms(), self._inside)
         mine = state.replica_actors.get((self.options.broker_id, self.slot))
         if mine is not None and mine.incarnation == self.incarnation:
             self.progress.running()
         self._coordinator.call("applied", Applied(self.incarnation, end), Empty, REGISTER_TIMEOUT_S)
+
+    def _inside(self, function: Callable[[], None]) -> None:
+        self._driver.call(function, timeout_s=None)
 
     # --- exchanges and actions (gRPC's threads) ---------------------------------------------------------------------
 

@@ -1,25 +1,20 @@
 """The partitions that a replica actor leads, brought in line with the metadata log.
 
 `apply` compares what the cluster's state says with what is hosted, and opens, fences, configures or deletes: told the
-same state twice, it does nothing the second time. Runs on the actor's loop; `find` may be called from any thread.
+same state twice, it does nothing the second time. `find` may be called from any thread.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from rayqueue.actors.hosted_partition import HostedPartition
 from rayqueue.actors.produce_stream import not_here
-from rayqueue.coordination.records import (
-    ConfigRecord,
-    PartitionRecord,
-    Record,
-    RemoveTopicRecord,
-    ReplicaActorRecord,
-    TopicRecord,
-)
+from rayqueue.config.topic import TopicConfig
+from rayqueue.coordination.records import ConfigRecord, PartitionRecord, Record, RemoveTopicRecord
 from rayqueue.coordination.state import ClusterState, Topic
 from rayqueue.errors import NotLeaderOrFollower, RayQueueError, StorageError
 from rayqueue.protocol.schemas import deserialize_schema
@@ -29,7 +24,10 @@ from rayqueue.storage.files import OsFiles
 log = logging.getLogger(__name__)
 
 Key = tuple[bytes, int]
+Inside = Callable[[Callable[[], None]], None]
 NAME_MAX = 150
+
+_DIRECTORY = re.compile(r".+-(?P<topic_id>[0-9a-f]{32})-\d+(?P<deleted>\.deleted)?")
 
 
 def partition_directory(root: Path, topic: str, topic_id: bytes, partition: int) -> Path:
@@ -46,6 +44,7 @@ class PartitionTable:
     Args:
         files: the file system. root: the broker's directory.
         broker_id, slot, incarnation: which actor, and which process of it.
+        max_batch_bytes: largest batch taken, decompressed.
         reply, request_flush: handed to every partition.
     """
 
@@ -56,6 +55,7 @@ class PartitionTable:
         broker_id: int,
         slot: int,
         incarnation: str,
+        max_batch_bytes: int,
         reply: Callable[[ev.Reply], None],
         request_flush: Callable[[HostedPartition], None],
     ) -> None:
@@ -64,6 +64,7 @@ class PartitionTable:
         self._broker_id = broker_id
         self._slot = slot
         self._incarnation = incarnation
+        self._max_batch_bytes = max_batch_bytes
         self._reply = reply
         self._request_flush = request_flush
         self._hosted: dict[Key, HostedPartition] = {}
@@ -93,93 +94,118 @@ class PartitionTable:
             raise NotLeaderOrFollower("this replica actor has just started and does not lead yet: try again")
         raise not_here(topic_id, partition)
 
-    # --- following the metadata log ----------------------------------------------------------------------------------
+    # --- following the metadata log ---------------------------------------------------------------------------------
 
-    def apply(self, state: ClusterState, records: Iterable[Record], wall_ms: int) -> None:
-        """Acts on records that `state` has replayed already."""
+    def apply(self, state: ClusterState, records: Iterable[Record], wall_ms: int, inside: Inside) -> None:
+        """Brings what is hosted in line with `state`, which has replayed `records` already.
+
+        Runs on the follower's thread. Logs are opened there, because a recovery may take long and those that are open
+        must be served meanwhile; what touches a hosted partition runs inside the loop.
+
+        Args:
+            inside: runs a function inside the actor's loop and waits for it.
+        """
         mine = state.replica_actors.get((self._broker_id, self._slot))
         if mine is None or mine.incarnation != self._incarnation:
             # Epochs committed for an earlier process of this actor are not ours to lead under.
             return
+        for key in self._touched(state, records):
+            try:
+                self._settle(state, key, wall_ms, inside)
+            except (RayQueueError, OSError) as error:
+                # One bad directory does not take the others with it; clients of this partition are told.
+                log.error("partition %d of topic %s is not in line with the metadata: %s", key[1], key[0].hex(), error)
+                self._failed[key] = f"the log of partition {key[1]} cannot be opened: {error}"
         if not self._registered:
             self._registered = True
-            for topic, record in state.partitions_on(self._broker_id, self._slot):
-                self._host(state, topic, record, wall_ms)
-            return
+            if self._slot == 0:
+                self._sweep(state)
+
+    def _touched(self, state: ClusterState, records: Iterable[Record]) -> list[Key]:
+        """The partitions to look at: of the first state all, later those that records speak of; and what failed."""
+        here = [(t.topic_id, p.partition) for t, p in state.partitions_on(self._broker_id, self._slot)]
+        if not self._registered:
+            return list(dict.fromkeys([*here, *self._hosted]))
+        keys: dict[Key, None] = dict.fromkeys(self._failed)
+        topics: set[bytes] = set()
         for record in records:
-            self._apply(state, record, wall_ms)
+            if isinstance(record, PartitionRecord):
+                keys[record.topic_id, record.partition] = None
+            elif isinstance(record, (ConfigRecord, RemoveTopicRecord)):
+                topics.add(record.topic_id)
+        if topics:
+            keys.update(dict.fromkeys(key for key in [*here, *self._hosted] if key[0] in topics))
+        return list(keys)
 
-    def _apply(self, state: ClusterState, record: Record, wall_ms: int) -> None:
-        match record:
-            case PartitionRecord():
-                topic = state.topics_by_id.get(record.topic_id)
-                if topic is not None:
-                    self._host(state, topic, topic.partitions[record.partition], wall_ms)
-            case ConfigRecord():
-                topic = state.topics_by_id.get(record.topic_id)
-                if topic is not None:
-                    self._configure(state, topic)
-            case RemoveTopicRecord():
-                self._remove(record.topic_id)
-            case ReplicaActorRecord() | TopicRecord():
-                pass  # what follows from them stands in the partition records of the same commit
-            case _:
-                pass  # brokers, producer ids: not about this actor's partitions
-
-    def _host(self, state: ClusterState, topic: Topic, record: PartitionRecord, wall_ms: int) -> None:
-        key = (record.topic_id, record.partition)
-        leads = record.leader == self._broker_id and state.slot_of(record, self._broker_id) == self._slot
+    def _settle(self, state: ClusterState, key: Key, wall_ms: int, inside: Inside) -> None:
+        """One partition: opened, dropped, fenced or configured, or left as it is."""
+        topic = state.topics_by_id.get(key[0])
         hosted = self._hosted.get(key)
-        if not leads:
-            if hosted is not None:
-                del self._hosted[key]
-                hosted.resign("NotLeaderOrFollower", "the partition is led by another replica now", delete=False)
-        elif hosted is not None:
-            if record.leader_epoch > hosted.leader.leader_epoch:
-                hosted.lead(record.leader_epoch)
-        else:
-            self._open(state, topic, record, wall_ms)
-
-    def _open(self, state: ClusterState, topic: Topic, record: PartitionRecord, wall_ms: int) -> None:
-        key = (record.topic_id, record.partition)
-        directory = partition_directory(self._root, topic.name, topic.topic_id, record.partition)
-        try:
-            self._hosted[key] = HostedPartition(
-                self._files,
-                directory,
-                topic=topic.name,
-                topic_id=topic.topic_id,
-                partition=record.partition,
-                schema=deserialize_schema(topic.schema),
-                config=state.topic_config(topic),
-                leader_epoch=record.leader_epoch,
-                wall_ms=wall_ms,
-                reply=self._reply,
-                request_flush=self._request_flush,
-            )
+        if topic is None:
             self._failed.pop(key, None)
-        except (RayQueueError, OSError) as error:
-            # One bad directory does not take the others with it; clients of this partition are told.
-            log.error("%s-%d cannot be opened: %s", topic.name, record.partition, error)
-            self._failed[key] = f"the log in {directory} cannot be opened: {error}"
-
-    def _configure(self, state: ClusterState, topic: Topic) -> None:
+            if hosted is not None:
+                inside(lambda: self._drop(key, "UnknownTopicOrPartition", "the topic has been deleted", delete=True))
+            return
+        record = topic.partitions[key[1]]
+        if record.leader != self._broker_id or state.slot_of(record, self._broker_id) != self._slot:
+            self._failed.pop(key, None)
+            if hosted is not None:
+                inside(lambda: self._drop(key, "NotLeaderOrFollower", "another replica leads now", delete=False))
+            return
         config = state.topic_config(topic)
-        for record in topic.partitions:
-            hosted = self._hosted.get((topic.topic_id, record.partition))
-            if hosted is not None and hosted.config != config:
-                hosted.configure(config)
+        if hosted is None:
+            opened = self._open(topic, record, config, wall_ms)
+            inside(lambda: self._hosted.update({key: opened}))
+            self._failed.pop(key, None)
+        else:
+            inside(lambda: self._update(hosted, record, config))
 
-    def _remove(self, topic_id: bytes) -> None:
-        for key in [key for key in self._hosted if key[0] == topic_id]:
-            hosted = self._hosted.pop(key)
-            hosted.resign("UnknownTopicOrPartition", f"topic {hosted.topic} has been deleted", delete=True)
-        for key in [key for key in self._failed if key[0] == topic_id]:
-            del self._failed[key]
+    def _open(self, topic: Topic, record: PartitionRecord, config: TopicConfig, wall_ms: int) -> HostedPartition:
+        return HostedPartition(
+            self._files,
+            partition_directory(self._root, topic.name, topic.topic_id, record.partition),
+            topic=topic.name,
+            topic_id=topic.topic_id,
+            partition=record.partition,
+            schema=deserialize_schema(topic.schema),
+            config=config,
+            leader_epoch=record.leader_epoch,
+            wall_ms=wall_ms,
+            max_batch_bytes=self._max_batch_bytes,
+            reply=self._reply,
+            request_flush=self._request_flush,
+        )
+
+    @staticmethod
+    def _update(hosted: HostedPartition, record: PartitionRecord, config: TopicConfig) -> None:
+        if record.leader_epoch > hosted.leader.leader_epoch:
+            hosted.lead(record.leader_epoch)
+        if hosted.config != config:
+            hosted.configure(config)
+
+    def _drop(self, key: Key, error: str, message: str, delete: bool) -> None:
+        self._hosted.pop(key).resign(error, message, delete)
+
+    def _sweep(self, state: ClusterState) -> None:
+        """Removes what belongs to topics that were deleted while no process of this broker was there to do it."""
+        parent = self._root / "partitions"
+        for path in sorted(parent.iterdir()) if parent.is_dir() else []:
+            found = _DIRECTORY.fullmatch(path.name)
+            known = found is not None and bytes.fromhex(found["topic_id"]) in state.topics_by_id
+            if found is None or (known and not found["deleted"]):
+                continue
+            try:
+                self._files.remove_tree(str(path))
+                log.info("%s is removed, its topic was deleted", path)
+            except OSError as error:
+                log.warning("%s cannot be removed, its topic was deleted: %s", path, error)
 
     def close(self) -> None:
-        """Closes every log, cleanly: the next start needs no recovery."""
+        """Closes every log, cleanly: the next start needs no recovery. Inside the loop."""
         for hosted in self._hosted.values():
-            hosted.resign("NotLeaderOrFollower", "this replica actor is shutting down", delete=False)
+            try:
+                hosted.resign("NotLeaderOrFollower", "this replica actor is shutting down", delete=False)
+            except (RayQueueError, OSError) as error:
+                log.error("%r is not closed cleanly: %s", hosted, error)
         self._hosted.clear()
         self._registered = False

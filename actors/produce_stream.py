@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import google_crc32c
@@ -145,19 +146,26 @@ class ProduceStream:
 
     def _take(self, request: ProduceRequest, rows: list[pa.Buffer]) -> None:
         state = Request(self, request, sum(row.size for row in rows))
+        self._window.acquire()
+        self._budget.acquire(state.size)
+        try:
+            self._check_all(state, request, rows)
+        except BaseException:
+            self._release(state.size)
+            raise
+        self._order.append(state)
+        if state.size <= INLINE_BYTES:
+            self._exchange.submit(lambda: self._submit(state))
+        else:
+            self._post(state)
+
+    def _check_all(self, state: Request, request: ProduceRequest, rows: list[pa.Buffer]) -> None:
         for index, (batch, row) in enumerate(zip(request.batches, rows, strict=True)):
             try:
                 state.items.append(self._check(state, index, batch, row))
             except RayQueueError as error:
                 state.results[index] = ProduceResult(-1, -1, type(error).__name__, str(error))
         state.remaining = len(state.items)
-        self._window.acquire()
-        self._budget.acquire(state.size)
-        self._order.append(state)
-        if state.size <= INLINE_BYTES:
-            self._exchange.submit(lambda: self._submit(state))
-        else:
-            self._post(state)
 
     def _check(self, request: Request, index: int, batch: ProduceBatch, row: pa.Buffer) -> Item:
         partition = self._find(batch.topic_id, batch.partition)
@@ -173,9 +181,15 @@ class ProduceStream:
             done = order.popleft()
             done.items.clear()  # an item points back: only a garbage collection would free the request, body and all
             if done.acks != 0:
-                self._exchange.send(codec.encode(ProduceResponse(done.correlation, done.results)))
-            self._budget.release(done.size)
-            self._window.release()
+                answer = codec.encode(ProduceResponse(done.correlation, done.results))
+                self._exchange.send(answer, written=partial(self._release, done.size))
+            else:
+                self._release(done.size)
+
+    def _release(self, size: int) -> None:
+        """The answer is on its way: only now the next request may come, so answers that nobody reads do not pile up."""
+        self._budget.release(size)
+        self._window.release()
 
 
 def not_here(topic_id: bytes, partition: int) -> UnknownTopicOrPartition:

@@ -23,22 +23,25 @@ from typing import TYPE_CHECKING, Any
 
 from rayqueue import errors
 from rayqueue.errors import RayQueueError
-from rayqueue.types import RecordMetadata, TopicPartition, Watermarks
+from rayqueue.types import OFFSET_BEGINNING, OFFSET_END, RecordMetadata, TopicPartition, Watermarks
 
 if TYPE_CHECKING:
     from rayqueue.admin import AdminClient, NewTopic
     from rayqueue.cluster import connect, shutdown, start, status
-    from rayqueue.consumer import Consumer
+    from rayqueue.consumer import Consumer, OffsetAndTimestamp
     from rayqueue.message import Message
     from rayqueue.producer import Producer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "OFFSET_BEGINNING",
+    "OFFSET_END",
     "AdminClient",
     "Consumer",
     "Message",
     "NewTopic",
+    "OffsetAndTimestamp",
     "Producer",
     "RayQueueError",
     "RecordMetadata",
@@ -58,6 +61,7 @@ _LAZY = {
     "Consumer": "rayqueue.consumer",
     "Message": "rayqueue.message",
     "NewTopic": "rayqueue.admin",
+    "OffsetAndTimestamp": "rayqueue.consumer",
     "Producer": "rayqueue.producer",
     "connect": "rayqueue.cluster",
     "shutdown": "rayqueue.cluster",

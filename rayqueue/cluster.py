@@ -139,20 +139,24 @@ def status(name: str = DEFAULT_NAME) -> ClusterStatus:
         return survey.survey(name)
 
 
-def shutdown(name: str = DEFAULT_NAME) -> None:
+def shutdown(name: str = DEFAULT_NAME) -> bool:
     """Stops the processes of a cluster and waits until they are gone; the data stays. Ends the Ray that `start` began.
 
     Without such a cluster it does nothing.
+
+    Returns:
+        Whether there was such a cluster.
 
     Raises:
         StorageError: a process does not end.
     """
     handles.check_cluster_name(name)
     if not ray_session.try_attach():
-        return
-    lifecycle.take_down(name)
+        return False
+    ran = lifecycle.take_down(name)
     if not handles.any_cluster():
         ray_session.end_if_begun()
+    return ran
 
 
 def resolve_bootstrap(cluster: str) -> tuple[str, str | None]:

@@ -58,8 +58,9 @@ class ClusterStatus:
     """A cluster at one moment.
 
     Attributes:
-        bootstrap_servers: what clients take. needs_token: whether they need a token besides.
-        data_dir: on the coordinator's node. metadata_index: next index of the metadata log.
+        name: "" when it was asked by address. bootstrap_servers: what clients take.
+        needs_token: whether they need a token besides.
+        data_dir: on the coordinator's node, "" when it was asked by address. metadata_index: next index of the metadata log.
         problems: whatever is wrong, in words; empty when all is well.
     """
 
@@ -110,10 +111,11 @@ class ClusterStatus:
         return {**dataclasses.asdict(self), "healthy": self.healthy, **counts, "offline": len(self.offline)}
 
     def __str__(self) -> str:
+        title = f"{self.name} ({self.cluster_id})" if self.name else self.cluster_id
         lines = [
-            f"cluster {self.name} ({self.cluster_id}): {'healthy' if self.healthy else 'NOT healthy'}",
+            f"cluster {title}: {'healthy' if self.healthy else 'NOT healthy'}",
             f"  bootstrap servers  {self.bootstrap_servers or '(none yet)'}" + (" (with a token)" * self.needs_token),
-            f"  data directory     {self.data_dir}",
+            *([f"  data directory     {self.data_dir}"] if self.data_dir else []),
             f"  metadata           index {self.metadata_index}, coordinator epoch {self.coordinator_epoch}",
             f"  topics             {len(self.topics)} with {self.partitions} partitions, "
             f"{len(self.under_replicated)} under-replicated, {len(self.offline)} offline",

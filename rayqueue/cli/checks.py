@@ -52,11 +52,11 @@ def default_data_dir(name: str) -> Path:
     return Path(os.environ.get("RAYQUEUE_DATA_DIR") or Path.home() / ".rayqueue" / name)
 
 
-def check_machine(data_dir: Path, cluster_up: bool) -> Iterator[Check]:
+def check_machine(data_dir: Path | None, cluster_up: bool) -> Iterator[Check]:
     """All checks of this machine.
 
     Args:
-        data_dir: the cluster's data directory on this node.
+        data_dir: the cluster's data directory on this node; None: not known.
         cluster_up: whether the cluster runs (then its processes rightly hold the locks there).
     """
     yield check_python(sys.version_info[:3])
@@ -64,6 +64,9 @@ def check_machine(data_dir: Path, cluster_up: bool) -> Iterator[Check]:
     yield check_crc()
     yield check_descriptors()
     yield check_shared_memory(Path("/dev/shm"))
+    if data_dir is None:
+        yield Check("data directory", OK, "not checked; give --data-dir")
+        return
     yield check_data_dir(data_dir)
     yield check_disk(data_dir)
     yield check_locks(data_dir, cluster_up)

@@ -56,7 +56,18 @@ def _checks(connection: Connection, data_dir: Path | None) -> Iterator[Check]:
         for check in check_cluster(connection):
             cluster_up = cluster_up or (check.name == "cluster" and check.result == OK)
             yield check
-    yield from check_machine(data_dir or default_data_dir(connection.cluster), cluster_up)
+    yield from check_machine(data_dir or _data_dir(connection, cluster_up), cluster_up)
+
+
+def _data_dir(connection: Connection, cluster_up: bool) -> Path | None:
+    """Where the cluster found by Ray has its data, else where one would be started; None: an address does not tell."""
+    if not connection.through_ray:
+        return None
+    if not cluster_up:
+        return default_data_dir(connection.cluster)
+    from rayqueue.cluster import connect
+
+    return Path(connect(connection.cluster).data_dir)
 
 
 def _show(check: Check) -> None:

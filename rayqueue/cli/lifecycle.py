@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from rayqueue.cli import output
-from rayqueue.cli.options import config_option, examples, json_option, name_option
+from rayqueue.cli.options import Connection, config_option, connection_options, examples, json_option, name_option
 from rayqueue.cli.signals import unwind_on_sigterm
 
 if TYPE_CHECKING:
     from rayqueue.cluster import Cluster
+    from rayqueue.cluster_status import ClusterStatus
 
 
 @click.command(
@@ -78,24 +79,41 @@ def _wait_for_signal() -> None:
         signal.pause()
 
 
-@click.command(epilog=examples("rayqueue status", "rayqueue status --json | jq .under_replicated"))
-@name_option
+@click.command(
+    epilog=examples(
+        "rayqueue status",
+        "rayqueue status --json | jq .under_replicated",
+        "rayqueue status -b 10.0.0.1:9500    without Ray",
+    )
+)
 @json_option
-def status(cluster: str, as_json: bool) -> None:
+@connection_options
+def status(as_json: bool, connection: Connection) -> None:
     """Shows brokers, partitions, leaders, and what is missing.
 
-    Exit status 1 when something is.
+    By address (--bootstrap-servers) it shows what the brokers tell; process ids, replica actors, directories and log
+    files are shown only when the cluster is found through Ray (-b auto). Exit status 1 when something is missing.
     """
-    output.reserve_stdout()
-    from rayqueue import cluster as lifecycle
-
-    found = lifecycle.status(cluster)
+    found = _status(connection)
     if as_json:
         output.write_json(found.to_dict())
     else:
         output.write(str(found).rstrip())
+        if not connection.through_ray:
+            output.say("By address: process ids, replica actors, directories and log files need Ray (-b auto).")
     if not found.healthy:
         raise click.exceptions.Exit(1)
+
+
+def _status(connection: Connection) -> ClusterStatus:
+    if not connection.through_ray:
+        from rayqueue.cli.status_by_address import status_by_address
+
+        return status_by_address(connection)
+    output.reserve_stdout()
+    from rayqueue import cluster as lifecycle
+
+    return lifecycle.status(connection.cluster)
 
 
 @click.command(epilog=examples("rayqueue shutdown", "rayqueue start    # everything is back"))
@@ -106,8 +124,10 @@ def shutdown(cluster: str, as_json: bool) -> None:
     output.reserve_stdout()
     from rayqueue import cluster as lifecycle
 
-    lifecycle.shutdown(cluster)
+    stopped = lifecycle.shutdown(cluster)
     if as_json:
-        output.write_json({"name": cluster, "stopped": True})
+        output.write_json({"name": cluster, "stopped": stopped})
+    elif not stopped:
+        output.write(f"Cluster {cluster} was not running.")
     else:
         output.write(f"Cluster {cluster} is stopped; its data stays, `rayqueue start` brings it back.")

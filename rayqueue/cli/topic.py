@@ -179,8 +179,8 @@ def _kind(one: TopicDescription) -> str:
 @connection_options
 def delete(names: tuple[str, ...], yes: bool, as_json: bool, connection: Connection) -> None:
     """Deletes topics with all their records, for good."""
-    if not yes and sys.stdin.isatty():
-        click.confirm(f"Delete {', '.join(names)} and all records?", abort=True, err=True)
+    if not yes:
+        _confirm(f"Delete {', '.join(names)} and all records?")
     with connection.admin() as admin:
         for name in names:
             admin.delete_topic(name)
@@ -188,6 +188,20 @@ def delete(names: tuple[str, ...], yes: bool, as_json: bool, connection: Connect
                 output.write(f"Deleted topic {name}.")
     if as_json:
         output.write_json({"deleted": list(names)})
+
+
+def _confirm(question: str) -> None:
+    """Goes on after a yes only; where nobody can answer (a script, an empty pipe) that is a usage error."""
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise click.UsageError(
+            "nobody answered, so nothing was deleted; to delete without a question give --yes"
+        ) from None
+    if not agreed:
+        raise click.Abort
 
 
 @topic.command(

@@ -140,6 +140,29 @@ def split_message(message: pa.Buffer) -> IpcMessage:
     return IpcMessage(rows, nodes, buffers, codec, header, message.slice(PREFIX_SIZE + length, body_length))
 
 
+def inflated_size(message: IpcMessage) -> int:
+    """Bytes that the body has when it is decompressed, as its buffers say of themselves; its size when it is not.
+
+    Each buffer of a compressed body begins with its length as an int64, -1 for one that is stored as it is.
+
+    Raises:
+        CorruptRecord: a buffer lies outside the body, or says something impossible.
+    """
+    if message.codec == "none":
+        return message.body.size
+    body, total = memoryview(message.body), 0
+    for offset, length in struct.iter_unpack("<qq", message.buffers):
+        if length == 0:
+            continue
+        if offset < 0 or length < 8 or offset + length > len(body):
+            raise CorruptRecord("a buffer of a compressed batch lies outside of its body")
+        (inflated,) = struct.unpack_from("<q", body, offset)
+        if inflated < -1:
+            raise CorruptRecord("a buffer of a compressed batch has a negative length")
+        total += length - 8 if inflated == -1 else inflated
+    return total
+
+
 def _codec(metadata: bytes, fields: list[int]) -> str:
     if not fields[3]:
         return "none"

@@ -12,6 +12,8 @@ Ids: `topic_id` is the 16 bytes of the topic's UUID. Timestamps are ms since the
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 PROTOCOL_VERSION = 1
@@ -93,8 +95,16 @@ class Welcome(msgspec.Struct, array_like=True):
 # --- produce -------------------------------------------------------------------------------------------------------
 
 
+Int16 = Annotated[int, msgspec.Meta(ge=-1, le=2**15 - 1)]
+Int32 = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
+Int64 = Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
+UInt16 = Annotated[int, msgspec.Meta(ge=0, le=2**16 - 1)]
+UInt32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+
+
 class ProduceBatch(msgspec.Struct, array_like=True, gc=False):
-    """One batch for one partition; its IPC message is the row of the same index.
+    """One batch for one partition; its IPC message is the row of the same index. Numbers outside of what the log's
+    header holds are refused when they are decoded.
 
     Attributes:
         crc: CRC32C of the message's body, continued over its header (`ipc.wire_crc`).
@@ -102,16 +112,16 @@ class ProduceBatch(msgspec.Struct, array_like=True, gc=False):
     """
 
     topic_id: bytes
-    partition: int
-    leader_epoch: int
-    producer_id: int
-    producer_epoch: int
-    base_sequence: int
-    record_count: int
-    min_timestamp: int
-    max_timestamp: int
-    attributes: int
-    crc: int
+    partition: Int32
+    leader_epoch: Int32
+    producer_id: Int64
+    producer_epoch: Int16
+    base_sequence: Int32
+    record_count: Int32
+    min_timestamp: Int64
+    max_timestamp: Int64
+    attributes: UInt16
+    crc: UInt32
 
 
 class ProduceRequest(msgspec.Struct, array_like=True):

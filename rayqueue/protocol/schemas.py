@@ -22,6 +22,7 @@ DEFAULT_SCHEMA = pa.schema(
     ]
 )
 RESERVED_COLUMNS = frozenset({"topic", "partition", "offset", "timestamp", "timestamp_type", "key", "headers"})
+MAX_TIMESTAMP_MS = 9_000_000_000_000  # in the year 2255: fits Python's datetime and Arrow's nanoseconds
 MAX_COLUMNS = 1000
 MAX_DEPTH = 16
 

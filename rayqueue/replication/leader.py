@@ -37,13 +37,22 @@ class Leader:
         log_end: next offset to give.
         config: the topic's settings.
         producers: rebuilt from the log.
+        flushed_end: below it the log is on stable storage; None: all of it. With `flush.messages=1` it must be all:
+            what is below the high watermark is acked again to whoever asks.
     """
 
-    def __init__(self, leader_epoch: int, log_end: int, config: TopicConfig, producers: ProducerStates) -> None:
+    def __init__(
+        self,
+        leader_epoch: int,
+        log_end: int,
+        config: TopicConfig,
+        producers: ProducerStates,
+        flushed_end: int | None = None,
+    ) -> None:
         self.leader_epoch = leader_epoch
         self.log_end = log_end  # next offset; Invariant: written_end <= log_end
         self.written_end = log_end  # Invariant: flushed_end <= written_end
-        self.flushed_end = log_end
+        self.flushed_end = log_end if flushed_end is None else min(flushed_end, log_end)
         self.high_watermark = log_end  # Invariant: high_watermark <= written_end, and it never falls
         self.producers = producers
         self.offline = ""  # why nothing can be appended any more
@@ -99,7 +108,9 @@ class Leader:
             except (OutOfOrderSequence, ProducerFenced) as error:
                 return [ev.Reply(event.ref, -1, error=type(error).__name__, message=str(error))]
             if seen is not None:
-                return self._ack_when_due(Waiting(seen.last_offset, ev.Reply(event.ref, seen.base_offset), event.acks))
+                by_log = self._config.message_timestamp_type == "LogAppendTime"
+                reply = ev.Reply(event.ref, seen.base_offset, seen.timestamp if by_log else NO_TIMESTAMP)
+                return self._ack_when_due(Waiting(seen.last_offset, reply, event.acks))
         header = self._header(batch, wall_ms)
         self.log_end = header.last_offset + 1
         self.producers.append(header, wall_ms)
