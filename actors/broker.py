@@ -111,10 +111,10 @@ class Broker:
             try:
                 self._serve()
                 break
-            except RayQueueError as error:
+            except Exception as error:  # of any kind: a thread that ended here would say nothing, and never try again
                 if self._stopping.is_set():
                     return
-                if error.retriable:
+                if isinstance(error, RayQueueError) and error.retriable:
                     self.progress.waiting(str(error), type(error).__name__)
                 else:
                     self.progress.failed(error)
@@ -224,9 +224,9 @@ class Broker:
         """Starts every replica actor that does not answer; those that run (a broker may restart alone) are kept."""
         problem: BaseException | None = None
         for slot in range(self.options.pool_size):
-            if self._stopping.is_set() or self._answers(slot):
-                continue
             try:
+                if self._stopping.is_set() or self._answers(slot):
+                    continue
                 self._start_replica(slot)
             except Exception as error:
                 # Whatever kept it from starting, the next round tries again; the others must not wait for it.

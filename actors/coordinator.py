@@ -149,7 +149,7 @@ class Coordinator:
                     self.progress.waiting,
                 )
                 break
-            except RayQueueError as error:
+            except Exception as error:  # of any kind: a thread that ended here would never try again
                 self.progress.failed(error)
                 self._stopping.wait(RECOVERY_RETRY_MS / 1000)
         else:
@@ -183,13 +183,13 @@ class Coordinator:
             max_message_bytes=options.config.socket_request_max_bytes,
         )
 
-    def format(self, cluster_id: str) -> str:
-        """Makes an empty directory the metadata of a cluster; answers the id of the cluster that it holds then.
+    def format(self, cluster_id: str = "") -> str:
+        """Makes an empty directory the metadata of a cluster ("": a new id); gives the id of the one that it holds.
 
         Raises:
-            ClusterMismatch: it holds another cluster. StorageError, RequestTimeout.
+            ClusterMismatch: it holds another cluster than the one that was named. StorageError, RequestTimeout.
         """
-        self.ask(FormatCluster(cluster_id))
+        self.ask(FormatCluster(cluster_id or uuid.uuid4().hex, must_match=bool(cluster_id)))
         return self._driver.call(self._write_identity)
 
     def stop(self) -> None:

@@ -81,8 +81,14 @@ def ask(handle: Any, method: str, *args: Any, timeout_s: float = CALL_TIMEOUT_S)
         raise BrokerNotAvailable(f"an actor cannot be reached: {str(error).splitlines()[0]}") from error
 
 
-def _start(kind: type, name: str, node_id: str, python_path: str, *args: Any) -> Any:
-    """Starts an actor on a node unless one of that name is there; does not wait for it to be up."""
+def _start(
+    kind: type, name: str, node_id: str, python_path: str, *args: Any, take_existing: bool = True
+) -> Any:
+    """Starts an actor on a node unless one of that name is there; does not wait for it to be up.
+
+    Raises:
+        ray.exceptions.ActorAlreadyExistsError: one is there, and it is not to be taken.
+    """
     remote: Any = ray.remote(kind)
     return remote.options(
         num_cpus=0,
@@ -92,16 +98,23 @@ def _start(kind: type, name: str, node_id: str, python_path: str, *args: Any) ->
         name=name,
         namespace=NAMESPACE,
         lifetime="detached",
-        get_if_exists=True,
+        get_if_exists=take_existing,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
         runtime_env=runtime_env(python_path),
     ).remote(*args)
 
 
-def start_coordinator(options: CoordinatorOptions, node_id: str, nodes: list[NodeReport]) -> Any:
-    """Starts the coordinator; it starts the brokers. nodes: what is known of them already."""
+def start_coordinator(options: CoordinatorOptions, node_id: str, nodes: list[NodeReport]) -> Any | None:
+    """Starts the coordinator; it starts the brokers. None when one of that name is there: somebody else started it.
+
+    nodes: what is known of them already.
+    """
     placer = functools.partial(RayBrokerPlacer, start_broker=start_broker, nodes=nodes)
-    return _start(Coordinator, coordinator_name(options.name), node_id, options.python_path, options, placer)
+    name = coordinator_name(options.name)
+    try:
+        return _start(Coordinator, name, node_id, options.python_path, options, placer, take_existing=False)
+    except ray.exceptions.ActorAlreadyExistsError:
+        return None
 
 
 def start_broker(options: BrokerOptions) -> None:

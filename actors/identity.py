@@ -19,7 +19,7 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -29,6 +29,19 @@ from rayqueue.errors import StorageError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class Listening(Protocol):
+    """A server that listens from the moment it is made."""
+
+    port: int
+
+    def shutdown(self) -> None:
+        """Listens no longer."""
+        ...
+
+
+S = TypeVar("S", bound=Listening)
 
 LOCK_RETRY_S = 0.1
 PORT_RETRY_S = 0.1
@@ -48,24 +61,35 @@ class DirectoryLock:
         """Takes the lock if it is free.
 
         Raises:
-            StorageError: the directory cannot be written.
+            StorageError: the directory cannot be written, or its disk is full or gone.
         """
         if self._file is not None:
             return True
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._sign(file)
+            except BlockingIOError:
+                os.close(file)
+                return False
+            except BaseException:
+                os.close(file)
+                raise
         except OSError as error:
-            raise StorageError(f"cannot use {self.path.parent}: {error.strerror}; choose another data_dir") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(file)
-            return False
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+            raise StorageError(
+                f"cannot use {self.path.parent}: {error.strerror}; free some space or choose another data_dir"
+            ) from error
         self._file = file
         return True
+
+    @staticmethod
+    def _sign(file: int) -> None:
+        """Writes who has the lock. Cut only afterwards: the block that is there is used again, also on a full disk."""
+        note = f"{os.getpid()} {socket.gethostname()}\n".encode()
+        os.pwrite(file, note, 0)
+        os.ftruncate(file, len(note))
 
     def acquire(self, stop: threading.Event, waiting: Callable[[str], None] = log.info) -> bool:
         """Takes the lock, waiting for as long as another process has it; False when `stop` was set meanwhile.
@@ -84,7 +108,7 @@ class DirectoryLock:
     def holder(self) -> str:
         """Who has the lock, in words."""
         try:
-            pid, _, host = self.path.read_text().strip().partition(" ")
+            pid, _, host = self.path.read_text(errors="replace").strip().partition(" ")
         except OSError:
             pid, host = "", ""
         return f"process {pid} on {host}" if pid else "another process"
@@ -140,7 +164,9 @@ def _write(path: Path, data: bytes, mode: int = 0o600) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         try:
-            os.write(file, data)
+            written = 0
+            while written < len(data):  # a disk that is nearly full takes a part; the next write says so
+                written += os.write(file, data[written:])
             os.fsync(file)
         finally:
             os.close(file)
@@ -157,26 +183,36 @@ def _write(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def kept_token(path: Path) -> str:
-    """The token that stands in a file, made (256 random bits) when there is none. Only the owner can read the file."""
+    """The token that stands in a file, made (256 random bits) when there is none. Only the owner can read the file.
+
+    Raises:
+        StorageError: the file cannot be read or written.
+    """
     try:
         token = path.read_text().strip()
         if token:
             return token
     except FileNotFoundError:
         log.info("a new token is kept in %s", path)
-    except OSError as error:
-        raise StorageError(f"cannot read the token in {path}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"cannot read the token in {path}: {error}") from error
     token = secrets.token_urlsafe(32)
     _write(path, token.encode() + b"\n")
     return token
 
 
 def kept_port(path: Path) -> int:
-    """The port that a server listened on last time; 0 when it never did (or nobody can tell)."""
+    """The port that a server listened on last time; 0 when it never did (or the file holds no port).
+
+    Raises:
+        StorageError: the file cannot be read; what was kept is not given up for that.
+    """
     try:
         port = int(path.read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return 0
+    except OSError as error:
+        raise StorageError(f"cannot read the port in {path}: {error.strerror}") from error
     return port if 0 < port < 65_536 else 0
 
 
@@ -184,11 +220,11 @@ def bind_server(
     directory: Path,
     name: str,
     host: str,
-    make: Callable[[int], T],
+    make: Callable[[int], S],
     stop: threading.Event | None = None,
     fixed_port: int = 0,
     waiting: Callable[[str], None] = log.warning,
-) -> T:
+) -> S:
     """A server on the port it had last time, so that addresses stay valid.
 
     Call it with the directory's lock held: the predecessor is gone then, its port free or about to be.
@@ -196,14 +232,14 @@ def bind_server(
     Args:
         directory, name: the port is kept in `<directory>/ports/<name>`.
         host: where it listens, for messages.
-        make: makes a server (with an attribute `port`) that listens on a port, 0 for a free one; raises OSError or
-            pyarrow.ArrowException when it cannot.
+        make: makes a server that listens on a port, 0 for a free one; raises OSError or pyarrow.ArrowException when
+            it cannot.
         stop: set: give up.
         fixed_port: a port that was set, to be used and waited for; 0: the kept one, else a free one.
         waiting: told when the port is taken.
 
     Raises:
-        StorageError: the host cannot be listened on, or `stop` was set.
+        StorageError: the host cannot be listened on, the port cannot be kept, or `stop` was set.
     """
     path = directory / "ports" / name
     stop = stop or threading.Event()
@@ -226,7 +262,10 @@ def bind_server(
         if not fixed_port and waited >= PORT_WAIT_S:
             log.warning("port %d stays taken: another one is chosen, addresses with the old one are void", wanted)
             wanted = 0
-    port: int = server.port  # type: ignore[attr-defined]
-    if port != kept_port(path):
-        _write(path, f"{port}\n".encode())
+    try:
+        if server.port != kept_port(path):
+            _write(path, f"{server.port}\n".encode())
+    except StorageError:
+        server.shutdown()  # nobody would know of it, and the next try makes another one
+        raise
     return server

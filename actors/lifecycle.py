@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-import uuid
 from typing import Any
 
 import ray
@@ -78,22 +77,29 @@ def overview(name: str, timeout_s: float = handles.CALL_TIMEOUT_S) -> ClusterOve
 def bring_up(
     name: str, brokers: int | None, data_dir: str | None, config: BrokerConfig | None, log_level: str
 ) -> ClusterOverview:
-    """Starts what is missing of a cluster and waits until all of it serves; see `rayqueue.start`."""
+    """Starts what is missing of a cluster and waits until all of it serves; see `rayqueue.start`.
+
+    Several may do so at once: Ray lets one of them create the coordinator, the others join what that one started. What
+    fails is taken down only by the call that created it: to the others it is somebody else's cluster.
+    """
     handles.check_cluster_name(name)
+    created = None
     handle = handles.find(coordinator_name(name))
-    if handle is not None:
-        _check_same(overview(name), name, data_dir, config)
+    if handle is None:
+        options, home, nodes = _prepare(name, brokers, data_dir, config or BrokerConfig.parse(), log_level)
+        created = handles.start_coordinator(options, home.node_id, nodes)
+        handle = created if created is not None else handles.find(coordinator_name(name))
+    try:
+        _wait_coordinator(name, handle)
+        running = overview(name)
+        _check_same(running, name, data_dir, config)
+        if not running.metadata.cluster_id:  # also when another call created it: that one may have died before it could
+            handles.ask(handle, "format")
         handles.ask(handle, "want_brokers", brokers)
         return _wait_ready(name, handle)
-    options, home, nodes = _prepare(name, brokers, data_dir, config or BrokerConfig.parse(), log_level)
-    handle = handles.start_coordinator(options, home.node_id, nodes)
-    try:
-        _wait_process(handle, "the coordinator")
-        if not home.coordinator:
-            handles.ask(handle, "format", uuid.uuid4().hex)
-        return _wait_ready(name, handle)
     except BaseException:
-        take_down(name)
+        if created is not None and handles.find(coordinator_name(name)) == created:
+            take_down(name)
         raise
 
 
@@ -152,15 +158,19 @@ def _look_at_nodes(data_dir: str) -> tuple[list[NodeReport], str]:
     return probe(nodes, data_dir, mine), mine
 
 
-def _wait_process(handle: Any, what: str) -> None:
-    """Waits until an actor runs.
+def _wait_coordinator(name: str, handle: Any | None) -> None:
+    """Waits until the coordinator runs.
 
     Raises:
         RayQueueError: what keeps it from running, when that does not pass.
+        ClusterNotRunning: another call took it down meanwhile.
     """
+    what = "the coordinator"
     deadline = time.monotonic() + START_TIMEOUT_S
     patience: float | None = None
     while True:
+        if handle is None or handles.find(coordinator_name(name)) != handle:
+            raise ClusterNotRunning(f"cluster {name!r} was taken down while it was being started: start it again")
         report = _report(handle)
         if report is not None:
             if report.state == "running":

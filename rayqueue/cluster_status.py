@@ -60,7 +60,8 @@ class ClusterStatus:
     Attributes:
         name: "" when it was asked by address. bootstrap_servers: what clients take.
         needs_token: whether they need a token besides.
-        data_dir: on the coordinator's node, "" when it was asked by address. metadata_index: next index of the metadata log.
+        data_dir: on the coordinator's node, "" when it was asked by address.
+        metadata_index: next index of the metadata log.
         problems: whatever is wrong, in words; empty when all is well.
     """
 

@@ -18,7 +18,7 @@ from rayqueue.errors import UnknownTopicOrPartition
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from rayqueue.cli.record_sinks import Sink
+    from rayqueue.cli.record_sinks import KeyColumn, Sink
     from rayqueue.consumer import Consumer
     from rayqueue.types import TopicPartition
 
@@ -98,10 +98,12 @@ def consume(
     if not names:
         raise click.UsageError("give a topic")
     settings = client_keywords(connection)
-    sink = _sink(kind, file, render or compile_format("%v\\n"))
 
+    from rayqueue.cli.topic_facts import KeyColumns
     from rayqueue.consumer import Consumer
 
+    key_columns = KeyColumns(connection)
+    sink = _sink(kind, file, render or compile_format("%v\\n"), key_columns)
     written = 0
     try:
         with Consumer(**settings, auto_offset_reset=start.reset) as consumer:
@@ -117,6 +119,8 @@ def consume(
     except BaseException:
         sink.abandon()
         raise
+    finally:
+        key_columns.close()
     sink.finish()
     if file is not None:
         output.say(
@@ -143,15 +147,15 @@ def _kind(kind: str | None, as_json: bool, file: str | None, render: Render | No
     return chosen
 
 
-def _sink(kind: str, file: str | None, render: Render) -> Sink:
+def _sink(kind: str, file: str | None, render: Render, key_column: KeyColumn) -> Sink:
     from rayqueue.cli.record_sinks import LineSink, ParquetSink
 
     if kind == "parquet":
         return ParquetSink(Path(file)) if file else ParquetSink(None, output.binary_stdout())
     chosen = render_json if kind == "json" else render
     if file:
-        return LineSink(open(file, "wb"), chosen, close=True)
-    return LineSink(output.binary_stdout(), chosen)
+        return LineSink(open(file, "wb"), chosen, close=True, key_column=key_column)
+    return LineSink(output.binary_stdout(), chosen, key_column=key_column)
 
 
 def begin(

@@ -17,25 +17,36 @@ from rayqueue.protocol.schemas import TIMESTAMP_TYPE
 
 Convert = Callable[[Any], Any]
 
+# The names of a record; but for `value` and `timestamp` no column may be called so (RESERVED_COLUMNS).
+_RECORD_ONLY = frozenset({"topic", "partition", "offset", "key", "headers"})
+_RECORD = _RECORD_ONLY | {"value", "timestamp"}
+
 _decode_json = msgspec.json.Decoder().decode
 # What pyarrow raises for a value that is not of the type, and what the converters below raise.
 _UNFIT = (pa.ArrowException, TypeError, ValueError, ArithmeticError, AttributeError, msgspec.ValidationError)
 
 
-def parse_rows(chunk: bytes, columns: pa.Schema, first: int) -> pa.Table:
+def parse_rows(chunk: bytes, columns: pa.Schema, first: int, key_column: str = "") -> pa.Table:
     """Lines of JSON as a table of the topic's columns, and `timestamp` where the lines have one.
 
-    A column that a line leaves out is null there.
+    A line is an object of columns, or a whole record as `topic consume --json` prints it, whose `value` is that object.
+    Of a record, topic, partition and offset say where it stood, and are not used. A column that a line leaves out is
+    null there.
 
     Args:
         chunk: whole lines, one object each; empty ones are skipped.
         columns: the user's columns.
         first: number of the first line, for messages.
+        key_column: the topic's, "" where it has none.
 
     Raises:
         SchemaMismatch: a line is no object, or does not fit the columns; the message names line and column.
     """
-    numbers, rows = _objects(chunk, first)
+    numbers, given = _objects(chunk, first)
+    rows = [
+        _unwrapped(row, number, columns, key_column) if _is_record(row, columns) else row
+        for number, row in zip(numbers, given, strict=True)
+    ]
     known = {*columns.names, "timestamp"}
     for number, row in zip(numbers, rows, strict=True):
         if not row.keys() <= known:
@@ -67,6 +78,39 @@ def _objects(chunk: bytes, first: int) -> tuple[list[int], list[dict[str, Any]]]
         numbers.append(number)
         rows.append(row)
     return numbers, rows
+
+
+def _is_record(row: dict[str, Any], columns: pa.Schema) -> bool:
+    """Whether a line is a whole record: it has a name that no column may have, or an object that is no column."""
+    if "value" not in row or not row.keys() <= _RECORD:
+        return False
+    return not _RECORD_ONLY.isdisjoint(row) or ("value" not in columns.names and isinstance(row["value"], dict))
+
+
+def _unwrapped(record: dict[str, Any], number: int, columns: pa.Schema, key_column: str) -> dict[str, Any]:
+    """The columns of a record, with its timestamp; its key goes into the key column."""
+    value, key = record["value"], record.get("key")
+    if not isinstance(value, dict):
+        raise SchemaMismatch(
+            f"line {number}: the topic is typed, its value is an object of {', '.join(columns.names[:20])}, "
+            f"not {str(value)[:60]!r}"
+        )
+    if record.get("headers"):
+        raise SchemaMismatch(f"line {number} has headers, and records of a typed topic have none: leave them out")
+    row = dict(value)
+    if key is not None:
+        if not key_column:
+            raise SchemaMismatch(
+                f"line {number} has the key {str(key)[:60]!r}, and the topic no key column: leave it out"
+            )
+        if row.setdefault(key_column, key) != key:
+            raise SchemaMismatch(
+                f"line {number}: the key {str(key)[:60]!r} is not what the key column {key_column!r} has, "
+                f"{str(row[key_column])[:60]!r}: leave one of the two out"
+            )
+    if "timestamp" in record:
+        row["timestamp"] = record["timestamp"]
+    return row
 
 
 def _unknown_column(number: int, row: dict[str, Any], columns: pa.Schema) -> SchemaMismatch:

@@ -107,8 +107,8 @@ class Tally:
     "--json",
     "as_json",
     is_flag=True,
-    help="Each line is a JSON object: the columns of a typed topic; else key, value, headers, partition, timestamp "
-    "(as `topic consume --json` prints them).",
+    help="Each line is a JSON object as `topic consume --json` prints it: key, value, headers, partition, timestamp. "
+    "For a typed topic it may also be the columns alone; its partition is the topic's to choose.",
 )
 @click.option("--acks", type=click.Choice(["all", "1", "0"]), default="all", show_default=True)
 @click.option("--compression", type=click.Choice(["none", "lz4", "zstd"]), default="none", show_default=True)
@@ -136,17 +136,18 @@ def produce(
         output.say("Type lines, end with Ctrl-D.")
     settings = connection.settings()
 
+    from rayqueue.cli.topic_facts import typed_columns
     from rayqueue.producer import Producer
 
     settings |= {"client.id": "rayqueue-cli", "acks": acks, "compression.type": compression, "linger.ms": 5}
-    columns = _typed_columns(connection, topic)
+    columns, key_column = typed_columns(connection, topic)
     if columns is not None and key_separator:
         raise click.UsageError(f"topic {topic!r} has columns: give lines of JSON, without --key-separator")
     with progress_bar("producing", None, wanted=not lines.isatty()) as advance:
         tally = Tally(advance)
         producer = Producer(settings)
         try:
-            _send(producer, topic, lines, tally, key_separator, partition, as_json, columns)
+            _send(producer, topic, lines, tally, key_separator, partition, as_json, columns, key_column)
             producer.flush()
             tally.collect()
         except BaseException:
@@ -169,11 +170,12 @@ def _send(
     partition: int | None,
     as_json: bool,
     columns: Any,
+    key_column: str,
 ) -> None:
     from rayqueue.cli import produce_lines
 
     if columns is not None:
-        produce_lines.send_typed(producer, topic, lines, tally, columns, partition)
+        produce_lines.send_typed(producer, topic, lines, tally, columns, partition, key_column)
     elif as_json:
         produce_lines.send_json(producer, topic, lines, tally, partition)
     else:
@@ -187,16 +189,3 @@ def _finish(tally: Tally, quiet: bool, summary_json: bool) -> None:
         output.say(tally.text())
     if tally.error is not None:
         raise tally.error
-
-
-def _typed_columns(connection: Connection, topic: str) -> Any:
-    """The user's columns of a typed topic, or None."""
-    from rayqueue.admin_topics import user_schema
-    from rayqueue.client.cluster_client import ClusterClient
-    from rayqueue.config import AdminConfig
-
-    client = ClusterClient(AdminConfig.parse(connection.settings()))
-    try:
-        return user_schema(client.topic(topic, auto_create=True))
-    finally:
-        client.close()

@@ -121,9 +121,15 @@ def _bytes(value: Any) -> bytes | None:
 
 
 def send_typed(
-    producer: Producer, topic: str, lines: IO[bytes], tally: Tally, columns: pa.Schema, partition: int | None
+    producer: Producer,
+    topic: str,
+    lines: IO[bytes],
+    tally: Tally,
+    columns: pa.Schema,
+    partition: int | None,
+    key_column: str = "",
 ) -> None:
-    """Each line is an object with the topic's columns; runs of lines become Arrow batches.
+    """Each line is an object with the topic's columns, or one as `topic consume --json` prints it; runs of lines become Arrow batches.
 
     Raises:
         SchemaMismatch: a line does not fit the columns; the message says where.
@@ -131,7 +137,7 @@ def send_typed(
     for first, chunk in _chunks(lines):
         if not chunk.strip():
             continue
-        table = parse_rows(chunk, columns, first)
+        table = parse_rows(chunk, columns, first, key_column)
         if partition is not None:
             _send_rows(producer, topic, table, tally, partition)
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -12,6 +12,9 @@ import pyarrow as pa
 from rayqueue.cli.record_format import Render, Row, textual
 from rayqueue.errors import SchemaMismatch
 from rayqueue.protocol.schemas import RESERVED_COLUMNS
+
+# The key column of a topic by its name, "" where it has none.
+KeyColumn = Callable[[str], str]
 
 
 class Sink(Protocol):
@@ -30,14 +33,17 @@ class Sink(Protocol):
 class LineSink:
     """Records on a stream of bytes, each rendered by itself."""
 
-    def __init__(self, stream: IO[bytes], render: Render, close: bool = False) -> None:
-        """close: whether `finish` closes the stream."""
+    def __init__(
+        self, stream: IO[bytes], render: Render, close: bool = False, key_column: KeyColumn | None = None
+    ) -> None:
+        """close: whether `finish` closes the stream. key_column: asked about typed topics."""
+        self._key_column = key_column
         self._stream = stream
         self._render = render
         self._close = close
 
     def write(self, table: pa.Table) -> None:
-        self._stream.write(b"".join([self._render(row) for row in rows(table)]))
+        self._stream.write(b"".join([self._render(row) for row in rows(table, self._key_column)]))
         self._stream.flush()
 
     def finish(self) -> None:
@@ -86,10 +92,12 @@ class ParquetSink:
             self._partial.unlink(missing_ok=True)
 
 
-def rows(table: pa.Table) -> Iterator[Row]:
-    """The table's records one by one; the value of a typed topic is a dict of its columns."""
+def rows(table: pa.Table, key_column: KeyColumn | None = None) -> Iterator[Row]:
+    """The table's records one by one; the value of a typed topic is a dict of its columns, its key one of them."""
     names = table.column_names
     columns = {name: _values(table, name) for name in ("topic", "partition", "offset", "key", "headers")}
+    if key_column is not None and not _is_plain(table):
+        columns["key"] = _typed_keys(table, columns["topic"], key_column)
     stamps = table["timestamp"].cast(pa.int64()).to_pylist()
     own = [name for name in names if name not in RESERVED_COLUMNS]
     values = table["value"].to_pylist() if _is_plain(table) else _objects(table.select(own))
@@ -103,6 +111,13 @@ def rows(table: pa.Table) -> Iterator[Row]:
         values,
         columns["headers"],
     )
+
+
+def _typed_keys(table: pa.Table, topics: list[str], key_column: KeyColumn) -> list[Any]:
+    """Topics with the same columns may stand in one table, each with a key column of its own."""
+    named = {topic: key_column(topic) for topic in set(topics)}
+    keys = {column: table[column].to_pylist() for column in set(named.values()) if column}
+    return [keys[named[topic]][row] if named[topic] else None for row, topic in enumerate(topics)]
 
 
 def _objects(table: pa.Table) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rayqueue.client.addresses import parse_addresses
-from rayqueue.client.connection import Channel
+from rayqueue.client.connection import Channel, check_fork
 from rayqueue.config.clients import CommonConfig
 from rayqueue.config.names import check_topic_name
 from rayqueue.errors import BrokerNotAvailable, RayQueueError, RequestTimeout, UnknownTopicOrPartition
@@ -83,6 +83,7 @@ class ClusterClient:
     def check_process(self) -> None:
         """Refuses to work in a forked child: neither threads nor gRPC survive a fork."""
         if os.getpid() != self._pid:
+            check_fork()
             raise RayQueueError(
                 "this client was made in the parent process and does not survive a fork: make a new one in the child"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -28,6 +29,29 @@ T = TypeVar("T")
 # Connections are not shared between channels: a stream's back-pressure must not hold up another's, and a channel made
 # anew after a failure must not inherit gRPC's reconnect backoff.
 _OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
+
+
+class _Process:
+    """Whether gRPC can be used here: once a process has used it, its forked children cannot, not even anew."""
+
+    used = False
+    forked = False
+
+
+def _after_fork() -> None:
+    _Process.forked = _Process.forked or _Process.used
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def check_fork() -> None:
+    """Raises RayQueueError in a child of a process that had a client before the fork: there gRPC hangs or aborts."""
+    if _Process.forked:
+        raise RayQueueError(
+            "this process was forked from one that had used a rayqueue client, and gRPC does not survive that: start it "
+            "with multiprocessing's 'spawn' (or 'forkserver') method, or fork before the first client is used"
+        )
 
 
 def translate(error: BaseException, where: str) -> RayQueueError:
@@ -165,6 +189,7 @@ class Channel:
         return f"{self.host}:{self.port}"
 
     def _connected(self) -> Any:
+        check_fork()
         with self._lock:
             if self._closed:
                 raise BrokerNotAvailable(f"the connection to {self.where} is closed")
@@ -175,6 +200,7 @@ class Channel:
                 except OSError as error:
                     raise BrokerNotAvailable(f"{self.where} cannot be reached ({error})") from error
                 host = f"[{self.host}]" if ":" in self.host else self.host
+                _Process.used = True
                 self._client = fl.connect(f"grpc://{host}:{self.port}", generic_options=_OPTIONS)
             return self._client
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rayqueue.config.broker import BrokerConfig
 from rayqueue.coordination.commands_topics import MAX_REPLICATION_FACTOR
-from rayqueue.coordination.topic_rules import checked_overrides
+from rayqueue.coordination.topic_rules import check_min_insync, checked_overrides
 from rayqueue.errors import ConfigError
 
 # Where `port` is set: broker i listens on port + i, the coordinator on port + 1,000, replica actors above it.
@@ -22,6 +22,8 @@ def check_cluster_config(config: BrokerConfig) -> None:
             f"default.replication.factor {config.default_replication_factor} is not available yet, replication is not "
             "built: leave it out"
         )
+    insync = config.topic_defaults.get("min.insync.replicas")
+    check_min_insync(insync, config.default_replication_factor, "the cluster (default.replication.factor)")
     if config.port > PORT_MAX:
         raise ConfigError(
             f"port {config.port} leaves no room for the ports above it, which coordinator and replica actors take: "

@@ -7,7 +7,13 @@ from rayqueue.coordination.commands import Actors, Result, Surroundings
 from rayqueue.coordination.placement import Placement
 from rayqueue.coordination.records import ConfigRecord, PartitionRecord, Record, RemoveTopicRecord, TopicRecord
 from rayqueue.coordination.state import ClusterState, Topic
-from rayqueue.coordination.topic_rules import check_key_columns, check_name, check_partitions, checked_overrides
+from rayqueue.coordination.topic_rules import (
+    check_key_columns,
+    check_min_insync,
+    check_name,
+    check_partitions,
+    checked_overrides,
+)
 from rayqueue.errors import (
     ConfigError,
     InvalidPartitions,
@@ -72,6 +78,8 @@ class _Creation:
         if factor > MAX_REPLICATION_FACTOR:
             raise ConfigError(f"replication factor {factor} is not available yet, replication is not built: use 1")
         overrides = checked_overrides(spec.configs, config.socket_request_max_bytes)
+        name = "min.insync.replicas"
+        check_min_insync(overrides.get(name, config.topic_defaults.get(name)), factor, f"topic {spec.name!r}")
         schema = self._around.schemas.log_schema(spec.schema)
         typed = bool(spec.schema)
         columns = self._around.schemas.columns(schema)
@@ -149,6 +157,10 @@ def alter_config(state: ClusterState, request: AlterConfigRequest, around: Surro
         after = {name: value for name, value in topic.overrides.items() if name not in named}
         after |= {name: value for name, value in named.items() if value is not None}
         checked = checked_overrides(after, around.config.socket_request_max_bytes)
+        if "min.insync.replicas" in named:
+            after_all = {**around.config.topic_defaults, **checked}
+            replicas = topic.replication_factor
+            check_min_insync(after_all.get("min.insync.replicas"), replicas, f"topic {topic.name!r}")
         columns = around.schemas.columns(topic.schema)
         check_key_columns(columns, topic.typed, topic.key_column, checked.get("partition.by", ""))
     except RayQueueError as error:

@@ -60,9 +60,14 @@ _REMEMBERED_INCARNATIONS = 16
 
 @dataclass(frozen=True)
 class FormatCluster:
-    """The first command: makes an empty log the log of a cluster. Repeated for the same cluster it does nothing."""
+    """The first command: makes an empty log the log of a cluster. Where there is one already it does nothing.
+
+    Attributes:
+        must_match: refuse when the log is another cluster's; else the id is only what an empty log gets.
+    """
 
     cluster_id: str
+    must_match: bool = True
 
 
 @dataclass
@@ -196,7 +201,7 @@ class CoordinatorMachine:
     def _format(self, request: FormatCluster, wall_ms: int) -> Result:
         if not self.state.cluster_id:
             return Result([ClusterRecord(request.cluster_id, wall_ms)], Empty())
-        if self.state.cluster_id != request.cluster_id:
+        if request.must_match and self.state.cluster_id != request.cluster_id:
             raise ClusterMismatch(
                 f"the data directory holds cluster {self.state.cluster_id}, not {request.cluster_id}: "
                 "use another data_dir"

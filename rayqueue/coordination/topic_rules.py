@@ -67,6 +67,19 @@ def checked_overrides(given: Mapping[str, str], max_request_bytes: int) -> dict[
     return checked
 
 
+def check_min_insync(configured: str | None, replicas: int, what: str) -> None:
+    """Raises ConfigError when acks=all asks for more replicas than there are: no such append could succeed.
+
+    Args:
+        configured: `min.insync.replicas` as set, or None. what: whose replicas they are, for the message.
+    """
+    if configured is not None and int(configured) > replicas:
+        raise ConfigError(
+            f"min.insync.replicas {configured} is above the replication factor of {what}, {replicas}: an append with "
+            f"acks=all could never succeed; set it to at most {replicas}"
+        )
+
+
 def check_key_columns(columns: Mapping[str, bool], typed: bool, key_column: str, partition_by: str) -> None:
     """Checks that the columns which route records exist and can be hashed.
 

@@ -24,8 +24,8 @@ from rayqueue.protocol.messages import (
     Identity,
     MetadataRequest,
     MetadataResponse,
-    TopicsResponse,
     TopicSpec,
+    TopicsResponse,
 )
 from rayqueue.testing.inprocess import InProcessCluster
 
@@ -50,7 +50,8 @@ def free_port() -> int:
 def metadata_server(answer: Any, token: str | None = None) -> FlightServer:
     """A broker that answers metadata requests with a function of ours."""
     identity = Identity(PROTOCOL_VERSION, "c", "broker", 0, "i", 1)
-    return FlightServer("127.0.0.1", 0, identity=identity, token=token, actions={"metadata": typed(MetadataRequest, answer)})
+    actions = {"metadata": typed(MetadataRequest, answer)}
+    return FlightServer("127.0.0.1", 0, identity=identity, token=token, actions=actions)
 
 
 def empty(_: Any) -> MetadataResponse:

@@ -1,8 +1,11 @@
 """Produce and fetch exchanges of a replica actor, on real sockets and a real disk, right and wrong."""
 
+# size: one fixture cluster, one story: all that a client can say to a replica actor
+
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from rayqueue.protocol import codec, ipc
 from rayqueue.protocol.messages import (
     COMPRESSION_CODES,
     DeleteRecordsRequest,
+    DeleteTopicsRequest,
     FetchPartition,
     FetchRequest,
     FetchResponse,
@@ -24,8 +28,10 @@ from rayqueue.protocol.messages import (
     OffsetQuery,
     ProduceRequest,
     TopicInfo,
+    TopicsResponse,
     TruncateQuery,
 )
+from rayqueue.storage.log import Log
 from rayqueue.testing.inprocess import InProcessCluster
 from tests.integration.wire_client import (
     TIME,
@@ -115,16 +121,19 @@ def test_acks_0_gets_no_answer(wire: WireClient, topic: TopicInfo) -> None:
     assert reader.values == [b"silent", b"heard"]
 
 
-@pytest.mark.parametrize("codec_name", ["lz4", "zstd"])
-def test_compressed_batches_stand_as_they_came(wire: WireClient, topic: TopicInfo, codec_name: str) -> None:
-    values = [b"the same again" * 20] * 50
-    batch = records(values)
+def compressed_row(batch: pa.RecordBatch, codec_name: str) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression=codec_name)) as writer:
         writer.write_batch(batch)
         end = sink.tell()
     prefix = batch.schema.serialize().size
-    row = sink.getvalue().slice(prefix, end - prefix)
+    return sink.getvalue().slice(prefix, end - prefix)
+
+
+@pytest.mark.parametrize("codec_name", ["lz4", "zstd"])
+def test_compressed_batches_stand_as_they_came(wire: WireClient, topic: TopicInfo, codec_name: str) -> None:
+    values = [b"the same again" * 20] * 50
+    row = compressed_row(records(values), codec_name)
     compressed = Batch(topic.topic_id, 0, row, 50, attributes=COMPRESSION_CODES[codec_name])
     assert produce(wire.open("produce", topic), compressed).base_offset == 0
     reader = wire.subscribe(topic, 0)
@@ -335,3 +344,77 @@ def test_a_log_that_goes_offline_fails_alone(cluster: InProcessCluster, wire: Wi
     assert produce(exchange, wire.batch(topic, [b"nowhere"], 0)).error == "StorageError"
     assert produce(exchange, wire.batch(topic, [b"nowhere"], 0)).error == "StorageError"
     assert produce(exchange, wire.batch(topic, [b"elsewhere"], 1)).base_offset == 0
+
+
+def test_a_few_bytes_that_inflate_to_many_are_refused(wire: WireClient, topic: TopicInfo) -> None:
+    row = compressed_row(records([bytes(1_000_000)] * 20), "zstd")
+    assert row.size < 100_000
+    result = produce(wire.open("produce", topic), with_crc(row, topic, count=20, attributes=COMPRESSION_CODES["zstd"]))
+    assert result.error == "RecordTooLarge"
+    assert "decompressed" in result.message
+
+
+@pytest.mark.parametrize("time", [-1, 10**18])
+def test_times_that_nobody_can_read_are_refused(wire: WireClient, topic: TopicInfo, time: int) -> None:
+    assert produce(wire.open("produce", topic), wire.batch(topic, [b"x"], time=time)).error == "ProtocolError"
+
+
+def test_answers_that_nobody_reads_stop_the_stream_and_not_the_actor(wire: WireClient, topic: TopicInfo) -> None:
+    deaf = wire.open("produce", topic)
+    batch = wire.batch(topic, random_values(800))
+    sent = 0
+    stalled = threading.Event()
+
+    def flood() -> None:
+        nonlocal sent
+        try:
+            while not stalled.is_set():
+                send(deaf, [batch])
+                sent += 1
+        except errors.RayQueueError:
+            stalled.set()  # closed below
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    exchange = wire.open("produce", topic, 1)
+    for number in range(50):
+        assert produce(exchange, wire.batch(topic, [b"x"], 1)).base_offset == number
+    stalled.set()
+    deaf.close()
+    thread.join(TIMEOUT_S)
+    assert not thread.is_alive()
+    assert produce(exchange, wire.batch(topic, [b"x"], 1)).base_offset == 50
+
+
+def test_log_append_time_is_told_also_of_a_duplicate(wire: WireClient) -> None:
+    topic = wire.create("by-the-log", message_timestamp_type="LogAppendTime")
+    exchange = wire.open("produce", topic)
+    batch = wire.batch(topic, [b"a"], producer=(21, 0, 0))
+    first, again = produce(exchange, batch), produce(exchange, batch)
+    assert first.timestamp > TIME
+    assert (again.base_offset, again.timestamp) == (first.base_offset, first.timestamp)
+
+
+def test_files_of_a_topic_deleted_while_its_actor_was_away_are_removed(
+    cluster: InProcessCluster, wire: WireClient, topic: TopicInfo
+) -> None:
+    produce(wire.open("produce", topic), wire.batch(topic, [b"x"]))
+    directory = Path(cluster.data_dir) / "0" / "partitions" / f"{topic.name}-{topic.topic_id.hex()}-0"
+    assert directory.is_dir()
+    cluster.stop_replica(0)
+    request = DeleteTopicsRequest([topic.name], timeout_ms=100)
+    wire.client.call_coordinator("delete_topics", request, TopicsResponse)
+    cluster.start_replica(0)
+    assert not directory.exists()
+    assert [path.name for path in directory.parent.glob(f"{topic.name}*")] == []
+
+
+def test_a_topic_whose_files_cannot_be_removed_does_not_hold_up_the_others(
+    cluster: InProcessCluster, wire: WireClient, topic: TopicInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce(wire.open("produce", topic), wire.batch(topic, [b"x"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "delete", lambda self: (_ for _ in ()).throw(errors.StorageError("I/O error")))
+        wire.client.call_coordinator("delete_topics", DeleteTopicsRequest([topic.name]), TopicsResponse)
+    after = wire.create("made-after-the-failure")
+    assert produce(wire.open("produce", after), wire.batch(after, [b"x"])).base_offset == 0

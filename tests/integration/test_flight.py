@@ -222,6 +222,20 @@ def test_plain_bytes_on_the_port_disturb_nobody(server: FlightServer, channel: C
         assert channel.call("double", Registered(1), Registered, 5) == Registered(2)
 
 
+def test_a_forked_child_is_told_at_once_and_does_not_hang(server: FlightServer, channel: Channel) -> None:
+    assert channel.call("double", Registered(1), Registered, 5) == Registered(2)
+    child = os.fork()
+    if child == 0:  # pytest must see nothing of this process
+        try:
+            Channel("127.0.0.1", server.port, TOKEN).call("double", Registered(1), Registered, 5)
+        except errors.RayQueueError as error:
+            os._exit(0 if "spawn" in str(error) else 2)
+        finally:
+            os._exit(3)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
 def test_a_port_that_somebody_listens_on_is_not_shared(server: FlightServer) -> None:
     with pytest.raises(OSError, match="in use"):
         FlightServer("127.0.0.1", server.port, identity=server.identity)

@@ -43,7 +43,8 @@ class Guard:
             raise RayQueueError(
                 "this consumer is closed: make a new one"
                 if self.closed
-                else "this consumer was made in the parent process and does not survive a fork: make a new one here"
+                else "this consumer was made in the parent process and does not survive a fork: "
+                "start this process with multiprocessing's 'spawn' method"
             )
 
     def __exit__(
