@@ -91,11 +91,10 @@ def bring_up(
         handle = created if created is not None else handles.find(coordinator_name(name))
     try:
         _wait_coordinator(name, handle)
-        running = overview(name)
-        _check_same(running, name, data_dir, config)
-        if not running.metadata.cluster_id:  # also when another call created it: that one may have died before it could
-            handles.ask(handle, "format")
-        handles.ask(handle, "want_brokers", brokers)
+        if created is None:
+            _check_same(overview(name), name, data_dir, config)
+            handles.ask(handle, "want_brokers", brokers)
+        handles.ask(handle, "format")  # of all calls: the one that created it may have died before it could
         return _wait_ready(name, handle)
     except BaseException:
         if created is not None and handles.find(coordinator_name(name)) == created:
@@ -169,8 +168,7 @@ def _wait_coordinator(name: str, handle: Any | None) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     patience: float | None = None
     while True:
-        if handle is None or handles.find(coordinator_name(name)) != handle:
-            raise ClusterNotRunning(f"cluster {name!r} was taken down while it was being started: start it again")
+        _check_there(name, handle)
         report = _report(handle)
         if report is not None:
             if report.state == "running":
@@ -179,6 +177,12 @@ def _wait_coordinator(name: str, handle: Any | None) -> None:
         if time.monotonic() > deadline:
             raise RequestTimeout(f"{what} did not start in {START_TIMEOUT_S:g} s: {report.problem if report else ''}")
         time.sleep(POLL_S)
+
+
+def _check_there(name: str, handle: Any | None) -> None:
+    """Raises ClusterNotRunning when the coordinator is not this one any more: it was taken down for good."""
+    if handle is None or handles.find(coordinator_name(name)) != handle:
+        raise ClusterNotRunning(f"cluster {name!r} was taken down while it was being started: start it again")
 
 
 def _check_report(report: ProcessReport, what: str, patience: float | None) -> float | None:
@@ -208,10 +212,12 @@ def _wait_ready(name: str, coordinator: Any) -> ClusterOverview:
 
     Raises:
         RayQueueError: what keeps one of them from it, when that does not pass.
+        ClusterNotRunning: another call took it down meanwhile.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     patience: dict[str, float | None] = {}
     while True:
+        _check_there(name, coordinator)
         seen = overview(name)
         if not seen.missing:
             return seen

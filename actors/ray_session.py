@@ -31,6 +31,10 @@ HEAD_STOP_TIMEOUT_S = 20.0
 _HEAD_FILE = "rayqueue-head.json"
 
 
+# One thread of a process at a time connects: Ray refuses the second one.
+_connecting = threading.Lock()
+
+
 class _Begun:
     """Whether this process began the Ray that it is connected to."""
 
@@ -61,6 +65,11 @@ def attach() -> bool:
     Raises:
         ClusterNotRunning: there is none.
     """
+    with _connecting:
+        return _attach()
+
+
+def _attach() -> bool:
     if ray.is_initialized():
         return False
     given = os.environ.get("RAY_ADDRESS", "")
@@ -100,8 +109,13 @@ def attach_or_begin(stay: bool) -> bool:
     Raises:
         ClusterNotRunning: RAY_ADDRESS is set and there is none. RayQueueError: Ray does not start.
     """
+    with _connecting:
+        return _attach_or_begin(stay)
+
+
+def _attach_or_begin(stay: bool) -> bool:
     try:
-        attach()
+        _attach()
         return False
     except ClusterNotRunning:
         if os.environ.get("RAY_ADDRESS", "local") != "local":

@@ -112,7 +112,7 @@ def start(
     try:
         return Cluster(lifecycle.bring_up(name, brokers, directory, parsed, level))
     except BaseException:
-        if begun:
+        if begun and not handles.any_cluster():  # others may have found this Ray meanwhile and use it
             ray_session.end_if_begun()
         raise
 

@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("rayqueue", "ray", "pyarrow", "numpy", "msgspec", "google-crc32c", "hdrhistogram")
+import rayqueue
+
+PACKAGES = ("ray", "pyarrow", "numpy", "msgspec", "google-crc32c", "hdrhistogram")
 
 
 def describe(data_dir: Path) -> dict[str, Any]:
@@ -20,7 +22,10 @@ def describe(data_dir: Path) -> dict[str, Any]:
         "memory": _field("/proc/meminfo", "MemTotal"),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {
+            "rayqueue": rayqueue.__version__,
+            **{name: version for name in PACKAGES if (version := _version(name))},
+        },
         "data_dir": {"file_system": file_system(data_dir), "free_bytes": shutil.disk_usage(data_dir).free},
         "load_average": os.getloadavg(),
     }

@@ -49,8 +49,8 @@ def check_fork() -> None:
     """Raises RayQueueError in a child of a process that had a client before the fork: there gRPC hangs or aborts."""
     if _Process.forked:
         raise RayQueueError(
-            "this process was forked from one that had used a rayqueue client, and gRPC does not survive that: start it "
-            "with multiprocessing's 'spawn' (or 'forkserver') method, or fork before the first client is used"
+            "this process was forked from one that had used a rayqueue client, and gRPC does not survive that: start "
+            "it with multiprocessing's 'spawn' (or 'forkserver') method, or fork before the first client is used"
         )
 
 

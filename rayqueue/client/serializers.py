@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ def to_bytes(value: Any, what: str) -> bytes | None:
 
     Args:
         value: what was given.
-        what: "key" or "value", for the message.
+        what: "key", "value", or another part of a record (for which there are no serializers), for the message.
 
     Raises:
         SerializationError: it is none of these, or a str that UTF-8 cannot write.
@@ -31,10 +32,8 @@ def to_bytes(value: Any, what: str) -> bytes | None:
             raise SerializationError(f"the {what} is a str that is not valid Unicode: {error}") from error
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
-    raise SerializationError(
-        f"a {what} is bytes, str or None, not {type(value).__name__}: pass {what}_serializer='json' or a function to "
-        f"Producer, or convert it"
-    )
+    hint = f"pass {what}_serializer='json' or a function to Producer, or " if what in ("key", "value") else ""
+    raise SerializationError(f"a {what} is bytes, str or None, not {type(value).__name__}: {hint}convert it")
 
 
 def serializer(given: Any, what: str) -> Serializer:
@@ -59,7 +58,20 @@ def serializer(given: Any, what: str) -> Serializer:
 
 
 def _json(value: Any) -> bytes:
-    return msgspec.json.encode(value)
+    made = msgspec.json.encode(value)
+    # msgspec writes null for what JSON has no word for; whoever reads it would not know that there was a number.
+    if b"null" in made and _not_finite(msgspec.to_builtins(value)):
+        raise ValueError("JSON has no NaN and no infinity: make it None")
+    return made
+
+
+def _not_finite(value: Any) -> bool:
+    """Whether NaN or an infinity is somewhere in builtin values."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, dict):
+        return any(map(_not_finite, value.values()))
+    return isinstance(value, (list, tuple, set, frozenset)) and any(map(_not_finite, value))
 
 
 def _text(value: Any) -> bytes:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,26 +21,6 @@ def _family(kind: pa.DataType) -> str:
         ("list", types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)),
     )  # fmt: skip
     return next((name for name, fits in families if fits), str(kind.id))
-
-
-def _holds_integers(kind: pa.DataType) -> bool:
-    if pa.types.is_nested(kind):
-        return any(_holds_integers(kind.field(i).type) for i in range(kind.num_fields))
-    return bool(pa.types.is_integer(kind))
-
-
-def exact_array(values: Sequence[Any], kind: pa.DataType | None) -> pa.Array:
-    """Python values as a column; `pa.array` alone would cut 1.5 to 1 in a column of integers.
-
-    Raises:
-        ArrowException, TypeError, ValueError, OverflowError: a value does not fit.
-    """
-    array = pa.array(values, kind)
-    if kind is not None and _holds_integers(kind):
-        nested = pa.types.is_nested(kind)
-        if nested or any(isinstance(value, (float, np.floating)) for value in values):
-            pa.array(values).cast(kind)
-    return array
 
 
 def cast_column(column: pa.ChunkedArray, field: pa.Field, topic: str) -> pa.ChunkedArray:

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from rayqueue.client.io.future import RecordFuture
+from rayqueue.client.io.values import instant
 from rayqueue.client.serializers import to_bytes
 from rayqueue.errors import RayQueueError, SerializationError
+from rayqueue.protocol.schemas import MAX_TIMESTAMP_MS
 from rayqueue.types import RecordMetadata
 
 Headers = Mapping[str, bytes | str | None] | Iterable[tuple[str, bytes | str | None]]
 OnDelivery = Callable[[RayQueueError | None, RecordMetadata], Any]
 
-TIMESTAMP_MAX_MS = 9_000_000_000_000  # the year 2255: timestamps are kept in ns on the way
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class Delivery:
@@ -34,21 +36,36 @@ class Delivery:
 def timestamp_ms(timestamp: Any) -> int:
     """A record's timestamp, ms since the epoch.
 
+    Args:
+        timestamp: ms, or a datetime, one without a zone as its own `timestamp()` takes it: local time (pandas': UTC).
+
     Raises:
         SerializationError: it is neither an int nor a datetime, or out of range.
     """
     if isinstance(timestamp, datetime):
-        at = timestamp.astimezone(timezone.utc) - datetime(1970, 1, 1, tzinfo=timezone.utc)
-        ms = (at.days * 86_400 + at.seconds) * 1000 + at.microseconds // 1000
+        try:
+            at = instant(timestamp) - _EPOCH
+            ms = (int(at.days) * 86_400 + at.seconds) * 1000 + at.microseconds // 1000
+        except (OverflowError, ValueError, OSError) as error:  # OSError: the platform's clock has no such year
+            raise SerializationError(f"timestamp {timestamp} is not between 1970 and 2255 ({error})") from error
     elif isinstance(timestamp, (int, np.integer)) and not isinstance(timestamp, bool):
         ms = int(timestamp)
     else:
         raise SerializationError(f"a timestamp is ms since the epoch or a datetime, not {type(timestamp).__name__}")
-    if not 0 <= ms <= TIMESTAMP_MAX_MS:
+    check_range(ms)
+    return ms
+
+
+def check_range(ms: int) -> None:
+    """Refuses timestamps (ms since the epoch) outside 1970 to 2255: they are kept in ns on the way.
+
+    Raises:
+        SerializationError: it is.
+    """
+    if not 0 <= ms <= MAX_TIMESTAMP_MS:
         raise SerializationError(
             f"timestamp {ms} ms is not between 1970 and 2255: give ms since the epoch, not s or ns"
         )
-    return ms
 
 
 def header_pairs(headers: Headers) -> list[tuple[str, bytes | None]]:

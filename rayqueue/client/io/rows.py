@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rayqueue.client.io.casts import exact_array
+from rayqueue.client.io.values import exact_array
 from rayqueue.errors import SchemaMismatch
 
 Check = Callable[[Any], int]  # returns about how many bytes the value has; raises when it does not fit
@@ -83,5 +83,10 @@ def _slow(value: Any, kind: pa.DataType) -> int:
 def rows_to_columns(rows: list[Mapping[str, Any]], schema: pa.Schema) -> list[pa.Array]:
     """The user's columns of some checked rows, in the order of the schema, without `timestamp`."""
     return [
-        pa.array([row.get(field.name) for row in rows], field.type) for field in schema if field.name != "timestamp"
+        _checked_array([row.get(field.name) for row in rows], field.type) for field in schema if field.name != "timestamp"
     ]
+
+
+def _checked_array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    # Integers need no second look, and they are many.
+    return pa.array(values, kind) if pa.types.is_integer(kind) else exact_array(values, kind)

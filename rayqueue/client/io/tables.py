@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayqueue.client.accumulator import RECORD_OVERHEAD
-from rayqueue.client.io.casts import cast_column, exact_array
+from rayqueue.client.io.casts import cast_column
+from rayqueue.client.io.dicts import Encoding, check_serialized, table_of_dicts
+from rayqueue.client.io.records import check_range
 from rayqueue.errors import RecordTooLarge, SchemaMismatch
 from rayqueue.protocol.schemas import DEFAULT_SCHEMA, HEADERS_TYPE, TIMESTAMP_TYPE
 
@@ -19,17 +21,29 @@ from rayqueue.protocol.schemas import DEFAULT_SCHEMA, HEADERS_TYPE, TIMESTAMP_TY
 IGNORED_COLUMNS = frozenset({"topic", "partition", "offset", "timestamp_type"})
 
 
-def as_table(data: Any, schema: pa.Schema, topic: str) -> pa.Table:
+def as_table(data: Any, schema: pa.Schema, topic: str, encoding: Encoding | None = None) -> pa.Table:
     """The data as an Arrow table.
 
     Args:
         data: a Table or RecordBatch, a pandas DataFrame, a list of dicts, or anything with `__arrow_c_stream__`.
         schema: the topic's log schema, which says how the dicts' values are meant.
         topic: its name, for messages.
+        encoding: the serializers of an untyped topic; None: there are none.
 
     Raises:
         SchemaMismatch: it is nothing of the kind, or dict values do not fit their column.
+        SerializationError: a serializer refused a dict's value, or is set and the data is a table whose column it would
+            be needed for.
     """
+    encoding = Encoding() if encoding is None else encoding
+    if isinstance(data, (list, tuple)):
+        return table_of_dicts(data, schema, topic, encoding)
+    table = _arrow_table(data)
+    check_serialized(table, encoding)
+    return table
+
+
+def _arrow_table(data: Any) -> pa.Table:
     if isinstance(data, pa.Table):
         return data
     if isinstance(data, pa.RecordBatch):
@@ -39,33 +53,16 @@ def as_table(data: Any, schema: pa.Schema, topic: str) -> pa.Table:
             return pa.Table.from_pandas(data, preserve_index=False)
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise SchemaMismatch(f"the DataFrame does not fit Arrow columns: {error}") from error
-    if isinstance(data, (list, tuple)):
-        return _from_dicts(data, schema, topic)
+    why: Exception | None = None
     if hasattr(data, "__arrow_c_stream__"):
-        return pa.table(data)
+        try:
+            return pa.table(data)
+        except (pa.ArrowException, TypeError, ValueError) as error:  # one column, such as a pandas Series
+            why = error
     raise SchemaMismatch(
         f"produce_batch takes a pyarrow Table or RecordBatch, a pandas DataFrame or a list of dicts, not "
         f"{type(data).__name__}; use produce() for one record"
-    )
-
-
-def _from_dicts(rows: Iterable[Any], schema: pa.Schema, topic: str) -> pa.Table:
-    names: dict[str, None] = {}
-    for row in rows:
-        if not isinstance(row, Mapping):
-            raise SchemaMismatch(f"a list for produce_batch holds dicts, not {type(row).__name__}")
-        names.update(dict.fromkeys(row))
-    columns = {}
-    for name in names:
-        values = [row.get(name) for row in rows]
-        if name == "headers" and name in schema.names:
-            values = [list(v.items()) if isinstance(v, Mapping) else v for v in values]
-        kind = schema.field(name).type if name in schema.names else None
-        try:
-            columns[name] = exact_array(values, kind)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise SchemaMismatch(f"column {name!r} of topic {topic!r} is {kind}: {error}") from error
-    return pa.table(columns)
+    ) from why
 
 
 def fit_table(
@@ -81,6 +78,7 @@ def fit_table(
 
     Raises:
         SchemaMismatch: a column is missing, unknown, doubled, of another type, or null where it must not be.
+        SerializationError: a timestamp is out of range.
     """
     names = [name for name in table.column_names if name not in IGNORED_COLUMNS]
     doubled = sorted({name for name in names if names.count(name) > 1})
@@ -155,7 +153,12 @@ def _timestamps(given: pa.ChunkedArray | None, field: pa.Field, rows: int, topic
         raise SchemaMismatch(f"column 'timestamp' is {given.type}, which is not {TIMESTAMP_TYPE}: {error}") from error
     if given.null_count:
         given = given.fill_null(pa.scalar(now_ms, TIMESTAMP_TYPE))
-    return cast_column(given, field, topic)
+    made = cast_column(given, field, topic)
+    if rows:
+        ends = pc.min_max(made.cast(pa.int64()))
+        check_range(ends["min"].as_py())
+        check_range(ends["max"].as_py())
+    return made
 
 
 def _one(array: Any) -> pa.Array:
