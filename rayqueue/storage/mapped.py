@@ -96,10 +96,12 @@ class MappedLog:
 
     def _refresh(self, view: SegmentView) -> None:
         """Looks how far the segment reaches now."""
-        if _identity(view) != self._identity:
+        # The index first: what it has entries for, the data file holds by then.
+        index, data = os.stat(view.index_path), os.stat(view.data_path)
+        if (data.st_ino, index.st_ino) != self._identity:
             raise StorageError(f"{view.index_path} was written anew; ask the leader for the log's generation")
-        count = (self._files.size(view.index_path) or 0) // ENTRY_SIZE
-        self._extent = Extent(count, self._files.size(view.data_path) or 0)
+        count = index.st_size // ENTRY_SIZE
+        self._extent = Extent(count, data.st_size)
         if count:
             self._next_offset = int(view.entries(count)[-1]["last_offset"]) + 1
 
