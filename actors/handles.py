@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import ray
+import ray._private.state
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -54,11 +55,21 @@ def any_cluster() -> bool:
 
 
 def find(name: str) -> Any | None:
-    """The handle of an actor (it may be dead or restarting); None when Ray knows none of that name."""
-    try:
-        return ray.get_actor(name, NAMESPACE)
-    except ValueError:
-        return None
+    """The handle of an actor (it may be restarting, or die at any moment); None when Ray knows none of that name.
+
+    A process that has looked a name up before gets the handle from its memory, and may not have heard that the actor
+    was ended for good: so Ray's central state is asked, and such a handle is ended here too, which makes it forgotten.
+    """
+    for _ in range(2):
+        try:
+            handle = ray.get_actor(name, NAMESPACE)
+        except ValueError:
+            return None
+        known = ray._private.state.actors(handle._ray_actor_id.hex())
+        if known and known["State"] != "DEAD":
+            return handle
+        end(handle)
+    return None
 
 
 def ask(handle: Any, method: str, *args: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
@@ -81,16 +92,12 @@ def ask(handle: Any, method: str, *args: Any, timeout_s: float = CALL_TIMEOUT_S)
         raise BrokerNotAvailable(f"an actor cannot be reached: {str(error).splitlines()[0]}") from error
 
 
-def _start(
-    kind: type, name: str, node_id: str, python_path: str, *args: Any, take_existing: bool = True
-) -> Any:
-    """Starts an actor on a node unless one of that name is there; does not wait for it to be up.
-
-    Raises:
-        ray.exceptions.ActorAlreadyExistsError: one is there, and it is not to be taken.
-    """
+def _start(kind: type, name: str, node_id: str, python_path: str, *args: Any) -> Any | None:
+    """Starts an actor on a node; does not wait for it to be up. None when one of that name is there."""
+    if find(name) is not None:
+        return None
     remote: Any = ray.remote(kind)
-    return remote.options(
+    options = remote.options(
         num_cpus=0,
         max_restarts=-1,
         max_task_retries=0,
@@ -98,23 +105,22 @@ def _start(
         name=name,
         namespace=NAMESPACE,
         lifetime="detached",
-        get_if_exists=take_existing,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
         runtime_env=runtime_env(python_path),
-    ).remote(*args)
+    )
+    try:
+        return options.remote(*args)
+    except ray.exceptions.ActorAlreadyExistsError:
+        return None
 
 
 def start_coordinator(options: CoordinatorOptions, node_id: str, nodes: list[NodeReport]) -> Any | None:
-    """Starts the coordinator; it starts the brokers. None when one of that name is there: somebody else started it.
+    """Starts the coordinator; it starts the brokers. None when there is one: somebody else started it.
 
     nodes: what is known of them already.
     """
     placer = functools.partial(RayBrokerPlacer, start_broker=start_broker, nodes=nodes)
-    name = coordinator_name(options.name)
-    try:
-        return _start(Coordinator, name, node_id, options.python_path, options, placer, take_existing=False)
-    except ray.exceptions.ActorAlreadyExistsError:
-        return None
+    return _start(Coordinator, coordinator_name(options.name), node_id, options.python_path, options, placer)
 
 
 def start_broker(options: BrokerOptions) -> None:

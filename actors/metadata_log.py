@@ -28,16 +28,18 @@ class MetadataLog:
     """An open metadata log; one thread uses it.
 
     Attributes:
-        records: all of it, as encoded.
+        records: all of it, as encoded. Those it was opened with are durable.
     """
 
     def __init__(self, files: FileSystem, directory: Path) -> None:
-        """Opens and recovers the log.
+        """Opens and recovers the log, and makes durable what it found: what the process before wrote, but died before
+        it had flushed, is there to stay once somebody was told of it.
 
         Raises:
             StorageError: the disk failed. CorruptRecord: a record before the tail is damaged.
         """
         self._log = Log.open(files, str(directory), DEFAULT_SCHEMA, _CONFIG)
+        self._log.flush()
         self.records: list[bytes] = []
         end = self._log.log_end_offset
         while len(self.records) < end:

@@ -110,6 +110,7 @@ class ProcessReport(msgspec.Struct):
         role: "coordinator", "broker" or "replica".
         state: "starting", "running", "waiting" or "failed"; problem: why it is not running, "" when it is.
         error: class name of a problem that is an error.
+        started_ms: when this incarnation began, ms since the epoch: Ray restarts a process that crashed without a word.
     """
 
     role: str
@@ -123,6 +124,7 @@ class ProcessReport(msgspec.Struct):
     node_id: str = ""
     directory: str = ""
     log_file: str = ""
+    started_ms: int = 0
 
 
 class ClusterOverview(msgspec.Struct):

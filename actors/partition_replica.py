@@ -221,20 +221,13 @@ class PartitionReplica:
 
     def report(self) -> ProcessReport:
         """What this process is and how it does; never waits."""
-        state, problem, error = self.progress.snapshot()
-        options = self.options
-        return ProcessReport(
+        return self.progress.report(
             "replica",
-            os.getpid(),
             self.incarnation,
-            state,
-            problem,
-            error,
-            options.advertised_host,
-            self.port,
-            options.node_id,
-            str(self._root),
-            options.logging.file,
+            (self.options.advertised_host, self.port),
+            node_id=self.options.node_id,
+            directory=str(self._root),
+            log_file=self.options.logging.file,
         )
 
     # --- the metadata log -------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 
 from rayqueue.actors.options import ProcessReport
 
@@ -17,6 +18,7 @@ class Progress:
     Attributes:
         state: "starting", "waiting" (for a lock, a port, the coordinator), "running", "failed" (until somebody acts).
         ready: set while running.
+        started_ms: when this was made, with its process; ms since the epoch.
     """
 
     def __init__(self) -> None:
@@ -25,6 +27,7 @@ class Progress:
         self.problem = ""
         self.error = ""
         self.ready = threading.Event()
+        self.started_ms = time.time_ns() // 1_000_000
 
     def waiting(self, what: str, error: str = "StorageError") -> None:
         """Something is waited for that may pass; error: the class that says it best should it not pass."""
@@ -60,7 +63,18 @@ class Progress:
         state, problem, error = self.snapshot()
         host, port = address
         return ProcessReport(
-            role, os.getpid(), incarnation, state, problem, error, host, port, node_id, directory, log_file
+            role,
+            os.getpid(),
+            incarnation,
+            state,
+            problem,
+            error,
+            host,
+            port,
+            node_id,
+            directory,
+            log_file,
+            self.started_ms,
         )
 
     def _set(self, state: str, problem: str, error: str) -> None:

@@ -125,6 +125,7 @@ def _process(cluster: str, actor: str, report: ProcessReport | None) -> ProcessS
         report.node_id,
         report.directory,
         report.log_file,
+        report.started_ms,
     )
 
 

@@ -29,6 +29,7 @@ from rayqueue.admin_topics import (
     topic_spec,
 )
 from rayqueue.client.cluster_client import ClusterClient
+from rayqueue.client.fetching.positions import Partition
 from rayqueue.config import AdminConfig, merge
 from rayqueue.errors import (
     ConfigError,
@@ -77,17 +78,16 @@ class AdminClient:
     """Administers a cluster. Calls are synchronous; it is thread-safe, and closes with `with` or `close()`.
 
     Args:
-        config: a dict of settings, or the bootstrap servers alone, as text.
+        config: a dict of settings, or the bootstrap servers alone, as text or a list.
         settings: the same by keyword: `bootstrap_servers="auto"`, `cluster`, `token`, `request_timeout_ms`, ...
 
     Raises:
         ConfigError: a setting is unknown or malformed.
     """
 
-    def __init__(self, config: Mapping[str, Any] | str | None = None, /, **settings: Any) -> None:
-        if isinstance(config, str):
-            config = {"bootstrap.servers": config}
-        self.config = AdminConfig.parse(merge(config, settings))
+    def __init__(self, config: Mapping[str, Any] | str | Sequence[str] | None = None, /, **settings: Any) -> None:
+        given = {"bootstrap.servers": config} if isinstance(config, (str, list, tuple)) else config
+        self.config = AdminConfig.parse(merge(given, settings))  # type: ignore[arg-type]  # merge checks it
         self._client = ClusterClient(self.config)
         self._index = -1  # newest metadata index one of our changes has reached; later reads wait for it
         self._closing = weakref.finalize(self, self._client.close)
@@ -127,7 +127,8 @@ class AdminClient:
             partitions: how many.
             replication_factor: replicas of each; None for the cluster's default.
             config: settings of the topic by Kafka's names (`retention.ms`, ... or `retention_ms`).
-            schema: columns of a typed topic; None for Kafka's record of key, value and headers.
+            schema: columns of a typed topic; None for Kafka's record of key, value and headers. A dictionary column is
+                stored, described and consumed as its value type: dictionary<int32, string> comes back as string.
             key_column: the column of `schema` that keys the records.
             exist_ok: an equal topic that exists already is fine.
 
@@ -149,8 +150,12 @@ class AdminClient:
         """Creates several topics in one request.
 
         Raises:
-            RayQueueError: the first error, if a topic could not be created; the others then exist all the same.
+            RayQueueError: the first error, if a topic could not be created; the others then exist all the same. The
+                message names those that were created and those that were not.
+            ConfigError: it was given something else than NewTopics.
         """
+        if isinstance(topics, NewTopic) or not isinstance(topics, Iterable):
+            raise ConfigError(f"create_topics takes a list of NewTopic(name, partitions, ...), not {topics!r}")
         specs = [topic_spec(topic) for topic in topics]
         doubled = sorted({spec.name for spec in specs if [other.name for other in specs].count(spec.name) > 1})
         if doubled:
@@ -246,12 +251,13 @@ class AdminClient:
     # --- records ---------------------------------------------------------------------------------------------------
 
     def delete_records(
-        self, offsets: Mapping[TopicPartition, int] | Iterable[TopicPartition]
+        self, offsets: Mapping[TopicPartition, int] | Mapping[tuple[str, int], int] | Iterable[Partition]
     ) -> dict[TopicPartition, int]:
         """Deletes the records before an offset of each partition; the log starts there afterwards.
 
         Args:
-            offsets: {TopicPartition: offset}, or TopicPartitions with their offsets. -1 (OFFSET_END): all records.
+            offsets: {TopicPartition: offset}, or TopicPartitions with their offsets; tuples will do. -1 (OFFSET_END):
+                all records.
 
         Returns:
             The new log start offset of each partition.
@@ -324,7 +330,7 @@ class AdminClient:
         self._settle()
         failed = [result for result in response.results if result.error]
         if failed:
-            raise _named(failed)
+            raise _named(failed, [result.name for result in response.results if not result.error])
 
     def _settle(self) -> None:
         """Waits until every living broker's metadata has our change, so that no client asks one that lags behind."""
@@ -343,11 +349,14 @@ def _timeout_ms() -> int:
     return int(CHANGE_TIMEOUT_S * 1000)
 
 
-def _named(failed: list[NamedError]) -> RayQueueError:
-    """The first failure; with more than one, the message says for how many topics."""
+def _named(failed: list[NamedError], done: list[str]) -> RayQueueError:
+    """The first failure; with more than one topic, the message says what became of each."""
     first = failed[0]
-    more = f" (and {len(failed) - 1} more topics failed)" if len(failed) > 1 else ""
-    return from_wire(first.error, first.message + more)
+    if len(failed) + len(done) == 1:
+        return from_wire(first.error, first.message)
+    failures = "; ".join(f"{result.name!r}: {result.message}" for result in failed)
+    created = f"created {', '.join(map(repr, done))}" if done else "created none"
+    return from_wire(first.error, f"{created}; not created {failures}")
 
 
 def _not_built(call: str, with_what: str) -> NoReturn:

@@ -10,7 +10,15 @@ import msgspec
 
 from rayqueue.client.cluster_client import ClusterClient
 from rayqueue.client.connection import Channel
-from rayqueue.errors import NotLeaderOrFollower, OffsetOutOfRange, RayQueueError, UnknownTopicOrPartition, from_wire
+from rayqueue.client.fetching.assignment import topic_partition
+from rayqueue.errors import (
+    ConfigError,
+    NotLeaderOrFollower,
+    OffsetOutOfRange,
+    RayQueueError,
+    UnknownTopicOrPartition,
+    from_wire,
+)
 from rayqueue.protocol.messages import (
     DeleteRecordsRequest,
     DescribeLogsResponse,
@@ -171,15 +179,25 @@ def ask_delete(channel: Channel, questions: Sequence[Question], timeout_s: float
     return channel.call("delete_records", DeleteRecordsRequest(queries), ListOffsetsResponse, timeout_s).answers
 
 
-def truncations(offsets: Mapping[TopicPartition, int] | Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-    """What `delete_records` was given, as {partition: offset}.
+def truncations(offsets: Any) -> dict[TopicPartition, int]:
+    """What `delete_records` was given, as {partition: offset}. Partitions may be tuples, as in `Consumer.assign`.
 
     Raises:
+        ConfigError: it is neither a dict nor a list of partitions.
         OffsetOutOfRange: an offset is missing, or none that a log can have.
     """
-    pairs = offsets.items() if isinstance(offsets, Mapping) else ((tp, tp.offset) for tp in offsets)
+    given: list[tuple[TopicPartition, Any]]
+    if isinstance(offsets, Mapping):
+        given = [(topic_partition(key), offset) for key, offset in offsets.items()]
+    elif isinstance(offsets, Iterable) and not isinstance(offsets, (str, bytes, TopicPartition)):
+        given = [(tp, tp.offset) for tp in map(topic_partition, offsets)]
+    else:
+        raise ConfigError(
+            f"delete_records takes {{TopicPartition(topic, partition): offset}} or a list of TopicPartitions with "
+            f"their offsets, not {offsets!r}"
+        )
     wanted: dict[TopicPartition, int] = {}
-    for tp, offset in pairs:
+    for tp, offset in given:
         if not isinstance(offset, int) or isinstance(offset, bool) or offset < OFFSET_END:
             raise OffsetOutOfRange(
                 f"{tp.topic}-{tp.partition}: delete_records takes an offset of at least 0, or -1 for all records, "

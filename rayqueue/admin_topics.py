@@ -30,9 +30,11 @@ def topic_spec(topic: NewTopic) -> TopicSpec:
 
     Raises:
         InvalidTopic, InvalidPartitions, InvalidReplicationFactor: a value is of the wrong type, or below one.
-        ConfigError: a setting is unknown, malformed, contradicts another, or names no column.
+        ConfigError: it is no NewTopic; or a setting is unknown, malformed, contradicts another, or names no column.
         SchemaMismatch: the schema cannot be stored, or has no such key column.
     """
+    if not isinstance(topic, NewTopic):
+        raise ConfigError(f"a topic to create is NewTopic(name, partitions, ...), not {topic!r}")
     if not isinstance(topic.name, str):
         raise InvalidTopic(f"a topic's name is text, not {type(topic.name).__name__}")
     partitions = _count(topic.partitions, "partitions", InvalidPartitions)

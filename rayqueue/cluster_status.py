@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 
@@ -17,6 +18,7 @@ class ProcessStatus:
         state: "running", "starting", "waiting", "failed", or "gone" (it does not answer); problem: why.
         endpoint: "host:port", "" before it listens.
         data_dir: the directory it uses. log_file: where it logs, on its node.
+        started_ms: when it was started or (after a crash) restarted, ms since the epoch; 0: not known.
     """
 
     role: str
@@ -29,6 +31,7 @@ class ProcessStatus:
     node_id: str
     data_dir: str
     log_file: str
+    started_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,10 +124,11 @@ class ClusterStatus:
             f"  topics             {len(self.topics)} with {self.partitions} partitions, "
             f"{len(self.under_replicated)} under-replicated, {len(self.offline)} offline",
         ]
-        rows = [("PROCESS", "STATE", "ENDPOINT", "PID", "NODE", "DATA", "LOG")]
+        rows = [("PROCESS", "STATE", "ENDPOINT", "PID", "STARTED", "NODE", "DATA", "LOG")]
         for p in self.processes:
             name = {"coordinator": "coordinator", "broker": f"broker {p.broker_id}"}.get(p.role, f"  replica {p.slot}")
-            rows.append((name, p.state, p.endpoint, str(p.pid or ""), p.node_id[:8], p.data_dir, p.log_file))
+            process = (str(p.pid or ""), _time(p.started_ms), p.node_id[:8], p.data_dir, p.log_file)
+            rows.append((name, p.state, p.endpoint, *process))
         lines += _table(rows)
         partitions = [("TOPIC", "PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR")]
         for topic in self.topics:
@@ -136,6 +140,11 @@ class ClusterStatus:
             lines += _table(partitions)
         lines += [f"  ! {problem}" for problem in self.problems]
         return "\n".join(lines)
+
+
+def _time(ms: int) -> str:
+    """A moment in UTC, "" for none."""
+    return datetime.fromtimestamp(ms / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ") if ms else ""
 
 
 def _ids(ids: list[int]) -> str:

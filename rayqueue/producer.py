@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rayqueue.client.accumulator import RECORD_OVERHEAD, Chunk
+from rayqueue.client.io.dicts import Encoding
 from rayqueue.client.io.future import BatchFuture, Receipt, RecordFuture
 from rayqueue.client.io.pipeline import Pipeline
 from rayqueue.client.io.producer_batches import TablePiece
@@ -27,6 +28,15 @@ from rayqueue.errors import SchemaMismatch, UnknownTopicOrPartition
 
 _NS_PER_MS = 1_000_000
 _INTERRUPTED_FLUSH_S = 3.0
+
+
+def _wait_s(timeout: Any) -> float | None:
+    """A timeout in seconds; None: for ever, for which confluent-kafka has -1."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float, np.integer, np.floating)):
+        raise TypeError(f"timeout is a number of seconds, or None for as long as it takes, not {timeout!r}")
+    return float(timeout) if timeout >= 0 else None
 
 
 class Producer:
@@ -47,6 +57,10 @@ class Producer:
         self._config = ProducerConfig.parse(merge(config, settings))
         self._serialize_value = serializer(self._config.value_serializer, "value")
         self._serialize_key = serializer(self._config.key_serializer, "key")
+        self._encoding = Encoding(
+            None if self._config.value_serializer is None else self._serialize_value,
+            None if self._config.key_serializer is None else self._serialize_key,
+        )
         self._pipeline = Pipeline(self._config)
         # What the hot path touches.
         self._fast = self._pipeline.fast
@@ -83,6 +97,7 @@ class Producer:
             UnknownTopicOrPartition: there is no such topic (the message has the command that creates it) or partition.
             RecordTooLarge, SerializationError, SchemaMismatch: the record cannot be taken; nothing was sent.
             BufferFull: `buffer.memory` stayed full for `max.block.ms`.
+            BrokerNotAvailable, RequestTimeout: no broker told of the topic within `max.block.ms`.
         """
         try:
             chunk = self._fast[topic]
@@ -176,7 +191,7 @@ class Producer:
                 continue  # another thread opened one while the lock was let go
             granted = accumulator.grant(topic, size)
             pipeline.memory.take(granted)
-            receipt = Receipt(topic.name, pipeline.callbacks.run)
+            receipt = Receipt(topic.name, pipeline.callbacks.run, trouble=pipeline.trouble)
             chunk = accumulator.open(topic, receipt, granted, me)
             receipt.rows = chunk.values
             pipeline.outstanding[receipt] = None
@@ -231,7 +246,10 @@ class Producer:
             topic: the topic's name.
             data: a pyarrow Table or RecordBatch, a pandas DataFrame, or a list of dicts. A typed topic has columns of
                 its own; any other takes `value` and optionally `key`, `headers`, `timestamp`. Columns `topic,
-                partition, offset, timestamp_type` are ignored. Values are cast where nothing is lost.
+                partition, offset, timestamp_type` are ignored. Values are cast where nothing is lost. A datetime
+                without a zone in a dict is local time, as in `produce`; a timestamp column without one, of a table or
+                DataFrame, is UTC. `value_serializer` and `key_serializer` are applied to the dicts' values and keys on
+                a topic that is not typed; text and bytes columns of a table are sent as they are, others refused then.
             key_column: on a topic that is not typed, the column that holds the keys.
 
         Returns:
@@ -240,6 +258,7 @@ class Producer:
 
         Raises:
             SchemaMismatch: a column is missing, unknown, or of a type that does not fit.
+            SerializationError: a serializer refused a value, or would be needed for a table; a timestamp as `produce`.
             RecordTooLarge: a row is above `max.message.bytes`; nothing was sent.
             UnknownTopicOrPartition, BufferFull: as `produce`.
         """
@@ -251,10 +270,11 @@ class Producer:
                 f"topic {topic!r} is typed, its key column is {state.key_column!r}, not {key_column!r}: leave "
                 "key_column= out"
             )
-        table = as_table(data, state.schema, topic)
+        encoding = None if state.typed else self._encoding._replace(key_column=key_column)
+        table = as_table(data, state.schema, topic, encoding)
         batch = fit_table(table, state.schema, topic, time_ns() // _NS_PER_MS, typed=state.typed, key_column=key_column)
         check_sizes(batch, state.record_max, topic)
-        receipt = Receipt(topic, pipeline.callbacks.run, together=True)
+        receipt = Receipt(topic, pipeline.callbacks.run, together=True, trouble=pipeline.trouble)
         if batch.num_rows == 0:
             receipt.place([])
             return BatchFuture(receipt)
@@ -306,13 +326,16 @@ class Producer:
         """Sends everything now and waits for the acks, and for the callbacks.
 
         Args:
-            timeout: seconds; None: as long as it takes, which `delivery.timeout.ms` bounds.
+            timeout: seconds; None or below 0: as long as it takes, which `delivery.timeout.ms` bounds.
 
         Returns:
             How many records are still undelivered.
+
+        Raises:
+            TypeError: the timeout is no number.
         """
         self._pipeline.cluster.check_process()
-        return self._pipeline.flush(timeout)
+        return self._pipeline.flush(_wait_s(timeout))
 
     def poll(self, timeout: float = 0) -> int:
         """Does nothing: callbacks run by themselves. Here for those who come from confluent-kafka; returns 0."""
@@ -321,10 +344,16 @@ class Producer:
     def close(self, timeout: float | None = None) -> int:
         """Flushes and ends the producer; a second call does nothing.
 
+        Args:
+            timeout: as `flush`.
+
         Returns:
             How many records were not delivered within `timeout` seconds; their futures fail.
+
+        Raises:
+            TypeError: the timeout is no number.
         """
-        return self._pipeline.close(timeout)
+        return self._pipeline.close(_wait_s(timeout))
 
     def __enter__(self) -> Producer:
         self._pipeline.check_open()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -34,7 +33,7 @@ class RowProducer:
         values = random_values(DISTINCT, value_bytes)
         produce = self._producer.produce
         produce(topic, values[0]).result(30)  # connects, and warms the path
-        futures: list[Future[Any]] = []
+        futures: list[Any] = []
         began = time.perf_counter()
         while time.perf_counter() - began < seconds and len(futures) < rows_max:
             futures += [produce(topic, value) for value in values]

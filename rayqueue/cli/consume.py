@@ -170,7 +170,7 @@ def begin(
 
     Raises:
         UnknownTopicOrPartition: there is no such topic or partition.
-        OffsetOutOfRange: a partition has no such offset.
+        OffsetOutOfRange: no partition has such an offset.
     """
     from rayqueue.types import TopicPartition
 
@@ -183,7 +183,9 @@ def begin(
                 count = sum(tp.topic == name for tp in there)
                 raise UnknownTopicOrPartition(f"topic {name!r} has partitions 0 to {count - 1}, not {number}")
     marks = {tp: consumer.get_watermark_offsets(tp) for tp in wanted}
-    starts = {tp: start.offset(f"{tp.topic}-{tp.partition}", marks[tp]) for tp in wanted}
+    named = {f"{tp.topic}-{tp.partition}": marks[tp] for tp in wanted}
+    places = start.offsets(named, lambda text: output.say(f"warning: {text}"))
+    starts = {tp: places[f"{tp.topic}-{tp.partition}"] for tp in wanted}
     if start.kind == "time":
         for tp, found in consumer.offsets_for_times(dict.fromkeys(wanted, start.number)).items():
             if found is not None:

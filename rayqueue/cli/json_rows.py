@@ -1,4 +1,5 @@
-"""Lines of JSON as Arrow columns: what `topic consume -f %v` prints of a typed topic, and what people write."""
+"""Lines of JSON as Arrow columns: what `topic consume` prints of a typed topic (`--json`, or `-f %v`), and what people
+write."""
 
 from __future__ import annotations
 

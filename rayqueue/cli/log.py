@@ -18,7 +18,7 @@ from rayqueue.cli.record_format import Render, compile_format, render_json
 
 if TYPE_CHECKING:
     from rayqueue.cli.record_format import Row
-    from rayqueue.storage.verify import DumpedBatch, SegmentReport
+    from rayqueue.storage.verify import DumpedBatch, Problem, SegmentReport
 
 _PARTITION_DIRECTORY = re.compile(r"(?P<topic>.+)-[0-9a-f]{32}-(?P<partition>\d+)")
 _path_argument = click.argument("path", type=click.Path(exists=True))
@@ -46,21 +46,56 @@ def log_group() -> None:
 @click.option("-n", "--count", type=click.IntRange(min=0), help="End after so many lines.")
 @json_option
 def dump(path: str, batches: bool, template: str, count: int | None, as_json: bool) -> None:
-    """Prints the records, or the batches, in the files at PATH."""
+    """Prints the records, or the batches, in the files at PATH.
+
+    What cannot be read is skipped and named on standard error; exit status 1 then.
+    """
     render = compile_format(template)
-    lines = _batch_lines(path, as_json) if batches else _record_lines(path, render_json if as_json else render)
+    skips = _Skips()
+    if batches:
+        lines = _batch_lines(path, skips, as_json)
+    else:
+        lines = _record_lines(path, skips, render_json if as_json else render)
     stream = output.binary_stdout()
     for number, line in enumerate(lines):
         if count is not None and number >= count:
             break
         stream.write(line)
     stream.flush()
+    if skips.count:
+        output.say(f"{output.count_text(skips.count, 'place')} skipped; rayqueue log verify looks closer")
+        raise click.exceptions.Exit(1)
 
 
-def _batch_lines(path: str, as_json: bool) -> Iterator[bytes]:
+class _Skips:
+    """Says what a dump leaves out, where it does."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def rest(self, problem: Problem) -> None:
+        """A file makes no sense from some place on."""
+        self._say(f"{problem.path}: skipped from byte {problem.position} on: {problem.message}")
+
+    def batch(self, batch: DumpedBatch) -> None:
+        """A batch does not match its CRC32C, or holds no rows of its schema; its header may be damaged, too."""
+        header = batch.header
+        self._say(
+            f"{batch.path}: skipped {batch.length} bytes at byte {batch.position}: offsets {header.base_offset} to "
+            f"{header.last_offset}, as their header says, are damaged"
+        )
+
+    def _say(self, text: str) -> None:
+        self.count += 1
+        output.say(text)
+
+
+def _batch_lines(path: str, skips: _Skips, as_json: bool) -> Iterator[bytes]:
     import msgspec
 
-    for batch in _batches(path):
+    for batch in _batches(path, skips):
+        if batch.rows is None:
+            skips.batch(batch)
         fields = batch_fields(batch)
         if as_json:
             yield msgspec.json.encode(fields) + b"\n"
@@ -105,13 +140,10 @@ def _moment(timestamp: int) -> str:
         return f"{timestamp} ms"  # beyond what a calendar has; a producer may set any
 
 
-def _record_lines(path: str, render: Render) -> Iterator[bytes]:
-    for batch in _batches(path):
-        if batch.rows is None:
-            header = batch.header
-            output.say(
-                f"{batch.path}: offsets {header.base_offset} to {header.last_offset} are damaged (rayqueue log verify)"
-            )
+def _record_lines(path: str, skips: _Skips, render: Render) -> Iterator[bytes]:
+    for batch in _batches(path, skips):
+        if batch.rows is None or batch.rows.num_rows != batch.header.record_count:
+            skips.batch(batch)
             continue
         for row in _rows(batch):
             yield render(row)
@@ -126,8 +158,7 @@ def _rows(batch: DumpedBatch) -> Iterator[Row]:
 
     header = batch.header
     stored, count = batch.rows, header.record_count
-    if stored is None or stored.num_rows != count:
-        return iter(())
+    assert stored is not None
     topic, partition = partition_of(Path(batch.path))
     offsets = pa.array(range(header.base_offset, header.base_offset + count), pa.int64())
     table = pa.Table.from_batches([stored])
@@ -207,11 +238,11 @@ def _report_dict(report: SegmentReport) -> dict[str, Any]:
     }
 
 
-def _batches(path: str) -> Iterator[DumpedBatch]:
+def _batches(path: str, skips: _Skips) -> Iterator[DumpedBatch]:
     from rayqueue.storage.verify import dump as dump_log
 
     for log in log_paths(path):
-        yield from dump_log(str(log))
+        yield from dump_log(str(log), skips.rest)
 
 
 def _reports(logs: list[Path]) -> Iterator[SegmentReport]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -38,12 +39,41 @@ class Start:
         if self.kind == "last":
             return max(marks.low, marks.high - self.number)
         if self.kind == "offset":
-            if not marks.low <= self.number <= marks.high:
-                raise OffsetOutOfRange(
-                    f"{where} has offsets {marks.low} to {marks.high}, not {self.number}; -o start begins at the first"
-                )
+            if not self.fits(marks):
+                raise OffsetOutOfRange(f"{self._unfit(where, marks)}; -o start begins at the first")
             return self.number
         return marks.high
+
+    def fits(self, marks: Watermarks) -> bool:
+        """Whether a partition has this place; only an offset may be missing. The next to be written is there, too."""
+        return self.kind != "offset" or marks.low <= self.number <= marks.high
+
+    def _unfit(self, where: str, marks: Watermarks) -> str:
+        if marks.low == marks.high:
+            return f"{where} is empty (its next offset is {marks.high}), there is no offset {self.number}"
+        return f"{where} has offsets {marks.low} to {marks.high - 1}, not {self.number}"
+
+    def offsets(self, marks: Mapping[str, Watermarks], warn: Callable[[str], None]) -> dict[str, int]:
+        """The offset in each partition. One without the offset that others have starts as near to it as it can.
+
+        Args:
+            marks: by partition, as messages name it. warn: told of partitions that start elsewhere.
+
+        Raises:
+            OffsetOutOfRange: no partition has the offset that was asked for.
+        """
+        if marks and not any(self.fits(each) for each in marks.values()):
+            where = max(marks, key=lambda name: marks[name].high)
+            return {where: self.offset(where, marks[where])}  # raises
+        found = {}
+        for where, each in marks.items():
+            if self.fits(each):
+                found[where] = self.offset(where, each)
+                continue
+            found[where] = each.high if self.number > each.high else each.low
+            place = "end" if self.number > each.high else "first offset"
+            warn(f"{self._unfit(where, each)}: it starts at its {place}, {found[where]}")
+        return found
 
 
 def parse_start(text: str) -> Start:

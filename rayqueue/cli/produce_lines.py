@@ -129,7 +129,9 @@ def send_typed(
     partition: int | None,
     key_column: str = "",
 ) -> None:
-    """Each line is an object with the topic's columns, or one as `topic consume --json` prints it; runs of lines become Arrow batches.
+    """Each line is an object with the topic's columns, or one as `topic consume --json` prints it.
+
+    Runs of lines become Arrow batches.
 
     Raises:
         SchemaMismatch: a line does not fit the columns; the message says where.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -11,9 +10,14 @@ from rayqueue.cli import output
 from rayqueue.cli.consume import consume
 from rayqueue.cli.options import Connection, config_option, connection_options, examples, json_option
 from rayqueue.cli.produce import produce
+from rayqueue.config.settings import INT64_MAX
+from rayqueue.errors import TopicAlreadyExists
 
 if TYPE_CHECKING:
     from rayqueue.admin import PartitionDescription, TopicDescription
+
+
+_NEVER = str(INT64_MAX)
 
 
 @click.group()
@@ -100,7 +104,14 @@ def create(
 
         columns = parse_schema(schema) if schema else read_schema_file(schema_file or "")
     with connection.admin() as admin:
-        admin.create_topic(name, partitions, replication_factor, config, columns, key_column, exist_ok)
+        try:
+            admin.create_topic(name, partitions, replication_factor, config, columns, key_column, exist_ok)
+        except TopicAlreadyExists:
+            if exist_ok:
+                raise
+            raise TopicAlreadyExists(
+                f"there is a topic {name!r}: delete it first, or use it (--exist-ok, when it is as asked for)"
+            ) from None
         if as_json:
             output.write_json(admin.describe_topic(name).to_dict())
             return
@@ -128,7 +139,7 @@ def describe(names: tuple[str, ...], as_json: bool, connection: Connection) -> N
         if number:
             output.write("")
         _show(one)
-        rows = [(e.name, e.value, e.source) for e in configs[one.name].values()]
+        rows = [(e.name, "never" if e.value == _NEVER else e.value, e.source) for e in configs[one.name].values()]
         output.write("")
         output.table(("SETTING", "VALUE", "FROM"), rows)
 
@@ -191,11 +202,11 @@ def delete(names: tuple[str, ...], yes: bool, as_json: bool, connection: Connect
 
 
 def _confirm(question: str) -> None:
-    """Goes on after a yes only; where nobody can answer (a script, an empty pipe) that is a usage error."""
+    """Goes on after a yes only; where nobody answers (a script, an empty pipe) that is a usage error."""
     try:
         agreed = click.confirm(question, err=True)
-    except click.Abort:
-        if sys.stdin.isatty():
+    except click.Abort as abort:
+        if isinstance(abort.__context__, KeyboardInterrupt):
             raise
         raise click.UsageError(
             "nobody answered, so nothing was deleted; to delete without a question give --yes"

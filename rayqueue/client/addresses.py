@@ -17,7 +17,7 @@ def parse_addresses(servers: str) -> list[tuple[str, int]]:
         if not text:
             continue
         host, _, port = text.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        if not host or "/" in host or not port.isdigit() or not 0 < int(port) < 65536:
             raise ConfigError(f"bootstrap.servers entry {entry.strip()!r} is not host:port, such as 127.0.0.1:9500")
         found.append((host.strip("[]"), int(port)))
     if not found:

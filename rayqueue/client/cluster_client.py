@@ -28,13 +28,17 @@ class ClusterClient:
 
     Args:
         config: the client's settings. Nothing is connected before the first call.
+
+    Raises:
+        ConfigError: `bootstrap.servers` are no addresses.
     """
 
     def __init__(self, config: CommonConfig) -> None:
         self._config = config
         self._lock = threading.RLock()
         self._channels: dict[tuple[str, int], Channel] = {}
-        self._bootstrap: list[tuple[str, int]] | None = None
+        servers = config.bootstrap_servers
+        self._bootstrap = None if servers == "auto" else parse_addresses(servers)
         self._token = config.token or os.environ.get("RAYQUEUE_TOKEN") or None
         self._latest: MetadataResponse | None = None
         self._topics: dict[str, tuple[float, TopicInfo]] = {}
@@ -60,12 +64,10 @@ class ClusterClient:
         """
         with self._lock:
             if self._bootstrap is None:
-                servers = self._config.bootstrap_servers
-                if servers == "auto":
-                    from rayqueue.cluster import resolve_bootstrap  # the only way to Ray from a client
+                from rayqueue.cluster import resolve_bootstrap  # the only way to Ray from a client
 
-                    servers, token = resolve_bootstrap(self._config.cluster)
-                    self._token = self._token or token
+                servers, token = resolve_bootstrap(self._config.cluster)
+                self._token = self._token or token
                 self._bootstrap = parse_addresses(servers)
             return self._bootstrap
 
@@ -147,7 +149,11 @@ class ClusterClient:
     # --- metadata --------------------------------------------------------------------------------------------------
 
     def refresh(
-        self, topics: list[str] | None = None, min_index: int = -1, auto_create: bool = False
+        self,
+        topics: list[str] | None = None,
+        min_index: int = -1,
+        auto_create: bool = False,
+        timeout_s: float | None = None,
     ) -> MetadataResponse:
         """Asks a broker for metadata.
 
@@ -155,8 +161,10 @@ class ClusterClient:
             topics: whose to bring; None for all, [] for the brokers only.
             min_index: metadata index the broker's image must have reached (it waits a little).
             auto_create: let the broker create what is missing, if it is set up to.
+            timeout_s: how long to try; None: `request.timeout.ms`.
         """
-        response = self.call_broker("metadata", MetadataRequest(topics, min_index, auto_create), MetadataResponse)
+        request = MetadataRequest(topics, min_index, auto_create)
+        response = self.call_broker("metadata", request, MetadataResponse, timeout_s)
         now = time.monotonic()
         with self._lock:
             self._latest = response
@@ -173,8 +181,10 @@ class ClusterClient:
         """All topics and brokers, asked anew."""
         return self.refresh(None)
 
-    def topic(self, name: str, *, refresh: bool = False, auto_create: bool = False) -> TopicInfo:
-        """A topic's metadata, from the cache while it is younger than `metadata.max.age.ms`.
+    def topic(
+        self, name: str, *, refresh: bool = False, auto_create: bool = False, timeout_s: float | None = None
+    ) -> TopicInfo:
+        """A topic's metadata, from the cache while it is younger than `metadata.max.age.ms`; `timeout_s` as `refresh`.
 
         Raises:
             UnknownTopicOrPartition: there is none; the message has the command that creates it.
@@ -185,7 +195,7 @@ class ClusterClient:
         if cached and fresh and not refresh:
             return cached[1]
         check_topic_name(name)
-        response = self.refresh([name], auto_create=auto_create)
+        response = self.refresh([name], auto_create=auto_create, timeout_s=timeout_s)
         for topic in response.topics:
             if topic.name == name:
                 return topic

@@ -105,8 +105,8 @@ class Delivery:
 
     def make_lane(self, topic: str, topic_id: bytes, partition: int) -> Lane:
         """A lane for a partition; it has no leader yet."""
-        limits = self._settings
-        lane = Lane(topic, topic_id, partition, idempotent=limits.idempotent, window=limits.max_in_flight)
+        idempotent, window = self._settings.idempotent, self._settings.max_in_flight
+        lane = Lane(topic, topic_id, partition, idempotent=idempotent, window=window)
         lane.sequences.adopt(*self._producer)
         return lane
 
@@ -165,7 +165,7 @@ class Delivery:
         """A link is open; the server takes `window` requests before it stops reading."""
         state = self._node(node)
         state.link, state.connecting, state.failures, state.blocked_until_ms = link, False, 0, 0.0
-        state.window = max(1, min(self._settings.max_in_flight, window))
+        state.window, state.last_error = max(1, min(self._settings.max_in_flight, window)), None
 
     def disconnected(self, node: Hashable, link: Any, error: RayQueueError, now_ms: float) -> list[Effect]:
         """A link broke, or (link None) could not be opened: what is unanswered goes back to its place, in order."""
@@ -351,9 +351,8 @@ class Delivery:
         return []
 
     def _fail(self, batch: Batch, error: RayQueueError) -> Failed:
-        lane = batch.lane
-        lane.drop(batch)
-        self._make_ready(lane)
+        batch.lane.drop(batch)
+        self._make_ready(batch.lane)
         return Failed(batch, error)
 
     def _expire(self, now_ms: float) -> list[Effect]:
@@ -365,17 +364,19 @@ class Delivery:
         return effects
 
     def _timeout(self, batch: Batch) -> DeliveryTimeout:
-        lane = batch.lane
         known = "the outcome is not known" if batch.sent else "it was never sent"
-        node = self._nodes.get(lane.node)
-        error = batch.last_error or (node.last_error if node is not None else None)
-        why = f"; last error: {type(error).__name__}: {error}" if error else ""
-        if not why and lane.node is None:
-            why = "; the partition has no leader (`rayqueue status`)"
         return DeliveryTimeout(
-            f"no ack for {batch.record_count} records of {lane.topic}-{lane.partition} within delivery.timeout.ms="
-            f"{self._settings.delivery_timeout_ms:g}: {known}{why}"
+            f"no ack for {batch.record_count} records of {batch.lane.topic}-{batch.lane.partition} within "
+            f"delivery.timeout.ms={self._settings.delivery_timeout_ms:g}: {known}{self.trouble(batch.lane, batch)}"
         )
+
+    def trouble(self, lane: Lane, batch: Batch | None = None) -> str:
+        """What keeps a lane (or this batch of it) from its acks, as the end of a message; empty if nothing is known."""
+        node = self._nodes.get(lane.node)
+        error = (node.last_error if node is not None else None) or (batch.last_error if batch else lane.last_error)
+        if error is not None:
+            return f"; last error: {type(error).__name__}: {error}"
+        return "; the partition has no leader (`rayqueue status`)" if lane.node is None else ""
 
     def _silent(self, key: Hashable, node: _Node, now_ms: float) -> list[Effect]:
         if not node.requests:
@@ -384,8 +385,7 @@ class Delivery:
         if now_ms - oldest.sent_ms < self._settings.request_timeout_ms:
             return []
         error = RequestTimeout(f"no answer within request.timeout.ms={self._settings.request_timeout_ms:g}")
-        link = node.link
-        return [Disconnect(link), *self.disconnected(key, link, error, now_ms)]
+        return [Disconnect(node.link), *self.disconnected(key, node.link, error, now_ms)]
 
     def _refresh(self, topic: str) -> list[Effect]:
         if topic in self._refreshing:

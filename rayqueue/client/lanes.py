@@ -124,6 +124,11 @@ class Lane:
         """Whether nothing is outstanding."""
         return not self.waiting and not self.in_flight
 
+    @property
+    def last_error(self) -> Exception | None:
+        """Why the first batch that came back, of those that are outstanding, did."""
+        return next((b.last_error for b in (*self.in_flight, *self.waiting) if b.last_error is not None), None)
+
     def add(self, batch: Batch) -> None:
         """Takes a new batch at the end."""
         batch.number = self._numbered

@@ -7,7 +7,8 @@
 | `hash` | murmur2 of the key | the partition of the empty key (librdkafka's `murmur2`): all in one, in order |
 | `round_robin` | round robin, the key is ignored | round robin |
 
-An explicit partition wins over all. Round robin passes over partitions that have no leader now.
+An explicit partition wins over all. Round robin passes over partitions that have no leader now, and begins where it is
+told: at a random one, or many short-lived producers would fill partition 0.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ class Partitioner:
 
     Args:
         strategy: one of STRATEGIES.
+        start: the partition where round robin begins, modulo how many there are.
     """
 
-    def __init__(self, strategy: str = "default") -> None:
+    def __init__(self, strategy: str = "default", start: int = 0) -> None:
         self.strategy = strategy
-        self._next = 0
+        self._next = start
 
     @property
     def uses_keys(self) -> bool:

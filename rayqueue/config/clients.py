@@ -24,8 +24,23 @@ from rayqueue.errors import ConfigError
 
 _GROUPS = "consumer groups are not built yet; without group_id a consumer stands alone (assign, or subscribe to all)"
 
+
+def _addresses(value: Any) -> str:
+    """The list as text; that its entries are host:port is checked by who knows how to read them."""
+    if isinstance(value, (list, tuple)) and value and all(isinstance(entry, str) for entry in value):
+        return ",".join(value)
+    if not isinstance(value, str):
+        raise ValueError('"host:port,...", a list of "host:port", or "auto"')
+    return value
+
+
 _COMMON = (
-    Setting("bootstrap.servers", "auto", text, "host:port,...; auto: the cluster's, found through Ray"),
+    Setting(
+        "bootstrap.servers",
+        "auto",
+        _addresses,
+        "host:port,... or a list of these; auto: the cluster's, found through Ray",
+    ),
     Setting("cluster", "default", text, "name of the cluster that auto looks for"),
     Setting("token", None, optional(text), "the cluster's token; None: RAYQUEUE_TOKEN, or Ray's"),
     Setting("client.id", "rayqueue", text, "a name for the brokers' logs"),
@@ -53,13 +68,25 @@ def _partitioner(value: Any) -> Any:
 PRODUCER_SETTINGS = table(
     *_COMMON,
     Setting("acks", -1, _acks, "0: none, 1: the leader's, all: every in-sync replica's"),
-    Setting("enable.idempotence", None, optional(boolean), "no duplicates, no reordering; None: with acks=all"),
+    Setting(
+        "enable.idempotence",
+        None,
+        optional(boolean),
+        "no duplicates, no reordering; None: with acks=all, unless retries or max.in.flight forbid it (then a warning)",
+    ),
     Setting("linger.ms", 0.0, number(0, 3_600_000), "wait so long for a batch to fill"),
     Setting("batch.size", 256 * 1024, integer(1, 64 << 20), "bytes of a partition's batch"),
     Setting("max.request.size", 1 << 20, integer(1024, 64 << 20), "bytes of one request to a replica actor"),
     Setting("buffer.memory", 64 << 20, integer(1024), "bytes of records waiting; then produce blocks"),
-    Setting("max.block.ms", 60_000, integer(0, INT32_MAX), "how long produce blocks before BufferFull"),
-    Setting("delivery.timeout.ms", 120_000, integer(1, INT32_MAX), "how long a record may be on its way"),
+    Setting(
+        "max.block.ms", 60_000, integer(0, INT32_MAX), "how long produce waits for room in the buffer, and for metadata"
+    ),
+    Setting(
+        "delivery.timeout.ms",
+        120_000,
+        integer(1, INT32_MAX),
+        "how long a record may be on its way; not below linger.ms",
+    ),
     Setting("retries", INT32_MAX, integer(0, INT32_MAX), "how often a batch is sent again"),
     Setting("max.in.flight", 5, integer(1, 64), "unanswered requests a replica actor; at most 5 when idempotent"),
     Setting("compression.type", "none", one_of("none", "lz4", "zstd"), "of batches, where the topic leaves it to us"),
@@ -123,7 +150,13 @@ class AdminConfig(CommonConfig):
 
 @dataclass(frozen=True)
 class ProducerConfig(CommonConfig):
-    """Checked settings of a Producer. acks: 0, 1, or -1 for all."""
+    """Checked settings of a Producer.
+
+    Attributes:
+        acks: 0, 1, or -1 for all.
+        idempotence_lost: the setting that keeps a producer with acks=all from being idempotent, where nobody asked for
+            that; empty: none does.
+    """
 
     acks: int
     enable_idempotence: bool
@@ -139,23 +172,36 @@ class ProducerConfig(CommonConfig):
     partitioner: str | Callable[[bytes | None, int], int] | None
     value_serializer: Any
     key_serializer: Any
+    idempotence_lost: str
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> ProducerConfig:
         """Checks the settings, alone and against each other.
 
         Raises:
-            ConfigError: idempotence was asked for and acks, retries or max.in.flight forbid it.
+            ConfigError: idempotence was asked for and acks, retries or max.in.flight forbid it; or a record would be
+                given up before it has lingered.
         """
         values = _attributes(PRODUCER_SETTINGS, given, "producer")
-        asked = values["enable_idempotence"]
-        if asked is None:
-            values["enable_idempotence"] = (
-                values["acks"] == -1 and values["retries"] > 0 and values["max_in_flight"] <= 5
+        linger, delivery = values["linger_ms"], values["delivery_timeout_ms"]
+        if delivery < linger:
+            raise ConfigError(
+                f"delivery.timeout.ms={delivery} is below linger.ms={linger:g}: a record would be given up before it "
+                f"is sent. Make it at least linger.ms + request.timeout.ms={linger + values['request_timeout_ms']:g}"
             )
+        asked = values["enable_idempotence"]
+        lost = _against_idempotence(values) if asked is None and values["acks"] == -1 else ""
+        if asked is None:
+            values["enable_idempotence"] = values["acks"] == -1 and not lost
         elif asked:
             _check_idempotence(values)
-        return cls(**values)
+        return cls(**values, idempotence_lost=lost)
+
+
+def _against_idempotence(values: Mapping[str, Any]) -> str:
+    if values["retries"] == 0:
+        return "retries=0"
+    return f"max.in.flight={values['max_in_flight']} (above 5)" if values["max_in_flight"] > 5 else ""
 
 
 def _check_idempotence(values: Mapping[str, Any]) -> None:

@@ -12,8 +12,8 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
@@ -85,7 +85,7 @@ def produce_flights(job: Job, report: Report, wait: Wait) -> Result:
     """Sends the flights a day at a time: most days as one Arrow batch, each tenth day flight by flight."""
     days = list(_days(source.read_flights(job.expected[FLIGHTS])))
     wait()
-    pending: list[Future[Any]] = []
+    pending: list[Any] = []
     with rayqueue.Producer(job.client()) as producer:
         for number, day in enumerate(days):
             if number % ROW_DAYS:
@@ -101,7 +101,7 @@ def produce_weather(job: Job, report: Report, wait: Wait) -> Result:
     """Sends the weather readings one by one, as JSON, keyed by airport."""
     readings = source.read_weather(job.expected[WEATHER]).to_pylist()
     wait()
-    pending: list[Future[Any]] = []
+    pending: list[Any] = []
     with rayqueue.Producer(job.client(), value_serializer=reading_to_json, key_serializer="utf-8") as producer:
         for number, reading in enumerate(readings):
             pending.append(producer.produce(WEATHER, value=reading, key=reading["origin"]))
@@ -113,7 +113,7 @@ def produce_weather(job: Job, report: Report, wait: Wait) -> Result:
 
 def make_delays(job: Job, report: Report, wait: Wait) -> Result:
     """Consumes `flights` and produces `delays`, while the flights still arrive."""
-    pending: list[Future[Any]] = []
+    pending: list[Any] = []
     with rayqueue.Producer(job.client()) as producer:
         for _, flights in _records(job, report, wait, FLIGHTS):
             left = departures(flights)
@@ -167,7 +167,7 @@ def _days(flights: pa.Table) -> Iterator[pa.Table]:
             start = row
 
 
-def _acked(pending: list[Future[Any]], topic: str, report: Report) -> list[Future[Any]]:
+def _acked(pending: list[Any], topic: str, report: Report) -> list[Any]:
     """Counts what was acked and returns the rest; raises the error of a record that was not written."""
     waiting = []
     acked = 0
@@ -182,7 +182,7 @@ def _acked(pending: list[Future[Any]], topic: str, report: Report) -> list[Futur
     return waiting
 
 
-def _all_acked(pending: list[Future[Any]], topic: str, report: Report) -> None:
+def _all_acked(pending: list[Any], topic: str, report: Report) -> None:
     """Waits for the acks that are missing, in order, counting as they come."""
     while pending:
         pending[0].result()
@@ -236,8 +236,10 @@ def main() -> None:
     try:
         result = SERVICES[job.service](job, report, lambda: _go(report, sys.stdin))
     except Exception as error:
+        traceback.print_exc()  # before the event: on hearing of it the demo ends this process
+        sys.stderr.flush()
         report.tell("failed", error=f"{type(error).__name__}: {error}")
-        raise
+        raise SystemExit(1) from error
     report.tell("done", result=result)
 
 

@@ -125,8 +125,14 @@ def append(
 
 def _begin(state: LogState, last: Segment | None, base_offset: int) -> Segment:
     """A new segment, and the end of the one before it."""
-    if last is None:
+    if last is None and not state.segments:
         state.files.make_directory(state.directory)
+        state.anchored = False
+    elif not state.anchored:
+        # Nobody may have flushed yet. Lest after a power cut this segment has its name and the first has not: the log
+        # would seem to start here. A later one that is missing ends the log before it.
+        state.files.sync_directory(state.directory)
+        state.anchored = True
     segment = Segment.create(state.files, state.directory, base_offset, state.schema_message)
     if last is not None:
         try:

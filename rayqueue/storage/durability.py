@@ -24,18 +24,25 @@ _log = logging.getLogger(__name__)
 
 
 class Durability:
-    """Flushes and checkpoints of a log; `flush` may run beside the writer."""
+    """Flushes and checkpoints of a log.
+
+    `flush` may run beside the writer, and an fsync may take seconds: nothing that the writer does waits for one, but
+    for `close` and `delete`. The writer may wait while a checkpoint is written, as it writes them itself.
+    """
 
     def __init__(self, state: LogState, flushed: int) -> None:
         self._state = state
         self._flushed = flushed
         self._checkpointed = flushed
         self._checkpointed_bytes = 0
-        self._begun = 0  # value of `LogState.begun` up to which new files' directory entries are durable
-        self._directory_durable = bool(state.segments)
-        # Held during fsyncs, so that the start does not move nor a segment go under them.
+        # Value of `LogState.begun` up to which new files' directory entries are durable. What lies above the recovery
+        # point was begun by a process that died: nobody knows which of its fsyncs it came to.
+        self._begun = -1 if state.log_end > flushed else 0
+        self._directory_durable = False  # nor whether it came to this one
+        # Held by a flush: one at a time. Taken before the other one.
         self._flush_lock = threading.Lock()
-        # Held while a checkpoint is made and written, so that none is followed by an older one.
+        # Held while the log start moves, and while a checkpoint is made and written, so that none is followed by an
+        # older one. Never held during the fsync of a segment.
         self._checkpoint_lock = threading.RLock()
 
     @property
@@ -45,28 +52,32 @@ class Durability:
 
     def flush(self, checkpoint: bool = False) -> int:
         """See `Log.flush`; with `checkpoint`, one is written in any case."""
-        state = self._state
         with self._flush_lock:
-            state.check_online()
-            # In this order: what is published below `end` is in `begun` and in `segments`.
+            return self._flush(checkpoint)
+
+    def _flush(self, checkpoint: bool) -> int:
+        state = self._state
+        state.check_online()
+        with self._checkpoint_lock:  # not while a move of the start may still be undone
+            # Before any fsync begins, and in this order: what is published below `end` is in `begun` and `segments`.
             end, begun, appended = state.log_end, state.begun, state.appended_bytes
             segments = state.segments
-            checkpoint |= begun != self._begun or appended - self._checkpointed_bytes >= CHECKPOINT_BYTES
-            if end == self._flushed and not checkpoint:
-                return end
-            try:
-                # The index can be made again from the data, so it has to be durable only below a recovery point.
-                for segment in segments:
-                    segment.sync(index=checkpoint)
-                    if segment.closed:
-                        segment.release_writers()
-                self._sync_directory(begun)
-                self._flushed = max(self._flushed, end)
-                if checkpoint and self._try_checkpoint():
-                    self._checkpointed_bytes = appended
-            except OSError as error:
-                raise state.go_offline(error) from error
-            return self._flushed
+        checkpoint |= begun != self._begun or appended - self._checkpointed_bytes >= CHECKPOINT_BYTES
+        if end == self._flushed and not checkpoint:
+            return end
+        try:
+            # The index can be made again from the data, so it has to be durable only below a recovery point.
+            for segment in segments:
+                segment.sync(index=checkpoint)
+                if segment.closed:
+                    segment.release_writers()
+            self._sync_directory(begun)
+            self._flushed = max(self._flushed, end)
+            if checkpoint and self._try_checkpoint():
+                self._checkpointed_bytes = appended
+        except OSError as error:
+            raise state.go_offline(error) from error
+        return self._flushed
 
     def _sync_directory(self, begun: int) -> None:
         """Makes the directory entries of new files durable, and once that of the directory itself."""
@@ -105,14 +116,15 @@ class Durability:
             self._checkpointed = point
 
     def move_start(self, offset: int) -> None:
-        """Moves the log start, durably, and only then unlinks the segments that lie below it.
+        """Moves the log start, durably, and only then unlinks the segments that lie below it; also under a flush,
+        which then passes them over.
 
         Raises:
             StorageError: the disk is full, and the start is where whole segments could be deleted; or it failed, and
                 the log is offline.
         """
         state = self._state
-        with self._flush_lock, self._checkpoint_lock:
+        with self._checkpoint_lock:
             before = state.log_start, state.epochs
             gone = [segment for segment in state.segments if segment.next_offset <= offset]
             state.log_start = offset
@@ -160,17 +172,18 @@ class Durability:
             StorageError: the last flush failed; the log is closed all the same.
         """
         state = self._state
-        try:
-            if state.online and (state.log_end != self._checkpointed or state.begun != self._begun):
-                self.flush(checkpoint=True)
-        finally:
-            state.closed = True
-            state.release()
+        with self._flush_lock:  # so that a flush under way writes no checkpoint into what the next process has opened
+            try:
+                if state.online and (state.log_end != self._checkpointed or state.begun != self._begun):
+                    self._flush(checkpoint=True)
+            finally:
+                state.closed = True
+                state.release()
 
     def delete(self) -> None:
         """See `Log.delete`."""
         state = self._state
-        with self._flush_lock:
+        with self._flush_lock, self._checkpoint_lock:
             state.closed = True
             for segment in state.segments:
                 segment.removed = True

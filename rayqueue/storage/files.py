@@ -55,8 +55,8 @@ class AppendFile:
 class FileSystem(Protocol):
     """What the log asks of a file system."""
 
-    def open_append(self, path: str) -> AppendFile:
-        """Opens for appending; creates the file when there is none."""
+    def open_append(self, path: str, create: bool = True) -> AppendFile:
+        """Opens for appending; creates the file when there is none, if it may."""
 
     def append(self, file: AppendFile, pieces: Sequence[Piece], total: int) -> None:
         """Writes all pieces (`total` bytes) at the end. After an error part of them may stand in the file."""
@@ -137,8 +137,9 @@ def map_file(path: str, length: int) -> pa.Buffer:
 class OsFiles:
     """The operating system's files."""
 
-    def open_append(self, path: str) -> AppendFile:
-        return AppendFile(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644), path)
+    def open_append(self, path: str, create: bool = True) -> AppendFile:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        return AppendFile(os.open(path, flags, 0o644), path)
 
     def append(self, file: AppendFile, pieces: Sequence[Piece], total: int) -> None:
         written = self.write(file, pieces[:_IOV_MAX])

@@ -113,7 +113,8 @@ class Log:
             now_ms: wall clock, ms.
 
         Returns:
-            Whether a segment was rolled: a good moment for a producer snapshot, and for `flush` in its thread.
+            Whether a segment was rolled: the moment for a producer snapshot, and for `flush` in its thread, so that
+            closed segments do not pile up unflushed.
 
         Raises:
             StorageError: on a full disk nothing was appended, and the log stays usable. After any other I/O error it
@@ -142,10 +143,7 @@ class Log:
             state.segments = (*segments, *created)
             state.begun += len(created)
         state.log_end = batches[-1].entry.last_offset + 1
-        rolled = len(created) > (not segments)
-        if rolled:
-            self._bound_unflushed()
-        return rolled
+        return len(created) > (not segments)
 
     def _refused(self, error: OSError) -> StorageError:
         if error.errno not in NO_SPACE:
@@ -154,13 +152,9 @@ class Log:
             f"cannot write to {self._state.directory}: {error.strerror}; free space or lower retention, then retry"
         )
 
-    def _bound_unflushed(self) -> None:
-        """Where nobody else calls `flush`, at most one closed segment waits for its fsync."""
-        if sum(segment.unsynced for segment in self._state.segments if segment.closed) > 1:
-            self._durability.flush()
-
     def flush(self) -> int:
-        """Makes durable what is appended (fdatasync). Callable from another thread.
+        """Makes durable what is appended (fdatasync), and what recovery found above the recovery point. Callable from
+        another thread; of the writer's calls only `close` and `delete` wait for it.
 
         Returns:
             The offset below which all is durable.
@@ -254,7 +248,6 @@ class Log:
             raise self._refused(error) from error
         segment.closed = True
         self._state.begun += 1
-        self._bound_unflushed()
 
     def delete_before(self, offset: int) -> int:
         """Deletes the records below `offset` (KIP-107): the log starts there from now on, also after a restart.

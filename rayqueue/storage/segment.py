@@ -56,7 +56,9 @@ class Segment:
         max_timestamp: largest of its batches, ms; None: not looked up yet.
         created_ms: when its first batch was appended, ms; NO_TIMESTAMP: not known.
         closed: nothing more is appended to it.
-        unsynced, unsynced_index: written to since the last fsync of the data file, the index.
+        unsynced, unsynced_index: written to since the last fsync of the data file, the index, began. Set after the
+            bytes are written and before they are published, cleared before an fsync begins: so whoever sees published
+            bytes and no flag knows that an fsync which began later than they were written covers them.
         removed: its files are unlinked, or about to be.
     """
 
@@ -116,11 +118,11 @@ class Segment:
     def path(self, suffix: str) -> str:
         return segment_path(self._directory, self.base_offset, suffix)
 
-    def _open(self) -> tuple[AppendFile, AppendFile]:
+    def _open(self, create: bool = True) -> tuple[AppendFile, AppendFile]:
         data, index = self._data, self._index
         if data is None or index is None:
-            data = self._data = self._files.open_append(self.path(DATA_SUFFIX))
-            index = self._index = self._files.open_append(self.path(INDEX_SUFFIX))
+            data = self._data = self._files.open_append(self.path(DATA_SUFFIX), create)
+            index = self._index = self._files.open_append(self.path(INDEX_SUFFIX), create)
         return data, index
 
     def write(self, pieces: Sequence[Piece], total: int, entries: bytes) -> None:
@@ -131,13 +133,13 @@ class Segment:
             CutBackFailed: and it could not be cut off.
         """
         data, index = self._open()
-        self.unsynced = self.unsynced_index = True
         try:
             self._files.append(data, pieces, total)
             self._files.append(index, [entries], len(entries))
         except OSError:
             self.cut_back()
             raise
+        self.unsynced = self.unsynced_index = True
 
     def cut_back(self) -> None:
         """Removes what was written after the published extent.
@@ -151,6 +153,7 @@ class Segment:
             self._files.truncate(data, self.extent.size)
         except OSError as error:
             raise CutBackFailed(str(error)) from error
+        self.unsynced = self.unsynced_index = True
 
     def publish(self, extent: Extent, next_offset: int, max_timestamp: int) -> None:
         """Lets readers see what was written up to `extent`."""
@@ -167,23 +170,29 @@ class Segment:
             CutBackFailed: it was partly written and could not be removed.
         """
         data, _ = self._open()
-        self.unsynced = True
         try:
             self._files.append(data, [END_OF_STREAM], len(END_OF_STREAM))
         except OSError:
             self.cut_back()
             raise
+        self.unsynced = True
 
     def sync(self, index: bool) -> None:
-        """Makes what is written durable, the index too if asked. Callable beside `write`: what is written meanwhile
-        may or may not be.
+        """Makes what is published durable, the index too if asked. Callable beside `write` (what is written meanwhile
+        may or may not be durable) and beside `remove_files` (then there is nothing left to be).
 
         Raises:
             OSError: it failed; nothing is known of what is durable any more.
         """
         if self.removed or not (self.unsynced or (index and self.unsynced_index)):
             return
-        data_file, index_file = self._open()
+        try:
+            # Never makes a file: one that was unlinked meanwhile would stand there again, empty.
+            data_file, index_file = self._open(create=False)
+        except FileNotFoundError:
+            if self.removed:
+                return
+            raise
         if self.unsynced:
             self.unsynced = False
             self._files.sync(data_file)

@@ -30,6 +30,7 @@ class LogState:
         epochs: (leader epoch, its first offset), ascending.
         appended_bytes: in this process; only grows.
         begun: segments begun or closed in this process; only grows.
+        anchored: the name of the first segment is durable, as far as the writer has seen to it.
         used: read or appended to since idle files were last looked for.
     """
 
@@ -44,6 +45,7 @@ class LogState:
         self.epochs = recovered.leader_epochs
         self.appended_bytes = 0
         self.begun = 0
+        self.anchored = False
         self.used = False
         self.closed = False
         self._failure: str | None = None

@@ -6,7 +6,7 @@ Nothing is changed. While a broker writes to the log, its newest batches may be 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from rayqueue.storage import scan
 from rayqueue.storage.files import OsFiles
 from rayqueue.storage.index import ENTRY, ENTRY_SIZE, Entries, pack_entry, sound_entries
 from rayqueue.storage.reader import DATA_SUFFIX, INDEX_SUFFIX, segment_bases, segment_path
+
+_NO_SCHEMA = "there is no schema message at the start"
 
 
 class Problem(NamedTuple):
@@ -96,8 +98,12 @@ def segment_files(path: str) -> list[str]:
     raise StorageError(f"{path} is neither a partition's directory nor a segment (<20 digits>{DATA_SUFFIX})")
 
 
-def dump(path: str) -> Iterator[DumpedBatch]:
+def dump(path: str, skipped: Callable[[Problem], None] | None = None) -> Iterator[DumpedBatch]:
     """The batches in a segment file or a log's directory, as far as each file can be read.
+
+    Args:
+        path: the file or directory.
+        skipped: told where a file cannot be read further; batches that are damaged are yielded.
 
     Raises:
         StorageError: the path is neither, or cannot be read.
@@ -106,11 +112,14 @@ def dump(path: str) -> Iterator[DumpedBatch]:
         data, _ = _mapped(file)
         try:
             schema, position = _schema(data)
-            for batch in scan.scan(data, position) if schema is not None else ():
+            if schema is None:
+                raise scan.Torn(_NO_SCHEMA)
+            for batch in scan.scan(data, position):
                 rows = _rows(data.slice(batch.position, batch.length), schema) if batch.sound else None
                 yield DumpedBatch(file, batch.position, batch.length, batch.header, batch.sound, rows)
-        except scan.Torn:
-            continue  # `verify` names it
+        except scan.Torn as torn:
+            if skipped is not None:
+                skipped(Problem(file, torn.position, -1, str(torn)))
 
 
 def verify(path: str) -> Iterator[SegmentReport]:
@@ -148,21 +157,31 @@ def _verify_directory(directory: str, files: list[str]) -> Iterator[SegmentRepor
 def _verify_segment(path: str) -> SegmentReport:
     base = int(os.path.basename(path)[: -len(DATA_SUFFIX)])
     # The index first: what it names was written before it.
-    entries, problems = _index(path[: -len(DATA_SUFFIX)] + INDEX_SUFFIX)
+    index = path[: -len(DATA_SUFFIX)] + INDEX_SUFFIX
+    entries, problems = _index(index)
     data, size = _mapped(path)
     report = SegmentReport(path, base, base, size=size, problems=problems)
     schema, position = _schema(data)
     if schema is None:
-        report.problems.append(Problem(path, 0, -1, "there is no schema message at the start"))
+        report.problems.append(Problem(path, 0, -1, _NO_SCHEMA))
         position = int(entries["position"][0]) if len(entries) else size
+    unindexed: tuple[int, int] | None = None
     try:
         for batch in scan.scan(data, position):
+            if report.batches == len(entries):
+                unindexed = batch.position, report.next_offset
             _check_batch(report, batch, data, schema, entries)
             position = batch.position + batch.length
     except scan.Torn as torn:
         report.problems.append(Problem(path, torn.position, report.next_offset, str(torn)))
         position = -1
     report.closed = position >= 0 and data.slice(position).equals(pa.py_buffer(END_OF_STREAM))
+    if unindexed is not None and os.path.exists(index):  # one that is missing is named already
+        at, first = unindexed
+        batches, last = report.batches - len(entries), report.next_offset - 1
+        report.problems.append(
+            Problem(path, at, first, f"offsets {first} to {last} (batches: {batches}) have no index entry")
+        )
     if report.batches < len(entries):
         last = int(entries["last_offset"][-1])
         lost = f"the index goes on to offset {last}, the data ends before it"
@@ -191,9 +210,9 @@ def _check_batch(
         problem(f"offset {header.base_offset} stands where {expected} should be")
     if schema is not None and _rows(data.slice(batch.position, batch.length), schema) is None:
         problem(f"{name} are not a record batch of the segment's schema")
-    if row >= len(entries):
-        problem(f"{name} have no index entry")
-    elif entries[row].tobytes() != pack_entry(header, batch.position, batch.length, batch.header_length):
+    if row < len(entries) and entries[row].tobytes() != pack_entry(
+        header, batch.position, batch.length, batch.header_length
+    ):
         problem(f"{name} have another index entry ({row}) than their header says")
 
 

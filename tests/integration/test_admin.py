@@ -124,12 +124,33 @@ def test_bad_input_is_refused_and_says_why(admin, arguments, error, about):
 
 
 def test_several_topics_in_one_request(admin):
-    with pytest.raises(errors.InvalidTopic):
+    with pytest.raises(errors.InvalidTopic, match="created 'many-1', 'many-2'; not created 'a b': the topic name"):
         admin.create_topics([NewTopic("many-1"), NewTopic("a b"), NewTopic("many-2", partitions=2)])
+    with pytest.raises(errors.TopicAlreadyExists, match="created none; not created 'many-1'.*; 'many-2': there is"):
+        admin.create_topics([NewTopic("many-1"), NewTopic("many-2")])
     assert {"many-1", "many-2"} <= set(admin.list_topics())
     with pytest.raises(errors.TopicAlreadyExists, match="twice"):
         admin.create_topics([NewTopic("many-3"), NewTopic("many-3")])
     assert "many-3" not in admin.list_topics()
+
+
+@pytest.mark.parametrize("given", [["s"], "s", NewTopic("s"), [{"name": "s"}], 5, [None]])
+def test_what_are_no_new_topics_is_refused(admin, given):
+    with pytest.raises(errors.ConfigError, match=r"NewTopic\(name, partitions, \.\.\.\), not"):
+        admin.create_topics(given)
+
+
+def test_a_dictionary_column_is_its_value_type(admin):
+    schema = pa.schema([("kind", pa.dictionary(pa.int32(), pa.string()))])
+    admin.create_topic("dictionaries", schema=schema, exist_ok=True)
+    assert admin.describe_topic("dictionaries").schema.field("kind").type == pa.string()
+
+
+def test_min_insync_replicas_above_the_replication_factor(admin, topic):
+    with pytest.raises(errors.ConfigError, match=r"min\.insync\.replicas 2 is above the replication factor.*1"):
+        admin.create_topic("insync", config={"min.insync.replicas": 2})
+    with pytest.raises(errors.ConfigError, match=r"min\.insync\.replicas 3 is above the replication factor.*1"):
+        admin.alter_topic_config(topic, {"min.insync.replicas": 3})
 
 
 def test_a_missing_topic_has_a_nearest_name(admin, topic):
@@ -204,6 +225,11 @@ def test_delete_records(cluster, admin, topic):
         admin.delete_records({TopicPartition(topic, 3): 0})
     with pytest.raises(errors.OffsetOutOfRange, match="at least 0"):
         admin.delete_records([first])
+    assert admin.delete_records({(topic, 0): 9}) == {first: 9}
+    assert admin.delete_records([(topic, 0, 10)]) == {first: 10}
+    for given in ({"t": 0}, ["t"], "t", 5, TopicPartition(topic, 0, 3), [5]):
+        with pytest.raises(errors.ConfigError, match=r"TopicPartition\(topic, partition\)"):
+            admin.delete_records(given)
 
 
 def test_describe_cluster(admin, topic):
@@ -239,8 +265,20 @@ def test_what_is_not_built_says_so(admin, call):
 def test_settings_are_checked(cluster):
     with pytest.raises(errors.ConfigError, match=r"did you mean 'bootstrap\.servers'"):
         AdminClient(bootstrap_server=cluster.bootstrap_servers)
-    with pytest.raises(errors.ConfigError, match="host:port"):
-        AdminClient("nonsense").list_topics()
+
+
+@pytest.mark.parametrize("client", [AdminClient, rayqueue.Producer, rayqueue.Consumer])
+@pytest.mark.parametrize("servers", ["nonsense", "http://127.0.0.1:9500", "", ",", [], [9500], ["a:1", "b"], 5, None])
+def test_what_is_no_address_is_said_when_a_client_is_made(client, servers):
+    with pytest.raises(errors.ConfigError, match=r"bootstrap\.servers .*host:port"):
+        client(bootstrap_servers=servers)
+
+
+def test_addresses_may_be_a_list(cluster, topic):
+    addresses = [address.removeprefix("grpc://") for address in cluster.bootstrap_servers.split(",")]
+    for given in (addresses, tuple(addresses)):
+        with AdminClient(bootstrap_servers=given) as one, AdminClient(given) as other:
+            assert topic in one.list_topics() and topic in other.list_topics()
 
 
 def test_an_address_where_nobody_listens():

@@ -1,7 +1,6 @@
 """The command line: as a user types it, through real pipes, and in this process where the answer alone matters."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,8 +16,7 @@ import rayqueue
 from rayqueue import AdminClient
 from rayqueue.cli.main import cli
 from rayqueue.testing.inprocess import InProcessCluster
-
-TIMEOUT_S = 60
+from tests.integration.cli_session import TIMEOUT_S, environment, runner, shell_in, topic_for
 
 
 @pytest.fixture(scope="module")
@@ -35,52 +33,17 @@ def admin(cluster):
 
 @pytest.fixture
 def topic(request, admin):
-    name = request.node.name.split("[")[0]
-    admin.create_topic(name, partitions=2)
-    yield name
-    if name in admin.list_topics():
-        admin.delete_topic(name)
+    yield from topic_for(request, admin)
 
 
 @pytest.fixture
 def run(cluster):
-    """Runs a command in this process; gives the result."""
-
-    def invoke(*arguments, status=0, **options):
-        result = CliRunner().invoke(cli, arguments, env={"RAYQUEUE_BOOTSTRAP": cluster.bootstrap_servers}, **options)
-        assert result.exit_code == status, result.output
-        assert "Traceback" not in result.stderr
-        return result
-
-    return invoke
+    return runner(cluster)
 
 
 @pytest.fixture
 def shell(cluster, tmp_path):
-    """Runs a shell line in which `rayqueue` is the command; gives the finished process."""
-    command = tmp_path / "bin" / "rayqueue"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m rayqueue "$@"\n')
-    command.chmod(0o755)
-
-    def invoke(line, status=0):
-        done = subprocess.run(
-            ["bash", "-c", f"set -o pipefail; {line}"],
-            env=environment(cluster, PATH=f"{command.parent}:{os.environ['PATH']}"),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-        )
-        assert done.returncode == status, done.stdout + done.stderr
-        return done
-
-    return invoke
-
-
-def environment(cluster, **more):
-    root = os.path.dirname(os.path.dirname(os.path.abspath(rayqueue.__file__)))
-    return {**os.environ, "RAYQUEUE_BOOTSTRAP": cluster.bootstrap_servers, "PYTHONPATH": root, **more}
+    return shell_in(cluster, tmp_path)
 
 
 def lines(text):
@@ -107,8 +70,42 @@ def test_a_topics_life(run, admin):
     assert "(default)" in run("topic", "alter-config", "life", "--reset", "retention.ms").stdout
     run("topic", "add-partitions", "life", "4")
     assert len(admin.describe_topic("life").partitions) == 4
-    assert json.loads(run("topic", "delete", "life", "--json").stdout) == {"deleted": ["life"]}
+    assert json.loads(run("topic", "delete", "life", "--yes", "--json").stdout) == {"deleted": ["life"]}
     assert "life" not in admin.list_topics()
+
+
+def test_nothing_is_deleted_without_a_yes(run, admin, topic):
+    assert "give --yes" in run("topic", "delete", topic, status=2).stderr
+    assert "give --yes" in run("topic", "delete", topic, "--json", input="", status=2).stderr
+    run("topic", "delete", topic, input="n\n", status=1)
+    assert topic in admin.list_topics()
+    assert f"Delete {topic}" in run("topic", "delete", topic, input="y\n").stderr
+    assert topic not in admin.list_topics()
+
+
+def test_what_there_is_already_and_what_is_never(run, topic):
+    refused = run("topic", "create", topic, status=1).stderr
+    assert "--exist-ok" in refused and "exist_ok" not in refused
+    settings = {
+        line.split()[0]: line.split()[1] for line in run("topic", "describe", topic).stdout.splitlines() if line
+    }
+    assert settings["flush.messages"] == settings["flush.ms"] == "never"
+    described = json.loads(run("topic", "describe", topic, "--json").stdout)
+    assert described["configs"]["flush.messages"]["value"] == str(2**63 - 1)
+
+
+def test_status_by_address_needs_no_ray(run, cluster, topic):
+    found = json.loads(run("status", "--json").stdout)
+    assert found["healthy"] and topic in [one["name"] for one in found["topics"]]
+    assert {process["role"] for process in found["processes"]} == {"coordinator", "broker"}
+    shown = run("status")
+    assert "broker 1" in shown.stdout and topic in shown.stdout and "need Ray" in shown.stderr
+
+
+def test_doctor_by_address_does_not_guess_the_data_directory(run):
+    found = json.loads(run("doctor", "--json").stdout)
+    checks = {check["name"]: check for check in found["checks"]}
+    assert checks["data directory"]["found"] == "not checked; give --data-dir" and "locks" not in checks
 
 
 def test_a_typed_topic_from_text_and_from_a_file(run, admin, tmp_path):
@@ -225,6 +222,26 @@ def test_rows_of_a_typed_topic(shell, run, admin, tmp_path):
     assert "line 1" in refused.stderr and "'m' is not a column" in refused.stderr
 
 
+def test_typed_records_from_topic_to_topic(shell, admin, cluster):
+    schema = pa.schema([("who", pa.string()), ("at", pa.timestamp("us")), ("raw", pa.binary())])
+    for name in ("ty", "ty2"):
+        admin.create_topic(name, 2, schema=schema, key_column="who", exist_ok=True)
+    table = pa.table([["a", "b", None], pa.array([1, 2, 3], pa.timestamp("us")), [b"x", b"\xff", None]], schema=schema)
+    with rayqueue.Producer(bootstrap_servers=cluster.bootstrap_servers) as producer:
+        producer.produce_batch("ty", table).result(timeout=20)
+    first = shell("rayqueue topic consume ty -o start -e --json").stdout
+    assert sorted(str(json.loads(line)["key"]) for line in lines(first)) == ["None", "a", "b"]
+    assert lines(shell("rayqueue topic consume ty -o start -e -f '%k\n'").stdout) == ["", "a", "b"]
+    shell("rayqueue topic consume ty -o start -e --json | rayqueue topic produce ty2 --json")
+    second = shell("rayqueue topic consume ty2 -o start -e --json").stdout
+
+    def content(text):
+        found = [json.loads(line) for line in text.splitlines()]
+        return sorted(json.dumps([one[name] for name in ("timestamp", "key", "value", "headers")]) for one in found)
+
+    assert content(first) == content(second)
+
+
 def test_many_lines_stream_through(shell, topic):
     shell(f"seq 1 30000 | rayqueue topic produce {topic}")
     counted = shell(f"rayqueue topic consume {topic} -o start -e | sort -n | uniq | wc -l")
@@ -249,8 +266,16 @@ def test_where_to_begin(run, shell, topic):
     assert values("-o", "@2020-01-01", "-n", "2") == ["0", "1"]
     assert values("-o", "@2999-01-01") == []
     assert values("-o", "start", "-n", "0") == []
-    assert "offsets 0 to 10" in run("topic", "consume", topic, "-p", "1", "-o", "11", status=1).stderr
+    assert "offsets 0 to 9, not 11" in run("topic", "consume", topic, "-p", "1", "-o", "11", status=1).stderr
     assert "partitions 0 to 1" in run("topic", "consume", topic, "-p", "2", status=1).stderr
+
+
+def test_an_offset_that_only_one_partition_has(run, shell, topic):
+    shell(f"seq 0 3 | rayqueue topic produce {topic} -p 1; echo x | rayqueue topic produce {topic} -p 0")
+    result = run("topic", "consume", topic, "-o", "2", "-e")
+    assert result.stdout.split() == ["2", "3"]
+    assert f"warning: {topic}-0 has offsets 0 to 0, not 2: it starts at its end, 1" in result.stderr
+    assert f"{topic}-1 has offsets 0 to 3, not 9" in run("topic", "consume", topic, "-o", "9", "-e", status=1).stderr
 
 
 def test_a_line_without_separator_fails_and_says_what_was_sent(shell, topic):
@@ -313,79 +338,3 @@ def wait_for(condition, process):
     while not condition():
         assert process.poll() is None, process.stderr.read()
         done.wait(0.02)
-
-
-# --- files, perf, doctor -------------------------------------------------------------------------------------------
-
-
-def test_log_dump_and_verify(run, shell, cluster, topic, admin, tmp_path):
-    shell(f"printf 'k:v\\n' | rayqueue topic produce {topic} -k : -p 0")
-    path = admin.describe_topic(topic).partitions[0].path
-    dumped = json.loads(run("log", "dump", path, "--json").stdout)
-    assert (dumped["topic"], dumped["partition"], dumped["offset"], dumped["key"], dumped["value"]) == (
-        topic,
-        0,
-        0,
-        "k",
-        "v",
-    )
-    batch = json.loads(run("log", "dump", path, "--batches", "--json").stdout)
-    assert batch["record_count"] == 1 and batch["sound"]
-    report = json.loads(run("log", "verify", path, "--json").stdout)
-    assert report["sound"] and report["records"] == 1
-    assert "all sound" in run("log", "verify", str(cluster.data_dir)).stdout
-
-    damaged = tmp_path / "00000000000000000000.arrow"
-    data = bytearray((next(f for f in os.scandir(path) if f.name.endswith(".arrow"))).path.encode())
-    with open(bytes(data), "rb") as file:
-        content = bytearray(file.read())
-    content[-20] ^= 1
-    damaged.write_bytes(content)
-    result = run("log", "verify", str(damaged), status=1)
-    assert "CRC32C" in result.stdout and "fail" in result.stdout
-
-
-def test_perf(run):
-    written = json.loads(run("perf", "produce", "--topic", "perf", "-n", "2000", "--partitions", "2", "--json").stdout)
-    assert written["records"] == 2000 and written["bytes"] == 200_000 and written["latency_ms"]["p50"] > 0
-    arrow = run(
-        "perf", "produce", "--topic", "perf", "-n", "3000", "--api", "arrow", "--batch-records", "700", "--json"
-    )
-    assert json.loads(arrow.stdout)["records"] == 3000
-    for api in ("arrow", "rows"):
-        read = json.loads(run("perf", "consume", "--topic", "perf", "--api", api, "--json").stdout)
-        assert read["records"] == 5000 and read["bytes"] >= 500_000
-    assert "records/s" in run("perf", "produce", "--topic", "perf", "-n", "50", "--rate", "1000").stdout
-
-
-def test_perf_end_to_end(run):
-    result = run("perf", "e2e", "--rate", "200", "--seconds", "0.5", "--json")
-    found = json.loads(result.stdout)
-    assert found["records"] == 100 and 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["max"]
-
-
-def test_perf_consume_of_an_empty_topic_says_what_to_do(run, topic):
-    assert "rayqueue perf produce" in run("perf", "consume", "--topic", topic, status=1).stderr
-
-
-def test_doctor_on_a_sound_cluster(run, cluster):
-    found = json.loads(run("doctor", "--data-dir", str(cluster.data_dir), "--json").stdout)
-    results = {check["name"]: check["result"] for check in found["checks"]}
-    assert found["healthy"] and not found["summary"]["fail"]
-    assert results["cluster"] == results["brokers"] == results["partitions"] == results["locks"] == "ok"
-
-
-def test_doctor_finds_what_is_wrong(tmp_path):
-    with InProcessCluster(tmp_path / "data", brokers=2) as running:
-        with AdminClient(running.bootstrap_servers) as admin:
-            admin.create_topic("t", 2)
-        running.stop_replica(1)
-        arguments = ["doctor", "-b", running.bootstrap_servers, "--data-dir", str(running.data_dir)]
-        result = CliRunner().invoke(cli, arguments)
-        assert result.exit_code == 1
-        assert "fail  partitions" in result.stdout and "->" in result.stdout
-    # The very directory, while no cluster answers but a process holds its lock.
-    with InProcessCluster(tmp_path / "data", brokers=1) as running:
-        result = CliRunner().invoke(cli, ["doctor", "-b", "127.0.0.1:1", "--data-dir", str(running.data_dir)])
-        assert result.exit_code == 1
-        assert "fail  cluster" in result.stdout and "fail  locks" in result.stdout and str(os.getpid()) in result.stdout

@@ -50,21 +50,25 @@ def documents(text):
 @pytest.mark.timeout(180)
 def test_a_clusters_life_on_the_command_line(tmp_path):
     done = run(
-        "start --brokers 1 -c num.replica.actors=1 --json",
+        f"start --brokers 1 -c num.replica.actors=1 --data-dir {tmp_path / 'elsewhere'} --json",
         "topic create clicks -p 2 --json",
         "status --json",
         "doctor --json",
+        "shutdown --name typo --json",
         "shutdown --json",
         "status",
         data_dir=tmp_path,
     )
-    started, created, status, doctor, stopped = documents(done.stdout)
+    started, created, status, doctor, typo, stopped = documents(done.stdout)
     assert started["name"] == "default" and started["bootstrap_servers"].startswith("grpc://")
     assert created["name"] == "clicks" and len(created["partitions"]) == 2
     assert status["healthy"] and status["partitions"] == 2
     assert doctor["healthy"], doctor
     assert any(check["name"].startswith("node ") and check["result"] == "ok" for check in doctor["checks"])
+    found = {check["name"]: check["found"] for check in doctor["checks"]}
+    assert "elsewhere" in found["data directory"] and "held by the running cluster" in found["locks"]
+    assert typo == {"name": "typo", "stopped": False}
     assert stopped == {"name": "default", "stopped": True}
     codes = [line for line in done.stderr.splitlines() if " -> " in line]
-    assert codes[:5] == ["start -> 0", "topic -> 0", "status -> 0", "doctor -> 0", "shutdown -> 0"]
+    assert codes[:6] == ["start -> 0", "topic -> 0", "status -> 0", "doctor -> 0", "shutdown -> 0", "shutdown -> 0"]
     assert codes[-1] == "status -> 1" and "rayqueue start" in done.stderr

@@ -110,10 +110,11 @@ def test_a_started_cluster_is_healthy_and_says_where_everything_is(
     for one in seen.processes:
         assert one.state == "running" and not gone(one.pid)
         assert Path(one.data_dir).is_relative_to(data_dir) and Path(one.log_file).exists()
+        assert one.started_ms and f"process {one.pid} starts" in Path(one.log_file).read_text()
     assert all(one.endpoint.startswith("127.0.0.1:") for one in seen.processes), "one machine: loopback"
     assert not seen.needs_token and running.token is None
     text = str(seen)
-    assert "healthy" in text and "seen" in text and seen.brokers[0].endpoint in text
+    assert "healthy" in text and "STARTED" in text and "seen" in text and seen.brokers[0].endpoint in text
     assert seen.to_dict()["partitions"] == seen.partitions >= 4
 
 
@@ -190,6 +191,7 @@ def test_a_killed_process_is_back_on_its_port_as_a_new_incarnation(
     eventually(lambda: gone(old.pid), f"{old} does not die")
     new = eventually(lambda: (p := process(*who)).state == "running" and p.pid != old.pid and p, f"{old} is not back")
     assert new.endpoint == old.endpoint
+    assert new.started_ms > max(p.started_ms for p in before.processes), "the status says who was started anew"
     after = eventually(lambda: (s := running.status()).healthy and s, "the cluster does not become healthy")
     assert endpoints(after) == endpoints(before)
     same = {p.pid for p in before.processes} - {old.pid}
@@ -202,6 +204,14 @@ def test_a_killed_process_is_back_on_its_port_as_a_new_incarnation(
             assert (p.leader, p.leader_epoch) == (leader, epoch + risen), "only the killed leader's epochs rise"
     admin.create_topic(f"after-{who[0]}", partitions=2)
     assert {name, f"after-{who[0]}"} <= {t.name for t in running.status().topics}
+
+
+def test_a_process_that_crashes_leaves_its_stacks_in_its_log(running: Cluster) -> None:
+    old = process("replica", 0, 0)
+    os.kill(old.pid, signal.SIGSEGV)
+    eventually(lambda: (p := process("replica", 0, 0)).state == "running" and p.pid != old.pid, "it is not back")
+    assert "Segmentation fault" in Path(old.log_file).read_text()
+    eventually(lambda: running.status().healthy, "the cluster does not become healthy")
 
 
 def test_all_processes_killed_at_once_come_back(running: Cluster, admin: rayqueue.AdminClient) -> None:

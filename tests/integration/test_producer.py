@@ -11,6 +11,8 @@ import textwrap
 import threading
 import uuid
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from datetime import time as clock
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pytest
 
 from rayqueue.admin import AdminClient
 from rayqueue.client.murmur2 import partition_of
+from rayqueue.consumer import Consumer
 from rayqueue.errors import InvalidTopic, RayQueueError, RecordTooLarge, SchemaMismatch, UnknownTopicOrPartition
 from rayqueue.producer import Producer
 from rayqueue.testing.inprocess import InProcessCluster
@@ -133,6 +136,32 @@ def test_ten_typed_columns_there_and_back(world: World) -> None:
             producer.produce(topic, row)
     stored = world.read(topic).select(table.column_names)
     assert stored.equals(pa.concat_tables([table, table]))
+
+
+def test_what_a_consumer_returned_can_be_produced_again(world: World) -> None:
+    kinds = {
+        "m": pa.map_(pa.string(), pa.int32()), "mm": pa.map_(pa.string(), pa.map_(pa.int8(), pa.list_(pa.float64()))),
+        "s": pa.struct([("at", pa.timestamp("ms", "UTC")), ("m", pa.map_(pa.string(), pa.binary()))]),
+        "d": pa.duration("ms"), "t": pa.time32("s"), "wall": pa.timestamp("us"),
+    }  # fmt: skip
+    topic = world.topic(schema=pa.schema(list(kinds.items())))
+    row = {
+        "m": {"k": 1}, "mm": {"a": {3: [0.5, None]}}, "s": {"at": datetime(2013, 1, 1, tzinfo=timezone.utc), "m": {}},
+        "d": timedelta(milliseconds=5), "t": clock(1, 2, 3), "wall": datetime(2013, 1, 1, 2, 3, 4, 5),
+    }  # fmt: skip
+    servers = world.cluster.bootstrap_servers
+    with world.producer() as producer, Consumer(topic, bootstrap_servers=servers, auto_offset_reset="earliest") as c:
+        producer.produce(topic, row)
+        producer.produce_batch(topic, [row]).result(WAIT_S)
+        read = c.consume(2, timeout=WAIT_S)
+        while len(read) < 2:
+            read += c.consume(2 - len(read), timeout=WAIT_S)
+        producer.produce(topic, read[0].value)
+        producer.produce_batch(topic, [message.value for message in read]).result(WAIT_S)
+    stored = world.read(topic).drop_columns("timestamp").to_pylist()
+    assert len(stored) == 5
+    assert all(found == stored[0] for found in stored)
+    assert stored[0]["m"] == [("k", 1)]
 
 
 def test_a_typed_topics_rows_are_routed_by_partition_by(world: World) -> None:

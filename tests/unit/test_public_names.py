@@ -20,8 +20,13 @@ def test_every_public_name_is_there():
     assert fresh(code) == "[]"
 
 
-def test_all_is_sorted_and_without_doubles():
-    assert sorted(set(rayqueue.__all__)) == rayqueue.__all__
+def test_offsets_by_name_and_what_is_found_by_time():
+    assert (rayqueue.OFFSET_BEGINNING, rayqueue.OFFSET_END) == (-2, -1)
+    assert rayqueue.OffsetAndTimestamp(5, 7).offset == 5
+
+
+def test_all_is_sorted_constants_first_and_without_doubles():
+    assert sorted(set(rayqueue.__all__), key=lambda name: (not name.isupper(), name)) == rayqueue.__all__
 
 
 def test_importing_it_imports_nothing_heavy():

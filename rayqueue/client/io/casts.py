@@ -58,8 +58,8 @@ def _may_lose(given: pa.DataType, wanted: pa.DataType) -> bool:
     if types.is_nested(given):
         return True
     if types.is_floating(wanted):
-        return types.is_decimal(given) or (types.is_floating(given) and wanted.bit_width < given.bit_width)
-    return types.is_decimal(wanted) and types.is_floating(given)
+        return bool(types.is_decimal(given) or (types.is_floating(given) and wanted.bit_width < given.bit_width))
+    return bool(types.is_decimal(wanted) and types.is_floating(given))
 
 
 def _check_same(column: pa.ChunkedArray, cast: pa.ChunkedArray) -> None:

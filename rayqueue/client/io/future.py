@@ -21,6 +21,7 @@ from rayqueue.types import RecordMetadata
 
 DoneCallback = Callable[[Any], Any]
 RunCallbacks = Callable[[list[tuple[DoneCallback, Any]]], None]
+Trouble = Callable[[str, int], str]
 
 
 class Part:
@@ -55,6 +56,7 @@ class Receipt:
         topic: the topic's name.
         run_callbacks: runs (callback, argument) pairs on the client's callback thread.
         together: the records share one future (a table), which is done when all of them are.
+        trouble: says of a topic's partition what keeps it from its acks, for the end of a message; None: unknown.
 
     Attributes:
         rows: the records while they have not been placed; counts them.
@@ -62,12 +64,15 @@ class Receipt:
     """
 
     __slots__ = (
-        "_callbacks", "_changed", "_lookup", "_parts", "_placed", "_run", "_settled", "_together", "rows", "times",
-        "topic",
+        "_callbacks", "_changed", "_lookup", "_parts", "_placed", "_run", "_settled", "_together", "_trouble", "rows",
+        "times", "topic",
     )  # fmt: skip
 
-    def __init__(self, topic: str, run_callbacks: RunCallbacks, together: bool = False) -> None:
+    def __init__(
+        self, topic: str, run_callbacks: RunCallbacks, together: bool = False, trouble: Trouble | None = None
+    ) -> None:
         self.topic = topic
+        self._trouble = trouble
         self.rows: Sized = ()
         self.times: npt.NDArray[np.int64] | None = None
         self._run = run_callbacks
@@ -168,7 +173,8 @@ class Receipt:
                 self._changed.wait_for(lambda: self.outcome(index) is not None, timeout)
             found = self.outcome(index)
         if found is None:
-            raise _not_yet(timeout)
+            late = self.find(index)
+            raise self._not_yet(timeout, None if late is None else late[0])
         return found
 
     def wait_all(self, timeout: float | None) -> list[Part]:
@@ -181,8 +187,14 @@ class Receipt:
             with self._changed:
                 self._changed.wait_for(lambda: self.complete, timeout)
         if not self.complete:
-            raise _not_yet(timeout)
+            raise self._not_yet(timeout, next((part for part in self._parts if not part.done), None))
         return self._parts
+
+    def _not_yet(self, timeout: float | None, late: Part | None) -> RequestTimeout:
+        why = "" if late is None or self._trouble is None else self._trouble(self.topic, late.partition)
+        return RequestTimeout(
+            f"no ack within {timeout} s: the record is still on its way; ask again, or wait longer{why}"
+        )
 
     def call_when_done(self, index: int, function: DoneCallback, argument: Any) -> None:
         """Runs function(argument) when the record (a table: all of them) has its outcome; at once if it has."""
@@ -204,10 +216,6 @@ class Receipt:
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
-def _not_yet(timeout: float | None) -> RequestTimeout:
-    return RequestTimeout(f"no ack within {timeout} s: the record is still on its way; ask again, or wait longer")
 
 
 def _fresh(error: RayQueueError) -> RayQueueError:

@@ -11,7 +11,9 @@ import os
 import threading
 import time
 import weakref
-from typing import Any
+from collections.abc import Callable
+from random import Random
+from typing import Any, TypeVar
 
 from rayqueue.client.accumulator import Accumulator
 from rayqueue.client.cluster_client import ClusterClient
@@ -22,10 +24,12 @@ from rayqueue.client.io.producer_sender import Sender
 from rayqueue.client.io.topics import ProducerTopic
 from rayqueue.client.io.upkeep import Upkeep
 from rayqueue.config.clients import ProducerConfig
-from rayqueue.errors import BufferFull, RayQueueError, RecordTooLarge
+from rayqueue.errors import BrokerNotAvailable, BufferFull, RayQueueError, RecordTooLarge
 from rayqueue.protocol.messages import Empty, InitProducerIdResponse
 
 log = logging.getLogger("rayqueue.producer")
+
+T = TypeVar("T")
 
 _JOIN_S = 2.0
 _running: weakref.WeakSet[Pipeline] = weakref.WeakSet()
@@ -34,6 +38,10 @@ _running: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 class Pipeline:
     """See the module.
 
+    Args:
+        config: the producer's settings.
+        random: chooses where round robin begins; None: anywhere.
+
     Attributes:
         lock: guards accumulator, the topics' open chunks and `outstanding`.
         memory: what is left of buffer.memory.
@@ -41,8 +49,15 @@ class Pipeline:
         outstanding: receipts that are not complete.
     """
 
-    def __init__(self, config: ProducerConfig) -> None:
+    def __init__(self, config: ProducerConfig, random: Random | None = None) -> None:
         self.config = config
+        if config.idempotence_lost:
+            log.warning(
+                "this producer is not idempotent although acks=all, because of %s: a retry may write a record twice or "
+                "out of order. Leave that setting out, or say so with enable.idempotence=False",
+                config.idempotence_lost,
+            )
+        self._random = Random() if random is None else random
         self.cluster = ClusterClient(config)
         self.lock = threading.Lock()
         self.accumulator = Accumulator(config.linger_ms, config.batch_size, config.buffer_memory)
@@ -71,6 +86,7 @@ class Pipeline:
             backoff_ms=lambda attempt: self.cluster.backoff(attempt) * 1000,
         )
         self.ring = self._sender.bell.ring
+        self.trouble = self._sender.trouble
         _running.add(self)
 
     # --- topics ----------------------------------------------------------------------------------------------------
@@ -86,6 +102,7 @@ class Pipeline:
 
         Raises:
             UnknownTopicOrPartition: there is no such topic; InvalidTopic: the name is none.
+            BrokerNotAvailable, RequestTimeout: nobody told within `max.block.ms`.
         """
         topic = self._topics.get(name)
         return topic if topic is not None else self._open_topic(name)
@@ -93,23 +110,53 @@ class Pipeline:
     def _open_topic(self, name: str) -> ProducerTopic:
         if not isinstance(name, str):
             raise TypeError(f"the topic is a str, not {type(name).__name__}")
-        with self._opening:
+        deadline = time.monotonic() + self.config.max_block_ms / 1000
+        if not self._opening.acquire(timeout=self.config.max_block_ms / 1000):
+            raise BrokerNotAvailable(
+                f"no metadata of topic {name!r} within max.block.ms={self.config.max_block_ms}: other threads still "
+                "wait for theirs; is the cluster up (`rayqueue status`)?"
+            )
+        try:
             if name in self._topics:
                 return self._topics[name]
-            info = self.cluster.topic(name, auto_create=True)
+            info = self._ask(deadline, lambda left: self.cluster.topic(name, auto_create=True, timeout_s=left))
             if not self._has_id:
-                self._on_producer_id(self.cluster.call_broker("init_producer_id", Empty(), InitProducerIdResponse))
-                self._has_id = True
-            topic = ProducerTopic(info, self.config)
+                self._on_producer_id(self._ask(deadline, self._new_producer_id))
+            topic = ProducerTopic(info, self.config, self._random)
             self._sender.add_topic(topic)
             topic.full_at = self.accumulator.full_at(topic.partitions)
             with self.lock:
                 self._topics[name] = topic
             return topic
+        except RayQueueError as error:
+            if error.retriable and self.config.max_block_ms < self.config.request_timeout_ms:
+                # Too short for an answer perhaps: the next call finds what comes in the background (as in Kafka).
+                self._upkeep.refresh(name)
+                if not self._has_id:
+                    self._upkeep.renew_producer_id()
+            raise
+        finally:
+            self._opening.release()
+
+    def _new_producer_id(self, timeout_s: float) -> InitProducerIdResponse:
+        return self.cluster.call_broker("init_producer_id", Empty(), InitProducerIdResponse, timeout_s)
+
+    def _ask(self, deadline: float, call: Callable[[float], T]) -> T:
+        """`call(seconds)`, each try within `request.timeout.ms`, again and again until the deadline (of monotonic)."""
+        one_s = self.config.request_timeout_ms / 1000
+        left = max(0.0, deadline - time.monotonic())
+        try:
+            return self.cluster.retry(lambda left: call(min(left, one_s)), left)
+        except RayQueueError as error:
+            if not error.retriable:
+                raise
+            raise type(error)(f"{error} (produce tried for max.block.ms={self.config.max_block_ms})") from error
 
     def refresh_topic(self, topic: ProducerTopic) -> None:
         """Brings the topic's metadata up to date, on the caller's thread."""
-        self._sender.take_metadata([topic.name], self.cluster.refresh([topic.name]))
+        deadline = time.monotonic() + self.config.max_block_ms / 1000
+        answer = self._ask(deadline, lambda left: self.cluster.refresh([topic.name], timeout_s=left))
+        self._sender.take_metadata([topic.name], answer)
         topic.full_at = self.accumulator.full_at(topic.partitions)
 
     def _topic_gone(self, topic: ProducerTopic) -> None:
@@ -133,6 +180,7 @@ class Pipeline:
 
     def _on_producer_id(self, answer: InitProducerIdResponse) -> None:
         self._sender.take_producer_id(answer.producer_id, answer.producer_epoch)
+        self._has_id = True
 
     def _freed(self, size: int, complete: list[Receipt]) -> None:
         with self.lock:
@@ -204,7 +252,7 @@ class Pipeline:
 
     def flush(self, timeout: float | None) -> int:
         """Waits until everything produced so far has its outcome and its callbacks have run; how many have not."""
-        deadline = None if timeout is None else time.monotonic() + max(0.0, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
         with self.lock:
             receipts = list(self.outstanding)
             self.accumulator.hurry += 1

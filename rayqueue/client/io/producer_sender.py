@@ -163,6 +163,12 @@ class Sender:
             self._machine.set_producer_id(producer_id, producer_epoch)
         self.bell.ring()
 
+    def trouble(self, topic: str, partition: int) -> str:
+        """What keeps a partition from its acks, as the end of a message; empty if nothing is known."""
+        with self._core:
+            state = self._topics.get(topic)
+            return self._machine.trouble(state.lanes[partition]) if state is not None and partition >= 0 else ""
+
     # --- links, on their own threads -------------------------------------------------------------------------------
 
     def link_opened(self, link: ProduceLink, window: int) -> None:

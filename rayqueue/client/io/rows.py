@@ -83,7 +83,9 @@ def _slow(value: Any, kind: pa.DataType) -> int:
 def rows_to_columns(rows: list[Mapping[str, Any]], schema: pa.Schema) -> list[pa.Array]:
     """The user's columns of some checked rows, in the order of the schema, without `timestamp`."""
     return [
-        _checked_array([row.get(field.name) for row in rows], field.type) for field in schema if field.name != "timestamp"
+        _checked_array([row.get(field.name) for row in rows], field.type)
+        for field in schema
+        if field.name != "timestamp"
     ]
 
 

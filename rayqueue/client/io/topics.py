@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,14 @@ from rayqueue.protocol.schemas import deserialize_schema
 
 PartitionFunction = Callable[[bytes | None, int], int]
 
+_START_BELOW = 1 << 31
+
 
 class ProducerTopic:
     """A topic, as the hot path, the encoder and the machine need it.
+
+    Args:
+        random: chooses where round robin begins.
 
     Attributes:
         chunk: the open chunk, or None. contended: several threads have appended to it. Guarded by the accumulator's
@@ -34,15 +40,15 @@ class ProducerTopic:
         route_column: the typed column whose hash routes a record, or None.
         function: the caller's own partitioner, or None.
         codec: "none", "lz4", "zstd". refreshed_ms: when the metadata came.
-        checker: checks rows of a typed topic.
+        checker: checks rows of a typed topic. start: where round robin begins.
     """
 
     __slots__ = (
         "available", "checker", "chunk", "codec", "contended", "full_at", "function", "info", "key_column", "lanes",
-        "name", "partitioner", "plain", "record_max", "refreshed_ms", "route_column", "schema", "typed",
+        "name", "partitioner", "plain", "record_max", "refreshed_ms", "route_column", "schema", "start", "typed",
     )  # fmt: skip
 
-    def __init__(self, info: TopicInfo, config: ProducerConfig) -> None:
+    def __init__(self, info: TopicInfo, config: ProducerConfig, random: Random) -> None:
         self.name = info.name
         self.schema: pa.Schema = deserialize_schema(info.schema)
         self.typed = info.typed
@@ -53,7 +59,8 @@ class ProducerTopic:
         self.full_at = 0
         self.refreshed_ms = 0.0
         self.lanes: list[Lane] = []
-        self.partitioner = Partitioner()
+        self.start = random.randrange(_START_BELOW)
+        self.partitioner = Partitioner(start=self.start)
         self.update(info, config)
         serialized = config.value_serializer is not None or config.key_serializer is not None
         self.plain = not self.typed and self.function is None and not serialized
@@ -76,7 +83,7 @@ class ProducerTopic:
         own = config.partitioner
         strategy = own if isinstance(own, str) else info.configs.get("partitioner", "default")
         if strategy != self.partitioner.strategy:
-            self.partitioner = Partitioner(strategy)
+            self.partitioner = Partitioner(strategy, self.start)
         self.function: PartitionFunction | None = own if callable(own) else None
         by = info.configs.get("partition.by") or None
         self.route_column = (by if own is None and by else self.key_column) if self.typed else "key"

@@ -145,3 +145,9 @@ def test_partitions():
 def test_token():
     assert "no token is needed" in checks_cluster.check_token(cluster(), None).found
     assert "is the cluster's" in checks_cluster.check_token(cluster(host="10.0.0.1"), "secret").found
+
+
+def test_a_data_directory_that_is_not_known_is_not_checked():
+    found = {check.name: check for check in checks.check_machine(None, True)}
+    assert found["data directory"].found == "not checked; give --data-dir"
+    assert "locks" not in found and "disk" not in found

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from rayqueue.cli.json_rows import parse_rows
-from rayqueue.cli.record_format import compile_format
+from rayqueue.cli.record_format import compile_format, render_json
 from rayqueue.cli.record_sinks import rows
 from rayqueue.errors import SchemaMismatch
 
@@ -98,3 +98,64 @@ def test_what_consume_prints_produce_takes_back(kind, value):
 def test_maps_as_objects():
     columns = pa.schema([("x", pa.map_(pa.string(), pa.int64()))])
     assert parse_rows(b'{"x":{"a":1}}', columns, 1)["x"].to_pylist() == [[("a", 1)]]
+
+
+KEYED = pa.table({"carrier": ["UA", None], "delay": [1.5, 2.0], "day": pa.array([None, None], pa.date32())}, COLUMNS)
+
+
+def consumed(table):
+    """The table as a consumer gives it."""
+    count = table.num_rows
+    return (
+        table.append_column("topic", pa.array(["t"] * count))
+        .append_column("partition", pa.array([1] * count, pa.int32()))
+        .append_column("offset", pa.array(range(count), pa.int64()))
+        .append_column("timestamp", pa.array([5] * count, pa.timestamp("ms", "UTC")))
+    )
+
+
+def test_whole_records_as_consume_prints_them_are_taken_back():
+    printed = b"".join(map(render_json, rows(consumed(KEYED), lambda topic: "carrier")))
+    assert b'"key":"UA"' in printed and b'"key":null' in printed
+    taken = parse_rows(printed, COLUMNS, 1, "carrier")
+    assert taken.select(COLUMNS.names).equals(KEYED)
+    assert taken["timestamp"].cast(pa.int64()).to_pylist() == [5, 5]
+
+
+def test_the_key_of_a_typed_topic_is_its_key_columns_value():
+    render = compile_format("%k|%K ")
+    assert b"".join(map(render, rows(consumed(KEYED), lambda topic: "carrier"))) == b"UA|2 |-1 "
+    assert b"".join(map(render, rows(consumed(KEYED), lambda topic: ""))) == b"|-1 |-1 "
+
+
+def test_topics_of_the_same_columns_in_one_table_have_their_own_keys():
+    table = consumed(pa.table({"a": ["x", "y"], "b": [1, 2]}))
+    table = table.set_column(table.column_names.index("topic"), "topic", pa.array(["t", "u"]))
+    assert [row.key for row in rows(table, {"t": "a", "u": "b"}.__getitem__)] == ["x", 2]
+
+
+def test_the_key_of_a_record_fills_the_key_column():
+    line = b'{"key":"UA","value":{"delay":1}}'
+    assert parse_rows(line, COLUMNS, 1, "carrier")["carrier"].to_pylist() == ["UA"]
+
+
+def test_a_column_called_value_is_no_record():
+    columns = pa.schema([("value", pa.struct([("a", pa.int64())]))])
+    assert parse_rows(b'{"value":{"a":1}}', columns, 1).to_pylist() == [{"value": {"a": 1}}]
+    assert parse_rows(b'{"offset":0,"value":{"value":{"a":1}}}', columns, 1).to_pylist() == [{"value": {"a": 1}}]
+
+
+@pytest.mark.parametrize(
+    ("line", "key_column", "about"),
+    [
+        (b'{"key":"UA","value":{"carrier":"AA"}}', "carrier", "is not what the key column 'carrier' has, 'AA'"),
+        (b'{"key":"UA","value":{"delay":1}}', "", "the topic no key column"),
+        (b'{"key":"UA","value":"text"}', "carrier", "its value is an object of carrier, delay, day"),
+        (b'{"value":{"delay":1},"headers":[["a","b"]]}', "", "line 3 has headers"),
+        (b'{"offset":1,"value":{"dealy":1}}', "", "did you mean 'delay'"),
+        (b'{"key":"UA","valu":{"delay":1}}', "carrier", "line 3: 'key' is not a column"),
+    ],
+)
+def test_records_that_do_not_fit_say_why(line, key_column, about):
+    with pytest.raises(SchemaMismatch, match=about):
+        parse_rows(line, COLUMNS, 3, key_column)

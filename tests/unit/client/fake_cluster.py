@@ -89,12 +89,19 @@ class FakeCluster:
 
     # --- what ClusterClient does -----------------------------------------------------------------------------------
 
-    def topic(self, name: str, *, refresh: bool = False, auto_create: bool = False) -> TopicInfo:
+    def retry(self, call: Callable[[float], Any], timeout_s: float) -> Any:
+        return call(timeout_s)
+
+    def topic(
+        self, name: str, *, refresh: bool = False, auto_create: bool = False, timeout_s: float | None = None
+    ) -> TopicInfo:
         if name not in self.topics:
             raise UnknownTopicOrPartition(f"there is no topic {name!r}: create it with `rayqueue topic create {name}`")
         return self.topics[name]
 
-    def refresh(self, topics: list[str], min_index: int = -1, auto_create: bool = False) -> MetadataResponse:
+    def refresh(
+        self, topics: list[str], min_index: int = -1, auto_create: bool = False, timeout_s: float | None = None
+    ) -> MetadataResponse:
         with self.changed:
             self.refreshes.append(topics)
             self.changed.notify_all()

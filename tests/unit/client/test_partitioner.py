@@ -33,6 +33,11 @@ def test_round_robin_goes_on_where_the_last_chunk_stopped() -> None:
     assert _targets(partitioner.route(1, 3), 1) == [0]
 
 
+@pytest.mark.parametrize("strategy", ["default", "round_robin", "sticky"])
+def test_round_robin_begins_where_it_is_told(strategy: str) -> None:
+    assert [Partitioner(strategy, start).whole(4, ()) for start in (2, 3, 4, 2**31)] == [2, 3, 0, 0]
+
+
 def test_round_robin_passes_over_partitions_without_a_leader() -> None:
     assert _targets(Partitioner().route(4, 4, available=[1, 3]), 4) == [1, 3, 1, 3]
 

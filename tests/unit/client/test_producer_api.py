@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
+from random import Random
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
+from rayqueue.client.io import pipeline as pipeline_module
 from rayqueue.errors import (
     RayQueueError,
     RecordTooLarge,
@@ -47,6 +51,16 @@ def _batches(cluster: FakeCluster, schema: pa.Schema) -> list[dict[str, Any]]:
         for row in rows:
             found += pa.ipc.read_record_batch(pa.ipc.read_message(row), schema).to_pylist()
     return found
+
+
+@pytest.fixture
+def local_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Local time is four hours behind UTC."""
+    monkeypatch.setenv("TZ", "EAST+4")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -173,7 +187,8 @@ def test_a_table_in_many_pieces_has_one_outcome(cluster: FakeCluster, monkeypatc
 
 def test_unkeyed_tables_take_turns_and_keyed_ones_are_split(cluster: FakeCluster, producer: Producer) -> None:
     unkeyed = [producer.produce_batch("wide", [{"value": b"v"}] * 3).result(WAIT_S) for _ in range(4)]
-    assert unkeyed == [[(p, 0, 3)] for p in range(4)]
+    first = unkeyed[0][0][0]
+    assert unkeyed == [[((first + turn) % 4, 0, 3)] for turn in range(4)]
     rows = [{"value": b"v", "carrier": f"C{i}"} for i in range(40)]
     keyed = producer.produce_batch("wide", rows, key_column="carrier").result(WAIT_S)
     assert [partition for partition, _, _ in keyed] == [0, 1, 2, 3]
@@ -182,8 +197,117 @@ def test_unkeyed_tables_take_turns_and_keyed_ones_are_split(cluster: FakeCluster
     assert alone in {p for p, _, _ in producer.produce_batch("wide", rows[7:8], key_column="carrier").result(WAIT_S)}
 
 
+def test_round_robin_begins_anywhere(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    def first(seed: int) -> int:
+        monkeypatch.setattr(pipeline_module, "Random", lambda: Random(seed))
+        with producing(monkeypatch, cluster) as producer:
+            begun = producer.produce("wide", b"v").result(WAIT_S).partition
+            assert producer.produce("wide", b"v").result(WAIT_S).partition == (begun + 1) % 4
+            return begun
+
+    assert {first(seed) for seed in range(20)} == {0, 1, 2, 3}
+    assert first(7) == first(7)
+
+
 def test_an_empty_table_is_delivered(producer: Producer) -> None:
     assert producer.produce_batch("t", pa.table({"value": pa.array([], pa.binary())})).result(0) == []
+    assert producer.produce_batch("t", []).result(0) == []
+    assert producer.produce_batch("typed", []).result(0) == []
+
+
+def test_rows_without_any_column_are_rows_of_nulls(cluster: FakeCluster, producer: Producer) -> None:
+    assert producer.produce_batch("t", [{}] * 3).result(WAIT_S) == [(0, 0, 3)]
+    assert producer.produce_batch("t", [{"key": "k"}]).result(WAIT_S) == [(0, 3, 1)]
+    rows = _batches(cluster, DEFAULT_SCHEMA)
+    assert [(row["key"], row["value"]) for row in rows] == [(None, None)] * 3 + [(b"k", None)]
+    assert producer.produce_batch("typed", [{}] * 3).result(WAIT_S) == [(0, 0, 3)]
+    cluster.add_topic("strict", schema=typed_log_schema(pa.schema([pa.field("n", pa.int32(), nullable=False)])))
+    with pytest.raises(SchemaMismatch, match="'n'"):
+        producer.produce_batch("strict", [{}] * 3)
+
+
+def test_a_naive_datetime_is_the_same_instant_everywhere(
+    cluster: FakeCluster, producer: Producer, local_zone: None
+) -> None:
+    at = datetime(2013, 7, 1, 12, 0, 0, 5000)
+    expected = datetime(2013, 7, 1, 16, 0, 0, 5000, timezone.utc)
+    assert at.timestamp() == expected.timestamp()
+    cluster.add_topic("timed", schema=typed_log_schema(pa.schema([("at", pa.timestamp("ms", "UTC"))])))
+    assert producer.produce("t", b"v", timestamp=at).result(WAIT_S).timestamp == int(at.timestamp() * 1000)
+    producer.produce_batch("t", [{"value": b"v", "timestamp": at}]).result(WAIT_S)
+    assert [row["timestamp"] for row in _batches(cluster, DEFAULT_SCHEMA)] == [expected] * 2
+    cluster.requests.clear()
+    producer.produce("timed", {"at": at}, timestamp=at).result(WAIT_S)
+    producer.produce_batch("timed", [{"at": at, "timestamp": at}]).result(WAIT_S)
+    rows = _batches(cluster, typed_log_schema(pa.schema([("at", pa.timestamp("ms", "UTC"))])))
+    assert [(row["at"], row["timestamp"]) for row in rows] == [(expected, expected)] * 2
+
+
+def test_timestamps_that_produce_refuses_are_refused_in_tables_and_dicts(producer: Producer) -> None:
+    for wrong in (-1, 10**13, datetime(1969, 1, 1, tzinfo=timezone.utc), datetime(9999, 1, 1, tzinfo=timezone.utc)):
+        with pytest.raises(SerializationError, match="not between 1970 and 2255"):
+            producer.produce("t", b"v", timestamp=wrong)
+        with pytest.raises(SerializationError, match="not between 1970 and 2255"):
+            producer.produce_batch("t", [{"value": b"v", "timestamp": wrong}])
+        with pytest.raises(SerializationError, match="not between 1970 and 2255"):
+            producer.produce_batch("t", pa.table({"value": [b"v", b"w"], "timestamp": [None, wrong]}))
+
+
+def test_serializers_make_dicts_rows_as_they_make_records(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with producing(monkeypatch, cluster, value_serializer="json", key_serializer=lambda n: b"k%d" % n) as producer:
+        producer.produce("t", {"a": 1}, 5).result(WAIT_S)
+        producer.produce_batch("t", [{"value": {"a": 1}, "key": 5}]).result(WAIT_S)
+        producer.produce_batch("t", [{"value": {"a": 1}, "n": 5}], key_column="n").result(WAIT_S)
+        producer.produce_batch("t", [{"value": None, "key": None}]).result(WAIT_S)
+        rows = [(row["key"], row["value"]) for row in _batches(cluster, DEFAULT_SCHEMA)]
+        assert rows == [(b"k5", b'{"a":1}')] * 3 + [(None, None)]
+        with pytest.raises(SerializationError, match="value serializer failed"):
+            producer.produce_batch("t", [{"value": {"a": float("nan")}}])
+        with pytest.raises(SerializationError, match="column of|column 'key'"):
+            producer.produce_batch("t", [{"value": 5}], key_column="value")
+        producer.produce_batch("typed", [{"carrier": "UA", "flight": 1}]).result(WAIT_S)
+
+
+def test_tables_are_not_serialized_bytes_stay_and_all_else_is_refused(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with producing(monkeypatch, cluster, value_serializer="json", key_serializer="json") as producer:
+        producer.produce_batch("t", pa.table({"value": [b"{}"], "key": ["k"]})).result(WAIT_S)
+        assert cluster.rows() == [b"{}"]
+        for columns, key_column in (
+            ({"value": [1]}, None),
+            ({"value": [{"a": 1}]}, None),
+            ({"value": [b""], "key": [1]}, None),
+            ({"value": [b""], "n": [1]}, "n"),
+        ):
+            what = "key" if len(columns) > 1 else "value"
+            with pytest.raises(SerializationError, match=f"the {what}_serializer takes Python.*to_pylist"):
+                producer.produce_batch("t", pa.table(columns), key_column)
+
+
+def test_a_map_is_a_dict_or_pairs_in_records_and_in_rows(cluster: FakeCluster, producer: Producer) -> None:
+    schema = typed_log_schema(pa.schema([("m", pa.map_(pa.string(), pa.int32()))]))
+    cluster.add_topic("maps", schema=schema)
+    forms: list[Any] = [{"k": 1, "l": None}, [("k", 1), ("l", None)], [["k", 1], ["l", None]]]
+    for form in forms:
+        producer.produce("maps", {"m": form}).result(WAIT_S)
+    producer.produce_batch("maps", [{"m": form} for form in forms]).result(WAIT_S)
+    rows = _batches(cluster, schema)
+    assert [row["m"] for row in rows] == [[("k", 1), ("l", None)]] * 6
+    cluster.requests.clear()
+    for row in rows:
+        producer.produce("maps", {"m": row["m"]}).result(WAIT_S)
+    assert [row["m"] for row in _batches(cluster, schema)] == [row["m"] for row in rows], "what was read can be written"
+    for wrong in ({"k": 1.5}, [("k",)], [("k", "x")], 5):
+        with pytest.raises(SchemaMismatch, match="'m'"):
+            producer.produce("maps", {"m": wrong})
+
+
+def test_one_column_is_no_table(producer: Producer) -> None:
+    with pytest.raises(SchemaMismatch, match="takes a pyarrow Table.*not Series"):
+        producer.produce_batch("t", pd.Series([1]))
 
 
 def test_a_typed_topics_key_column_cannot_be_another(producer: Producer) -> None:
@@ -238,6 +362,31 @@ def test_a_callback_that_raises_is_logged(
     producer.flush(WAIT_S)
     assert "ZeroDivisionError" in caplog.text
     producer.produce("t", b"v").result(WAIT_S)
+
+
+@pytest.mark.parametrize("method", ["flush", "close"])
+@pytest.mark.parametrize("timeout", [-1, -1.0, None])
+def test_below_zero_is_for_ever(cluster: FakeCluster, producer: Producer, method: str, timeout: float | None) -> None:
+    cluster.answering = False
+    producer.produce("t", b"v")
+    cluster.wait_for(lambda: cluster.links and cluster.links[0].unanswered)
+    left: list[int] = []
+    thread = threading.Thread(target=lambda: left.append(getattr(producer, method)(timeout)))
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive()
+    cluster.answering = True
+    cluster.links[0].answer()
+    thread.join(WAIT_S)
+    assert left == [0]
+
+
+@pytest.mark.parametrize("timeout", ["1", True, [1]])
+def test_a_timeout_is_a_number_of_seconds(producer: Producer, timeout: Any) -> None:
+    for wait in (producer.flush, producer.close):
+        with pytest.raises(TypeError, match="number of seconds"):
+            wait(timeout)
+    assert producer.produce("t", b"v").result(WAIT_S), "it was not closed"
 
 
 def test_flush_says_how_many_are_left(cluster: FakeCluster, producer: Producer) -> None:

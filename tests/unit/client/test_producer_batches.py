@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import google_crc32c
@@ -20,6 +21,7 @@ from rayqueue.client.io.producer_batches import TablePiece, binary_array, chunk_
 from rayqueue.client.io.topics import ProducerTopic
 from rayqueue.client.lanes import Batch, Lane
 from rayqueue.client.murmur2 import partition_of
+from rayqueue.client.partitioner import Partitioner
 from rayqueue.config import ProducerConfig
 from rayqueue.protocol.ipc import split_message, wire_crc
 from rayqueue.protocol.messages import COMPRESSION_CODES, PartitionInfo, TopicInfo
@@ -35,7 +37,8 @@ def make_topic(
     log_schema = DEFAULT_SCHEMA if schema is None else typed_log_schema(schema)
     dotted = {name.replace("_", "."): value for name, value in configs.items()}
     info = TopicInfo("t", b"t" * 16, serialize_schema(log_schema), schema is not None, key_column, dotted, infos)
-    topic = ProducerTopic(info, ProducerConfig.parse(settings or {}))
+    topic = ProducerTopic(info, ProducerConfig.parse(settings or {}), Random(0))
+    topic.partitioner = Partitioner(topic.partitioner.strategy)
     topic.lanes = [Lane("t", b"t" * 16, p, idempotent=True, window=5) for p in range(partitions)]
     topic.full_at = 1 << 20
     return topic

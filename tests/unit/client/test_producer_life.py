@@ -13,9 +13,11 @@ import pytest
 
 from rayqueue.errors import (
     DeliveryTimeout,
+    NotEnoughReplicas,
     NotLeaderOrFollower,
     RayQueueError,
     RecordTooLarge,
+    RequestTimeout,
     UnknownTopicOrPartition,
 )
 from rayqueue.producer import Producer
@@ -130,6 +132,24 @@ def test_a_leader_that_cannot_be_reached_is_in_the_timeout(
         pytest.raises(DeliveryTimeout, match=why),
     ):
         producer.produce("t", b"v").result(WAIT_S)
+
+
+def test_why_it_takes_so_long_is_in_the_timeout_of_a_result(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.respond = lambda request, number: (-1, -1, NotEnoughReplicas("one in sync"))
+    with producing(monkeypatch, cluster) as producer:
+        record = producer.produce("t", b"v")
+        table = producer.produce_batch("t", [{"value": b"w"}])
+        cluster.wait_for(lambda: len(cluster.requests) > 1)
+        for late in (record, table):
+            with pytest.raises(RequestTimeout, match="last error: NotEnoughReplicas: one in sync"):
+                late.result(0.01)
+        cluster.refusing = True
+        cluster.links[0].end()
+        cluster.wait_for(lambda: len(cluster.opened) > 2)
+        with pytest.raises(RequestTimeout, match="last error: BrokerNotAvailable"):
+            record.result(0.01)
 
 
 def test_a_server_that_stops_reading_does_not_hold_the_sender_for_ever(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections import Counter
 from typing import Any
 
 import pytest
 
+from rayqueue.client.cluster_client import ClusterClient
 from rayqueue.client.io.producer_links import ProduceLink
+from rayqueue.config import ProducerConfig
 from rayqueue.errors import (
     BrokerNotAvailable,
     BufferFull,
@@ -47,6 +50,31 @@ def test_unknown_settings_and_contradictions_are_refused() -> None:
         Producer({"linger.ms": 5}, linger_ms=6)
     with pytest.raises(ConfigError, match="transactions are not built yet"):
         Producer(transactional_id="x")
+
+
+def test_a_record_is_not_given_up_before_it_has_lingered() -> None:
+    with pytest.raises(ConfigError, match=r"delivery\.timeout\.ms=50 is below linger\.ms=60.*=10060"):
+        Producer(linger_ms=60, delivery_timeout_ms=50)
+    assert ProducerConfig.parse({"linger.ms": 50, "delivery.timeout.ms": 50}).linger_ms == 50
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({"max_in_flight": 6}, "max.in.flight=6"),
+        ({"retries": 0}, "retries=0"),
+        ({"retries": 0, "enable_idempotence": False}, ""),
+        ({"retries": 0, "acks": 1}, ""),
+        ({}, ""),
+    ],
+)
+def test_idempotence_is_not_lost_in_silence(
+    cluster: FakeCluster, patch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, settings: Any, warned: str
+) -> None:
+    with producing(patch, cluster, **settings):
+        said = [r.getMessage() for r in caplog.records if r.name == "rayqueue.producer"]
+    assert len(said) == bool(warned)
+    assert all("not idempotent although acks=all" in text and warned in text for text in said)
 
 
 @pytest.mark.parametrize(("acks", "wire"), [("all", -1), (1, 1), (0, 0)])
@@ -116,6 +144,71 @@ def test_buffer_memory_and_max_block_ms(cluster: FakeCluster, patch: pytest.Monk
             producer.produce("t", b"x" * 100)
         with pytest.raises(RecordTooLarge, match=r"buffer\.memory"):
             producer.produce("t", b"x" * 2000)
+
+
+def test_max_block_ms_covers_metadata_and_the_producer_id(patch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    tries: list[float] = []
+    call_broker = ClusterClient.call_broker
+
+    def counted(self: Any, action: str, request: Any, reply: Any, timeout_s: float | None = None) -> Any:
+        assert timeout_s is not None
+        tries.append(timeout_s)
+        return call_broker(self, action, request, reply, timeout_s)
+
+    patch.setattr(ClusterClient, "call_broker", counted)
+    address = f"127.0.0.1:{port}"
+    for block, one in ((300, 10), (30, 10_000)):
+        tries.clear()
+        producer = Producer(bootstrap_servers=address, max_block_ms=block, request_timeout_ms=one)
+        with pytest.raises(BrokerNotAvailable, match=rf"no broker answers.*max\.block\.ms={block}"):
+            producer.produce("t", b"v")
+        asked = [seconds for seconds in tries if seconds is not None]
+        assert max(asked[:1]) <= min(block, one) / 1000
+        assert (len(asked) > 1) is (block > one), "a request may time out often while produce waits"
+        producer.close(0)
+
+
+def test_a_topic_that_another_thread_asks_for_is_not_waited_for_longer(
+    cluster: FakeCluster, patch: pytest.MonkeyPatch
+) -> None:
+    asked, answer = threading.Event(), threading.Event()
+    topic = cluster.topic
+
+    def slow(name: str, **given: Any) -> Any:
+        asked.set()
+        assert answer.wait(WAIT_S)
+        return topic(name, **given)
+
+    patch.setattr(cluster, "topic", slow)
+    with producing(patch, cluster, max_block_ms=20) as producer:
+        first = threading.Thread(target=producer.produce, args=("t", b"1"))
+        first.start()
+        assert asked.wait(WAIT_S)
+        with pytest.raises(BrokerNotAvailable, match=r"max\.block\.ms=20.*other threads"):
+            producer.produce("t", b"2")
+        answer.set()
+        first.join(WAIT_S)
+        producer.produce("t", b"3").result(WAIT_S)
+
+
+def test_what_max_block_ms_was_too_short_for_comes_in_the_background(
+    cluster: FakeCluster, patch: pytest.MonkeyPatch
+) -> None:
+    topic = cluster.topic
+
+    def once_known(name: str, **given: Any) -> Any:
+        if not cluster.refreshes:
+            raise BrokerNotAvailable("no answer yet")
+        return topic(name, **given)
+
+    patch.setattr(cluster, "topic", once_known)
+    with producing(patch, cluster, max_block_ms=0) as producer:
+        with pytest.raises(BrokerNotAvailable, match=r"max\.block\.ms=0"):
+            producer.produce("t", b"v")
+        cluster.wait_for(lambda: cluster.refreshes)
+        assert producer.produce("t", b"v").result(WAIT_S).offset == 0
 
 
 def test_a_full_buffer_blocks_until_an_ack_makes_room(cluster: FakeCluster, patch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Keys and values into bytes."""
 
+import math
+
 import pytest
 
 from rayqueue.client.serializers import serializer, to_bytes
@@ -30,6 +32,18 @@ def test_json_and_utf8_by_name() -> None:
     assert serializer("utf-8", "key")("k") == b"k"
     with pytest.raises(SerializationError, match="key serializer failed on a int"):
         serializer("utf-8", "key")(5)
+
+
+@pytest.mark.parametrize("value", [math.nan, {"a": [1, -math.inf]}, [(1.5, {"b": math.inf})]])
+def test_json_refuses_what_it_has_no_word_for(value: object) -> None:
+    with pytest.raises(SerializationError, match="no NaN and no infinity"):
+        serializer("json", "value")(value)
+
+
+def test_other_parts_of_a_record_have_no_serializer_to_set() -> None:
+    with pytest.raises(SerializationError, match="header is bytes.*not int: convert it") as raised:
+        to_bytes(5, "header")
+    assert "serializer" not in str(raised.value)
 
 
 def test_a_function_serializes_and_its_failure_names_the_type() -> None:

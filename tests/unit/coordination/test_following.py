@@ -174,6 +174,9 @@ class Server:
     def __init__(self, port: int) -> None:
         self.port = port or 4711
 
+    def shutdown(self) -> None:
+        raise AssertionError("it is in use")
+
 
 def test_a_port_is_kept_and_a_taken_one_is_waited_for_then_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -46,7 +46,8 @@ def test_before_it_is_formatted_nothing_is_served() -> None:
 def test_formatting_again_does_nothing_and_never_makes_another_cluster(cluster: Harness) -> None:
     end = len(cluster.log)
     cluster.call(FormatCluster("c1"))
-    assert len(cluster.log) == end
+    cluster.call(FormatCluster("c2", must_match=False))
+    assert len(cluster.log) == end and cluster.call(MetadataRequest(None)).cluster_id == "c1"
     with pytest.raises(ClusterMismatch):
         cluster.call(FormatCluster("c2"))
 

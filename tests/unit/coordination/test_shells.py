@@ -120,6 +120,7 @@ def test_what_was_answered_is_there_after_a_restart_on_the_same_port_under_a_new
     after = shells.channel(second).call("metadata", MetadataRequest(None), MetadataResponse, WAIT_S)
     assert (second.port, [t.name for t in after.topics], after.cluster_id) == (port, ["a"], "c1")
     assert after.index >= before.index and after.coordinator_epoch > before.coordinator_epoch
+    assert second.format() == "c1", "whoever names no cluster takes the one that is there"
     with pytest.raises(ClusterMismatch):
         second.format("c2")
 

@@ -107,6 +107,7 @@ def test_without_brokers_nothing_can_be_created() -> None:
         ({"retention.ms": "1", "retention_ms": "2"}, "twice"),
         ({"max.message.bytes": str(200 << 20)}, "socket.request.max.bytes"),
         ({"partition.by": "user"}, "typed topic"),
+        ({"min.insync.replicas": "2"}, "min.insync.replicas 2 is above the replication factor of topic 'a', 1"),
     ],
 )
 def test_a_bad_setting_is_refused_with_what_to_do(cluster: Harness, configs: dict[str, str], hint: str) -> None:
@@ -156,6 +157,23 @@ def test_settings_are_altered_all_or_none(cluster: Harness) -> None:
     assert cluster.call(AlterConfigRequest("a", {"partition.by": "key"})).results[0].error == "ConfigError"
 
 
+def test_more_replicas_in_sync_than_there_are_cannot_be_asked_for(cluster: Harness) -> None:
+    cluster.create("a", 1, **{"min.insync.replicas": "1"})
+    (bad,) = cluster.call(AlterConfigRequest("a", {"min_insync_replicas": "3"})).results
+    assert bad.error == "ConfigError" and "3 is above the replication factor of topic 'a', 1" in bad.message
+    assert cluster.state.topics["a"].overrides == {"min.insync.replicas": "1"}
+
+
+def test_a_default_that_a_topic_cannot_meet_is_refused_when_it_is_created_or_comes_back() -> None:
+    cluster = Harness({"min.insync.replicas": 2})
+    cluster.broker(0)
+    assert "min.insync.replicas 2 is above" in failure(cluster, spec("a")).message
+    assert cluster.create("a", 1, **{"min.insync.replicas": "1"}).results[0].error == ""
+    (bad,) = cluster.call(AlterConfigRequest("a", {"min.insync.replicas": None})).results
+    assert bad.error == "ConfigError" and "min.insync.replicas 2 is above" in bad.message
+    assert cluster.change(AlterConfigRequest("a", {"retention.ms": "5"})).results[0].error == ""
+
+
 def test_a_deleted_topic_is_gone_and_its_successor_is_another_topic(cluster: Harness) -> None:
     cluster.create("a", 2)
     first = cluster.state.topics["a"].topic_id
@@ -191,6 +209,7 @@ def test_every_partition_begins_in_sync_with_a_leader(cluster: Harness) -> None:
     [
         ({"default.replication.factor": 2}, "not available yet"),
         ({"partition.by": "user"}, "at the topic"),
+        ({"min.insync.replicas": 2}, "min.insync.replicas 2 is above the replication factor of the cluster"),
         ({"port": 65_000}, "60000"),
         ({"socket.request.max.bytes": 1024, "max.message.bytes": 2048}, "socket.request.max.bytes"),
     ],

@@ -182,8 +182,8 @@ class PowerLoss(OsFiles):
         self._names: dict[str, dict[str, int]] = {}  # directory -> name -> inode at its last fsync
         self._open: dict[int, int] = {}  # inode -> descriptor: keeps unlinked files, and inodes from being reused
 
-    def open_append(self, path: str) -> AppendFile:
-        file = super().open_append(path)
+    def open_append(self, path: str, create: bool = True) -> AppendFile:
+        file = super().open_append(path, create)
         inode = os.fstat(file.fd).st_ino
         if inode not in self._open:
             self._open[inode] = os.open(path, os.O_RDONLY)

@@ -43,8 +43,10 @@ class History:
         elif choice < 0.95:
             log.write_snapshot(log.log_end_offset, b"state at %d" % log.log_end_offset)
         else:
-            log.close()
-            self.flushed = log.log_end_offset
+            if choice < 0.98:
+                log.close()
+                self.flushed = log.log_end_offset
+            # else the process dies: its files stand as it wrote them, and nobody knows what of them is durable
             self.log = Log.open(self.files, str(self.directory), DEFAULT_SCHEMA, SETTINGS)
             assert self.log.repairs == []
 

@@ -132,7 +132,6 @@ def test_a_damaged_batch_that_was_not_checkpointed_ends_the_log(crashed: Path) -
 def test_a_cut_takes_the_segments_behind_it(tmp_path: Path) -> None:
     log = open_log(tmp_path / "p", segment_bytes=4096)
     log.append([batch(offset) for offset in range(20)], 0)
-    (tmp_path / "p" / "checkpoint").unlink()  # so that nothing counts as verified
     bases = [int(name[:20]) for name in names(tmp_path / "p", ".arrow")]
     flip(segment(tmp_path / "p", bases[1]), 1000)
     log = open_log(tmp_path / "p")
@@ -144,7 +143,6 @@ def test_a_cut_takes_the_segments_behind_it(tmp_path: Path) -> None:
 def test_a_missing_segment_that_was_not_checkpointed_ends_the_log(tmp_path: Path) -> None:
     log = open_log(tmp_path / "p", segment_bytes=4096)
     log.append([batch(offset) for offset in range(20)], 0)
-    (tmp_path / "p" / "checkpoint").unlink()  # so that nothing counts as verified
     bases = [int(name[:20]) for name in names(tmp_path / "p", ".arrow")]
     segment(tmp_path / "p", bases[2]).unlink()
     reads_on(tmp_path / "p", bases[2])
@@ -327,7 +325,6 @@ def test_a_log_recovers_to_the_same_wherever_recovery_itself_is_interrupted(tmp_
 
     log = open_log(tmp_path / "p", segment_bytes=4096)
     log.append([batch(offset) for offset in range(20)], 0)
-    (tmp_path / "p" / "checkpoint").unlink()  # so that nothing counts as verified
     bases = [int(name[:20]) for name in names(tmp_path / "p", ".arrow")]
     flip(segment(tmp_path / "p", bases[1]), 1000)
     interruptions = 0

@@ -90,6 +90,18 @@ def test_what_is_missing_is_named(log: Path, suffix: str, left: int, message: st
     assert any(message in problem.message for problem in problems(log))
 
 
+@pytest.mark.parametrize("lost", ["missing", "empty"])
+def test_a_lost_index_is_one_problem_a_segment(log: Path, lost: str) -> None:
+    for path in segments(log, ".index"):
+        path.unlink() if lost == "missing" else path.write_bytes(b"")
+    reports = list(verify(str(log)))
+    assert [len(report.problems) for report in reports] == [1, 1, 1]
+    if lost == "empty":
+        first = reports[0]
+        about = f"offsets 0 to {first.next_offset - 1} (batches: {first.batches}) have no index entry"
+        assert first.problems[0].message == about
+
+
 def test_missing_files_and_a_damaged_checkpoint_are_named(log: Path) -> None:
     flip(log / "checkpoint", 5)
     assert [p.message for p in problems(log)] == ["the checkpoint does not match its CRC32C"]
@@ -118,6 +130,15 @@ def test_a_dump_goes_on_after_a_damaged_batch(log: Path) -> None:
     batches = list(dump(str(log)))
     assert [batch.header.base_offset for batch in batches if not batch.sound] == [9]
     assert batches[9].rows is None and len(batches) == 21
+
+
+@pytest.mark.parametrize(("left", "about"), [(-20, "within a message"), (0, "no schema"), (100, "no schema")])
+def test_a_dump_tells_what_it_cannot_read(log: Path, left: int, about: str) -> None:
+    path = segments(log)[-1]
+    path.write_bytes(path.read_bytes()[:left] if left else b"")
+    told: list[Problem] = []
+    assert 0 < len(list(dump(str(log), told.append))) < 21
+    assert [problem.path for problem in told] == [str(path)] and about in told[0].message
 
 
 def test_an_empty_log_has_nothing_to_report(tmp_path: Path) -> None:
