@@ -65,8 +65,7 @@ def find(name: str) -> Any | None:
             handle = ray.get_actor(name, NAMESPACE)
         except ValueError:
             return None
-        known = ray._private.state.actors(handle._ray_actor_id.hex())
-        if known and known["State"] != "DEAD":
+        if ray._private.state.actors(handle._ray_actor_id.hex()).get("State") != "DEAD":
             return handle
         end(handle)
     return None

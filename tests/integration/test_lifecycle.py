@@ -226,6 +226,16 @@ def test_all_processes_killed_at_once_come_back(running: Cluster, admin: rayqueu
     assert not {p.pid for p in after.processes} & {p.pid for p in before.processes}
 
 
+def test_an_actor_that_another_process_ended_is_not_found_any_more(running: Cluster) -> None:
+    name = replica_name("default", 1, 0)
+    before = handles.find(name)
+    code = f"import ray\nray.init(logging_level='ERROR')\nray.kill(ray.get_actor({name!r}, 'rayqueue'))"
+    env = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, timeout=120)
+    eventually(lambda: handles.find(name) != before, "what Ray remembers of it is found for ever")
+    eventually(lambda: running.status().healthy, "the cluster does not become healthy")
+
+
 def test_a_broker_that_ray_has_given_up_is_started_again(running: Cluster) -> None:
     old = process("broker", 1)
     handle = handles.find(broker_name("default", 1))

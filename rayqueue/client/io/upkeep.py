@@ -96,7 +96,8 @@ class Upkeep:
         try:
             answer = self._cluster.refresh(topics, min_index=self._index)
         except RayQueueError as error:
-            log.warning("no metadata of %s: %s", ", ".join(topics), error)
+            if not self._stopped:  # else the closed client says so
+                log.warning("no metadata of %s: %s", ", ".join(topics), error)
             return None
         # A broker that is behind what we have seen (it was started again) may not know a topic yet.
         if answer.index < self._index:
@@ -108,6 +109,7 @@ class Upkeep:
         try:
             self._on_producer_id(self._cluster.call_broker("init_producer_id", Empty(), InitProducerIdResponse))
         except RayQueueError as error:
-            log.warning("no producer id: %s", error)
+            if not self._stopped:
+                log.warning("no producer id: %s", error)
             with self._changed:
                 self._producer_id = True
