@@ -55,6 +55,7 @@ from rayqueue.storage.files import OsFiles
 log = logging.getLogger(__name__)
 
 REGISTER_TIMEOUT_S = 5.0
+START_RETRY_S = 1.0
 
 
 class FlushDone(msgspec.Struct):
@@ -117,12 +118,22 @@ class PartitionReplica:
 
     def _start(self) -> None:
         try:
-            self._serve()
+            self._driver.start()
+            while not self._stopping.is_set():
+                try:
+                    self._listen_somewhere()
+                    break
+                except (RayQueueError, OSError) as error:  # a full disk, a lost mount: `status` says so until it passes
+                    self.progress.failed(error)
+                    self._stopping.wait(START_RETRY_S)
+            if self._server is not None:
+                self._register(self._server.port)
         except BaseException as error:
             if not self._stopping.is_set():
                 self._on_failure(error)
 
-    def _serve(self) -> None:
+    def _listen_somewhere(self) -> None:
+        """Lock, nonce, port."""
         options, slot = self.options, self.slot
         if not self._lock.acquire(self._stopping, self.progress.waiting):
             return
@@ -138,7 +149,6 @@ class PartitionReplica:
             str(nonce_path),
             nonce,
         )
-        self._driver.start()
         self._server = bind_server(
             self._root,
             f"replica-{slot}",
@@ -148,7 +158,6 @@ class PartitionReplica:
             options.replica_port(slot),
             self.progress.waiting,
         )
-        self._register(self._server.port)
 
     def _listen(self, port: int, welcome: Welcome) -> FlightServer:
         options = self.options

@@ -418,3 +418,17 @@ def test_a_topic_whose_files_cannot_be_removed_does_not_hold_up_the_others(
         wire.client.call_coordinator("delete_topics", DeleteTopicsRequest([topic.name]), TopicsResponse)
     after = wire.create("made-after-the-failure")
     assert produce(wire.open("produce", after), wire.batch(after, [b"x"])).base_offset == 0
+
+
+def test_a_replica_actor_that_cannot_write_its_nonce_says_so_and_tries_again(
+    cluster: InProcessCluster, wire: WireClient, topic: TopicInfo
+) -> None:
+    cluster.stop_replica(0)
+    nonce = Path(cluster.data_dir) / "0" / "nonce-0"
+    nonce.unlink()
+    nonce.mkdir()  # as good as a full disk: the file cannot be written
+    with pytest.raises(errors.RequestTimeout, match="directory"):
+        cluster.start_replica(0, timeout_s=0.5)
+    nonce.rmdir()
+    assert cluster.replicas[0, 0].ready.wait(TIMEOUT_S)
+    assert produce(wire.open("produce", topic), wire.batch(topic, [b"x"])).base_offset == 0
