@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 
 REGISTER_TIMEOUT_S = 5.0
 START_RETRY_S = 1.0
+RETAINED_A_TURN = 8
 
 
 class FlushDone(msgspec.Struct):
@@ -99,6 +100,7 @@ class PartitionReplica:
         )
         self._driver = Driver("replica", self._handle, self._next_deadline_ms, on_failure=on_failure)
         self._next_retention_ms = 0
+        self._to_retain: list[HostedPartition] = []  # of this round; a few a turn, so that records do not wait for it
         self._flush_deadlines: set[HostedPartition] = set()
         self._server: FlightServer | None = None
         self._follower: MetadataFollower | None = None
@@ -327,10 +329,15 @@ class PartitionReplica:
                 self._flush_deadlines.discard(partition)
         if now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + self.options.config.log_retention_check_interval_ms
-            for partition in self._table:
+            self._to_retain = list(self._table)
+        for _ in range(min(RETAINED_A_TURN, len(self._to_retain))):
+            partition = self._to_retain.pop()
+            if not partition.closed:
                 partition.retain(wall_ms, self.options.config.producer_id_expiration_ms)
 
     def _next_deadline_ms(self) -> int | None:
+        if self._to_retain:
+            return 0
         deadlines = [d for p in self._flush_deadlines if (d := p.leader.next_deadline_ms()) is not None]
         return min([self._next_retention_ms, *deadlines])
 
