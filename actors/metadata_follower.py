@@ -75,11 +75,16 @@ class MetadataFollower:
         """Starts following."""
         self._thread.start()
 
-    def stop(self, timeout_s: float = 2.0) -> None:
-        """Ends following; the thread sees it with the next batch, at the latest the next keepalive."""
+    def stop(self, timeout_s: float = 2.0) -> bool:
+        """Ends following; the thread sees it with the next batch, at the latest the next keepalive.
+
+        Returns:
+            Whether it has ended; not, when `on_batch` takes longer than `timeout_s`.
+        """
         self._stop.set()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def read(self, look: Callable[[ClusterState, int, int], T]) -> T:
         """`look(state, index, coordinator epoch)` while nothing changes them; it must be short."""

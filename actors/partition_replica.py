@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 
 REGISTER_TIMEOUT_S = 5.0
 START_RETRY_S = 1.0
+STOP_TIMEOUT_S = 30.0
 RETAINED_A_TURN = 8
 
 
@@ -209,14 +210,15 @@ class PartitionReplica:
         """Stops serving, closes every log cleanly, and lets go of the directory."""
         self._stopping.set()
         self._starter.join(10)
-        if self._follower is not None:
-            self._follower.stop()
-        if self._server is not None:
-            self._driver.call(self._table.close)
-            self._driver.stop()
+        self._driver.call(self._table.close)
+        # A recovery that is still running on the follower's thread writes to its log; it is waited for, and if it takes
+        # too long the directory stays locked until the process ends, so that nobody else writes there meanwhile.
+        ended = self._follower is None or self._follower.stop(STOP_TIMEOUT_S)
+        self._driver.stop()
         self._flusher.stop()
         self._coordinator.close()
-        self._lock.release()
+        if ended:
+            self._lock.release()
         if self._server is not None:
             threading.Thread(target=self._server.shutdown, name="flight-shutdown", daemon=True).start()
 

@@ -70,6 +70,7 @@ class PartitionTable:
         self._hosted: dict[Key, HostedPartition] = {}
         self._failed: dict[Key, str] = {}  # could not be opened: why
         self._registered = False
+        self._closed = False  # set inside the loop, for good: what is opened after it is closed at once
 
     def __iter__(self) -> Iterator[HostedPartition]:
         return iter(list(self._hosted.values()))
@@ -110,13 +111,15 @@ class PartitionTable:
             # Epochs committed for an earlier process of this actor are not ours to lead under.
             return
         for key in self._touched(state, records):
+            if self._closed:
+                return
             try:
                 self._settle(state, key, wall_ms, inside)
             except (RayQueueError, OSError) as error:
                 # One bad directory does not take the others with it; clients of this partition are told.
                 log.error("partition %d of topic %s is not in line with the metadata: %s", key[1], key[0].hex(), error)
                 self._failed[key] = f"the log of partition {key[1]} cannot be opened: {error}"
-        if not self._registered:
+        if not self._registered and not self._closed:
             self._registered = True
             if self._slot == 0:
                 self._sweep(state)
@@ -155,7 +158,7 @@ class PartitionTable:
         config = state.topic_config(topic)
         if hosted is None:
             opened = self._open(topic, record, config, wall_ms)
-            inside(lambda: self._hosted.update({key: opened}))
+            inside(lambda: self._host(key, opened))
             self._failed.pop(key, None)
         else:
             inside(lambda: self._update(hosted, record, config))
@@ -176,6 +179,12 @@ class PartitionTable:
             request_flush=self._request_flush,
         )
 
+    def _host(self, key: Key, opened: HostedPartition) -> None:
+        if self._closed:
+            opened.log.close()
+        else:
+            self._hosted[key] = opened
+
     @staticmethod
     def _update(hosted: HostedPartition, record: PartitionRecord, config: TopicConfig) -> None:
         if record.leader_epoch > hosted.leader.leader_epoch:
@@ -184,7 +193,9 @@ class PartitionTable:
             hosted.configure(config)
 
     def _drop(self, key: Key, error: str, message: str, delete: bool) -> None:
-        self._hosted.pop(key).resign(error, message, delete)
+        hosted = self._hosted.pop(key, None)
+        if hosted is not None:  # else the actor has been closed meanwhile
+            hosted.resign(error, message, delete)
 
     def _sweep(self, state: ClusterState) -> None:
         """Removes what belongs to topics that were deleted while no process of this broker was there to do it."""
@@ -202,6 +213,7 @@ class PartitionTable:
 
     def close(self) -> None:
         """Closes every log, cleanly: the next start needs no recovery. Inside the loop."""
+        self._closed = True
         for hosted in self._hosted.values():
             try:
                 hosted.resign("NotLeaderOrFollower", "this replica actor is shutting down", delete=False)

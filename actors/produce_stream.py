@@ -10,7 +10,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import google_crc32c
@@ -151,7 +150,8 @@ class ProduceStream:
         try:
             self._check_all(state, request, rows)
         except BaseException:
-            self._release(state.size)
+            self._budget.release(state.size)
+            self._window.release()
             raise
         self._order.append(state)
         if state.size <= INLINE_BYTES:
@@ -180,16 +180,14 @@ class ProduceStream:
         while order and order[0].remaining == 0:
             done = order.popleft()
             done.items.clear()  # an item points back: only a garbage collection would free the request, body and all
+            self._budget.release(done.size)
             if done.acks != 0:
                 answer = codec.encode(ProduceResponse(done.correlation, done.results))
-                self._exchange.send(answer, written=partial(self._release, done.size))
+                # Only when it is written the next request may come, so answers that nobody reads do not pile up. The
+                # budget is the whole actor's, and given back before: one such client must not stop the others.
+                self._exchange.send(answer, written=self._window.release)
             else:
-                self._release(done.size)
-
-    def _release(self, size: int) -> None:
-        """The answer is on its way: only now the next request may come, so answers that nobody reads do not pile up."""
-        self._budget.release(size)
-        self._window.release()
+                self._window.release()
 
 
 def not_here(topic_id: bytes, partition: int) -> UnknownTopicOrPartition:

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pytest
 
 from rayqueue import errors
+from rayqueue.actors.flight import Exchange as ServerExchange
+from rayqueue.actors.identity import DirectoryLock
 from rayqueue.protocol import codec, ipc
 from rayqueue.protocol.messages import (
     COMPRESSION_CODES,
@@ -43,6 +45,7 @@ from tests.integration.wire_client import (
     random_values,
     records,
     send,
+    watchdog,
 )
 
 
@@ -432,3 +435,62 @@ def test_a_replica_actor_that_cannot_write_its_nonce_says_so_and_tries_again(
     nonce.rmdir()
     assert cluster.replicas[0, 0].ready.wait(TIMEOUT_S)
     assert produce(wire.open("produce", topic), wire.batch(topic, [b"x"])).base_offset == 0
+
+
+def test_stopping_during_a_recovery_waits_for_it_and_hosts_nothing_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with InProcessCluster(tmp_path) as own:
+        wire = WireClient(own)
+        topic = wire.create("slow", partitions=3)
+        for partition in range(3):
+            produce(wire.open("produce", topic, partition), wire.batch(topic, [b"x"], partition))
+        wire.close()
+        own.stop_replica(0)
+        entered, go_on = threading.Event(), threading.Event()
+        opening = Log.open
+
+        def slow_open(*args: Any) -> Log:
+            entered.set()
+            assert go_on.wait(TIMEOUT_S)
+            return opening(*args)
+
+        monkeypatch.setattr(Log, "open", slow_open)
+        starting = threading.Thread(target=own.start_replica, args=(0,), daemon=True)
+        starting.start()
+        assert entered.wait(TIMEOUT_S)
+        replica = own.replicas[0, 0]
+        stopping = threading.Thread(target=own.stop_replica, args=(0,))
+        stopping.start()
+        lock = DirectoryLock(tmp_path / "0" / "locks" / "replica-0")
+        assert not lock.try_acquire(), "the directory is not let go while a recovery writes in it"
+        go_on.set()
+        stopping.join(TIMEOUT_S)
+        assert not stopping.is_alive()
+        assert list(replica._table) == []
+        assert lock.try_acquire()
+        lock.release()
+
+
+def test_a_client_that_reads_no_answers_does_not_use_up_the_budget_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    write = ServerExchange.write
+
+    def jammed(self: ServerExchange, message: bytes, rows: list[pa.Buffer]) -> None:
+        if self.hello.client_id == "deaf":
+            release.wait(TIMEOUT_S)
+        write(self, message, rows)
+
+    monkeypatch.setattr(ServerExchange, "write", jammed)
+    with InProcessCluster(tmp_path, config={"queued.max.bytes": 1 << 20}) as own:
+        wire = WireClient(own)
+        topic = wire.create("shared")
+        deaf = wire.open("produce", topic, client_id="deaf")
+        send(deaf, [Batch(b"?" * 16, 0, pa.py_buffer(bytes(1_048_300)), 1, crc=1)])
+        exchange = wire.open("produce", topic)
+        with watchdog(TIMEOUT_S / 2, exchange):
+            assert produce(exchange, wire.batch(topic, [b"x"])).base_offset == 0
+        release.set()
+        wire.close()

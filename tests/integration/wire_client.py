@@ -128,9 +128,9 @@ class WireClient:
         self.client.refresh([name], min_index=response.index)
         return self.client.topic(name, refresh=True)
 
-    def open(self, kind: str, topic: TopicInfo, partition: int = 0) -> Exchange:
+    def open(self, kind: str, topic: TopicInfo, partition: int = 0, client_id: str = "") -> Exchange:
         info = self.client.topic(topic.name, refresh=True).partitions[partition]
-        hello = Hello(PROTOCOL_VERSION, kind, broker_id=info.leader, incarnation=info.incarnation)
+        hello = Hello(PROTOCOL_VERSION, kind, broker_id=info.leader, incarnation=info.incarnation, client_id=client_id)
         exchange = self.client.channel(info.host, info.port).exchange(hello, TIMEOUT_S)
         self._exchanges.append(exchange)
         return exchange
