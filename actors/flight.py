@@ -180,8 +180,8 @@ class _TokenFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
 
 
 def _check_free(host: str, port: int) -> None:
-    """Raises OSError that says so when somebody listens on the port; Flight's own error names neither cause nor port, and
-    comes with a wall of gRPC's lines."""
+    """Raises OSError when somebody listens on the port; Flight's own error does not say why, and comes with a wall of
+    gRPC's lines."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
