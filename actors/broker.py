@@ -12,7 +12,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from rayqueue.actors.flight import FlightServer, typed
+from rayqueue.actors.calls import typed
+from rayqueue.actors.flight import FlightServer
 from rayqueue.actors.identity import BrokerIdentity, DirectoryLock, bind_server, read_json, write_json
 from rayqueue.actors.logs import write_logs
 from rayqueue.actors.metadata_follower import MetadataFollower
@@ -21,6 +22,7 @@ from rayqueue.actors.options import BrokerOptions, ProcessReport
 from rayqueue.actors.process import prepare_process
 from rayqueue.actors.progress import Progress
 from rayqueue.client.connection import Channel
+from rayqueue.client.data_channel import DataChannel
 from rayqueue.coordination.records import Record
 from rayqueue.coordination.state import ClusterState
 from rayqueue.coordination.views import describe_cluster
@@ -85,7 +87,6 @@ class Broker:
         self._server: FlightServer | None = None
         self._ids = ProducerIdBlock(0, 0)
         self._ids_lock = threading.Lock()
-        self._replicas: dict[int, Channel] = {}
         self._starter = threading.Thread(target=self._run, name="broker", daemon=True)
         self._starter.start()
 
@@ -203,8 +204,7 @@ class Broker:
         self._follower.stop()
         if self._server is not None:
             self._server.shutdown()
-        for channel in [self._coordinator, *self._replicas.values()]:
-            channel.close()
+        self._coordinator.close()
         self._lock.release()
 
     def report(self) -> ProcessReport:
@@ -243,11 +243,7 @@ class Broker:
         actor = self._follower.read(lambda state, index, epoch: state.replica_actors.get(key))
         if actor is None:
             return False
-        channel = self._replicas.get(slot)
-        if channel is None or (channel.host, channel.port) != (actor.host, actor.port):
-            if channel is not None:
-                channel.close()
-            channel = self._replicas[slot] = Channel(actor.host, actor.port, self.options.token, PING_TIMEOUT_S)
+        channel = DataChannel(actor.host, actor.port, self.options.token, PING_TIMEOUT_S)
         try:
             return channel.call("identify", Empty(), Identity, PING_TIMEOUT_S).incarnation == actor.incarnation
         except RayQueueError as error:

@@ -17,8 +17,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from rayqueue.actors.calls import typed
 from rayqueue.actors.driver import Driver
-from rayqueue.actors.flight import FlightServer, typed
+from rayqueue.actors.flight import FlightServer
 from rayqueue.actors.identity import (
     CoordinatorIdentity,
     DirectoryLock,
@@ -309,7 +310,7 @@ class Coordinator:
             self._fail_calls(error)
             self._machine = None
             self._retry_ms = now_ms + RECOVERY_RETRY_MS
-            self._hub.open([], 0, -1)
+            self._hub.open([], [], 0, -1)
 
     def _perform(self, machine: CoordinatorMachine, effects: list[Effect], now_ms: int, wall_ms: int) -> None:
         """Performs effects in order; all batches of records share one fsync, which gives further effects."""
@@ -374,7 +375,7 @@ class Coordinator:
         self._machine = machine
         if machine.state.cluster_id:
             self._write_identity()
-        self._hub.open(opened.records, machine.committed, machine.epoch)
+        self._hub.open(opened.records, opened.command_ends, machine.committed, machine.epoch)
         log.info("coordinator epoch %d serves %d records on port %d", machine.epoch, machine.end, self.port)
         self.progress.running()
 

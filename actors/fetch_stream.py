@@ -1,8 +1,9 @@
 """The fetch exchange: pushes a partition's batches, as they stand in the segment, while the client has credit.
 
-The client's requests are read on gRPC's thread; a pusher thread sleeps until a subscription has news (its partition's
-high watermark moved, credit came, it is new) and sends what there is. The news is told by the actor's loop with one
-`append` and at most one wake-up, however many batches came: no polling, and a wake-up a group commit.
+Whoever brings news of a subscription (its partition's high watermark moved, credit came, it is new) pushes what there
+is, one at a time: who finds somebody at it leaves the news to them. So a consumer that waits hears of a record from the
+very thread that wrote it. Only what is large, or what the connection does not take at once, is left to the exchange's
+own thread; and while the connection takes nothing, news are not even gathered: later ones replace them.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from rayqueue.actors.flight import Exchange
+from rayqueue.actors.exchange import Exchange
 from rayqueue.errors import FencedLeaderEpoch, ProtocolError, RayQueueError, StorageError, from_wire
 from rayqueue.protocol import codec
 from rayqueue.protocol.messages import FetchPart, FetchPartition, FetchRequest, FetchResponse
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 SMALL_BYTES = 64 * 1024  # parts below this travel together: joining them costs less than a message each
 MAX_PARTS = 256
+FEW_RECORDS = 64  # the loop pushes so many itself; more may be large, and it has other work
 MAX_SUBSCRIPTIONS = 100_000
 
 
@@ -76,27 +77,23 @@ class FetchStream:
         self._subscriptions: dict[int, Subscription] = {}
         self._by_partition: dict[HostedPartition, tuple[Subscription, ...]] = {}
         self._ready: deque[Subscription] = deque()
-        self._starved: list[Subscription] = []  # have data, lack credit; the pusher's own
+        self._starved: list[Subscription] = []  # have data, lack credit; belongs to who pushes
         self._refused: deque[FetchPart] = deque()
         self._credit = 0
         self._credit_lock = threading.Lock()
-        self._wakes: SimpleQueue[bool] = SimpleQueue()
-        self._awake = False
-        self._thread = threading.Thread(target=self._push_all, name="fetch-pusher", daemon=True)
+        self._pushing = threading.Lock()
+        exchange.on_idle = self._push
 
     def run(self) -> None:
         """Reads to the end of the stream, then lets go of every partition."""
-        self._thread.start()
         try:
             while (received := self._exchange.receive()) is not None:
                 self._take(codec.decode(received[0], FetchRequest))
         finally:
-            self._wakes.put(False)
-            self._thread.join()
             for partition in list(self._by_partition):
                 self._unlisten(partition, self.on_news)
 
-    # --- the client's side (gRPC's thread) --------------------------------------------------------------------------
+    # --- the client's side (the connection's thread) ----------------------------------------------------------------
 
     def _take(self, request: FetchRequest) -> None:
         if request.credit < 0:
@@ -108,7 +105,7 @@ class FetchStream:
         if request.credit:
             with self._credit_lock:
                 self._credit += request.credit
-        self._wake()
+        self._push()
 
     def _add(self, wanted: FetchPartition) -> None:
         try:
@@ -145,33 +142,42 @@ class FetchStream:
     # --- news (any thread) ------------------------------------------------------------------------------------------
 
     def on_news(self, partition: HostedPartition) -> None:
-        """The partition's high watermark, log start or leadership has changed."""
+        """The partition's high watermark, log start or leadership has changed. Runs on the loop."""
+        few = True
         for subscription in self._by_partition.get(partition, ()):
             self._tell(subscription)
+            few = few and (subscription.mapped or partition.high_watermark - subscription.offset <= FEW_RECORDS)
+        if few:
+            self._push()
+        elif self._exchange.idle:  # else it pushes when it is
+            self._exchange.wake()
 
     def _tell(self, subscription: Subscription) -> None:
-        # The news is visible before `queued` is looked at, and the pusher clears `queued` before it looks at the
+        # The news is visible before `queued` is looked at, and who pushes clears `queued` before it looks at the
         # news: whoever comes last, the news is seen.
         if not subscription.queued:
             subscription.queued = True
             self._ready.append(subscription)
-            self._wake()
 
-    def _wake(self) -> None:
-        if not self._awake:
-            self._awake = True
-            self._wakes.put(True)
+    # --- pushing (any thread, one at a time) ------------------------------------------------------------------------
 
-    # --- the pusher's thread ----------------------------------------------------------------------------------------
+    def _push(self) -> None:
+        """Sends what there is while the connection takes it at once; the exchange calls again when it does."""
+        exchange = self._exchange
+        while self._has_news() and exchange.idle:
+            if not self._pushing.acquire(blocking=False):
+                return  # whoever is at it looks once more after leaving
+            try:
+                self._feed_starved()
+                while (self._ready or self._refused) and exchange.idle:
+                    parts, rows = self._gather()
+                    if parts:
+                        exchange.send(codec.encode(FetchResponse(parts)), rows)
+            finally:
+                self._pushing.release()
 
-    def _push_all(self) -> None:
-        while self._wakes.get():
-            self._awake = False
-            self._feed_starved()
-            while self._ready or self._refused:
-                parts, rows = self._gather()
-                if parts:
-                    self._exchange.write(codec.encode(FetchResponse(parts)), rows)
+    def _has_news(self) -> bool:
+        return bool(self._ready or self._refused or (self._starved and self._credit > 0))
 
     def _feed_starved(self) -> None:
         if self._starved and self._credit > 0:
@@ -227,7 +233,7 @@ class FetchStream:
         except RayQueueError as error:
             return self._ended(subscription, error), None
         except Exception as error:
-            # A fault of ours with one partition: its reader is told, and the pusher goes on for the others.
+            # A fault of ours with one partition: its reader is told, and the others go on.
             log.exception("%s-%d cannot be pushed", partition.topic, partition.partition)
             return self._ended(subscription, StorageError(f"{type(error).__name__}: {error}")), None
 

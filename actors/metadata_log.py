@@ -29,6 +29,7 @@ class MetadataLog:
 
     Attributes:
         records: all of it, as encoded. Those it was opened with are durable.
+        command_ends: the index after the last record of each command, ascending.
     """
 
     def __init__(self, files: FileSystem, directory: Path) -> None:
@@ -41,6 +42,7 @@ class MetadataLog:
         self._log = Log.open(files, str(directory), DEFAULT_SCHEMA, _CONFIG)
         self._log.flush()
         self.records: list[bytes] = []
+        self.command_ends: list[int] = []
         end = self._log.log_end_offset
         while len(self.records) < end:
             part = self._log.read(len(self.records), _READ_BYTES, end)
@@ -48,6 +50,7 @@ class MetadataLog:
                 raise CorruptRecord(f"the metadata log in {directory} ends at {len(self.records)}, not at {end}")
             for batch in decode(part.data, part.entries, DEFAULT_SCHEMA):
                 self.records += batch.column("value").to_pylist()
+                self.command_ends.append(len(self.records))
 
     def append(self, records: Sequence[bytes], epoch: int, wall_ms: int) -> None:
         """Writes records as one batch; durable after `flush`.
@@ -72,6 +75,7 @@ class MetadataLog:
         raw, header.crc = ipc.build_header(message, header, google_crc32c.value(message.body))
         self._log.append([LogBatch(header, raw, message.body)], wall_ms)
         self.records += records
+        self.command_ends.append(len(self.records))
 
     def flush(self) -> int:
         """Makes what was appended durable; the index up to which it is."""

@@ -18,9 +18,11 @@ from typing import Any
 
 import msgspec
 
+from rayqueue.actors.calls import typed
+from rayqueue.actors.data_server import DataServer
 from rayqueue.actors.driver import Driver, die, wall_ms
+from rayqueue.actors.exchange import Exchange
 from rayqueue.actors.fetch_stream import FetchStream
-from rayqueue.actors.flight import Exchange, FlightServer, typed
 from rayqueue.actors.flusher import Flusher
 from rayqueue.actors.hosted_partition import HostedPartition, Listener
 from rayqueue.actors.identity import DirectoryLock, bind_server
@@ -103,7 +105,7 @@ class PartitionReplica:
         self._next_retention_ms = 0
         self._to_retain: list[HostedPartition] = []  # of this round; a few a turn, so that records do not wait for it
         self._flush_deadlines: set[HostedPartition] = set()
-        self._server: FlightServer | None = None
+        self._server: DataServer | None = None
         self._follower: MetadataFollower | None = None
         self._lock = DirectoryLock(self._root / "locks" / f"replica-{slot}")
         self._coordinator = self._connect()
@@ -162,12 +164,12 @@ class PartitionReplica:
             self.progress.waiting,
         )
 
-    def _listen(self, port: int, welcome: Welcome) -> FlightServer:
+    def _listen(self, port: int, welcome: Welcome) -> DataServer:
         options = self.options
         identity = Identity(
             PROTOCOL_VERSION, options.cluster_id, "replica", options.broker_id, self.incarnation, os.getpid()
         )
-        return FlightServer(
+        return DataServer(
             options.listen_host,
             port,
             token=options.token,
@@ -220,7 +222,7 @@ class PartitionReplica:
         if ended:
             self._lock.release()
         if self._server is not None:
-            threading.Thread(target=self._server.shutdown, name="flight-shutdown", daemon=True).start()
+            threading.Thread(target=self._server.shutdown, name="data-shutdown", daemon=True).start()
 
     @property
     def ready(self) -> threading.Event:
@@ -260,7 +262,7 @@ class PartitionReplica:
     def _inside(self, function: Callable[[], None]) -> None:
         self._driver.call(function, timeout_s=None)
 
-    # --- exchanges and actions (gRPC's threads) ---------------------------------------------------------------------
+    # --- exchanges and actions (their connections' threads) ----------------------------------------------------------
 
     def _produce(self, exchange: Exchange) -> None:
         limit = self.options.config.max_in_flight_requests

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+import pyarrow as pa
 
 from rayqueue.actors.hosted_partition import HostedPartition
 from rayqueue.actors.produce_stream import not_here
@@ -26,6 +29,9 @@ log = logging.getLogger(__name__)
 Key = tuple[bytes, int]
 Inside = Callable[[Callable[[], None]], None]
 NAME_MAX = 150
+# Opened logs are handed to the loop together: to wait for the loop after each would take longer than to open it. When
+# a log takes long to recover, only those opened so shortly before it wait with it.
+HAND_OVER_S = 0.01
 
 _DIRECTORY = re.compile(r".+-(?P<topic_id>[0-9a-f]{32})-\d+(?P<deleted>\.deleted)?")
 
@@ -36,6 +42,15 @@ def partition_directory(root: Path, topic: str, topic_id: bytes, partition: int)
     The name is there for people; a file name has room for 255 bytes, and a topic's name may have 249.
     """
     return root / "partitions" / f"{topic[:NAME_MAX]}-{topic_id.hex()}-{partition}"
+
+
+class _Facts:
+    """What all partitions of a topic share, looked up once for all of them."""
+
+    def __init__(self, state: ClusterState, topic: Topic) -> None:
+        self.topic = topic
+        self.schema: pa.Schema = deserialize_schema(topic.schema)
+        self.config = state.topic_config(topic)
 
 
 class PartitionTable:
@@ -69,6 +84,8 @@ class PartitionTable:
         self._request_flush = request_flush
         self._hosted: dict[Key, HostedPartition] = {}
         self._failed: dict[Key, str] = {}  # could not be opened: why
+        self._opened: dict[Key, HostedPartition] = {}  # by the follower's thread, not handed to the loop yet
+        self._opened_s = 0.0  # when the first of them was
         self._registered = False
         self._closed = False  # set inside the loop, for good: what is opened after it is closed at once
 
@@ -110,15 +127,20 @@ class PartitionTable:
         if mine is None or mine.incarnation != self._incarnation:
             # Epochs committed for an earlier process of this actor are not ours to lead under.
             return
+        facts: dict[bytes, _Facts] = {}
         for key in self._touched(state, records):
             if self._closed:
-                return
+                break
+            if self._opened and time.monotonic() - self._opened_s > HAND_OVER_S:
+                inside(self._host)
             try:
-                self._settle(state, key, wall_ms, inside)
+                self._settle(state, key, facts, wall_ms, inside)
             except (RayQueueError, OSError) as error:
                 # One bad directory does not take the others with it; clients of this partition are told.
                 log.error("partition %d of topic %s is not in line with the metadata: %s", key[1], key[0].hex(), error)
                 self._failed[key] = f"the log of partition {key[1]} cannot be opened: {error}"
+        if self._opened:
+            inside(self._host)
         if not self._registered and not self._closed:
             self._registered = True
             if self._slot == 0:
@@ -126,9 +148,8 @@ class PartitionTable:
 
     def _touched(self, state: ClusterState, records: Iterable[Record]) -> list[Key]:
         """The partitions to look at: of the first state all, later those that records speak of; and what failed."""
-        here = [(t.topic_id, p.partition) for t, p in state.partitions_on(self._broker_id, self._slot)]
         if not self._registered:
-            return list(dict.fromkeys([*here, *self._hosted]))
+            return list(dict.fromkeys([*self._here(state), *self._hosted]))
         keys: dict[Key, None] = dict.fromkeys(self._failed)
         topics: set[bytes] = set()
         for record in records:
@@ -137,10 +158,13 @@ class PartitionTable:
             elif isinstance(record, (ConfigRecord, RemoveTopicRecord)):
                 topics.add(record.topic_id)
         if topics:
-            keys.update(dict.fromkeys(key for key in [*here, *self._hosted] if key[0] in topics))
+            keys.update(dict.fromkeys(key for key in [*self._here(state), *self._hosted] if key[0] in topics))
         return list(keys)
 
-    def _settle(self, state: ClusterState, key: Key, wall_ms: int, inside: Inside) -> None:
+    def _here(self, state: ClusterState) -> list[Key]:
+        return [(t.topic_id, p.partition) for t, p in state.partitions_on(self._broker_id, self._slot)]
+
+    def _settle(self, state: ClusterState, key: Key, facts: dict[bytes, _Facts], wall_ms: int, inside: Inside) -> None:
         """One partition: opened, dropped, fenced or configured, or left as it is."""
         topic = state.topics_by_id.get(key[0])
         hosted = self._hosted.get(key)
@@ -155,23 +179,27 @@ class PartitionTable:
             if hosted is not None:
                 inside(lambda: self._drop(key, "NotLeaderOrFollower", "another replica leads now", delete=False))
             return
-        config = state.topic_config(topic)
+        known = facts.get(key[0])
+        if known is None:
+            known = facts[key[0]] = _Facts(state, topic)
         if hosted is None:
-            opened = self._open(topic, record, config, wall_ms)
-            inside(lambda: self._host(key, opened))
-            self._failed.pop(key, None)
+            opened = self._open(known, record, wall_ms)
+            if not self._opened:
+                self._opened_s = time.monotonic()
+            self._opened[key] = opened
         else:
-            inside(lambda: self._update(hosted, record, config))
+            inside(lambda: self._update(hosted, record, known.config))
 
-    def _open(self, topic: Topic, record: PartitionRecord, config: TopicConfig, wall_ms: int) -> HostedPartition:
+    def _open(self, facts: _Facts, record: PartitionRecord, wall_ms: int) -> HostedPartition:
+        topic = facts.topic
         return HostedPartition(
             self._files,
             partition_directory(self._root, topic.name, topic.topic_id, record.partition),
             topic=topic.name,
             topic_id=topic.topic_id,
             partition=record.partition,
-            schema=deserialize_schema(topic.schema),
-            config=config,
+            schema=facts.schema,
+            config=facts.config,
             leader_epoch=record.leader_epoch,
             wall_ms=wall_ms,
             max_batch_bytes=self._max_batch_bytes,
@@ -179,11 +207,15 @@ class PartitionTable:
             request_flush=self._request_flush,
         )
 
-    def _host(self, key: Key, opened: HostedPartition) -> None:
-        if self._closed:
-            opened.log.close()
-        else:
-            self._hosted[key] = opened
+    def _host(self) -> None:
+        """What was opened is served from now on. Inside the loop, while the follower's thread waits."""
+        opened, self._opened = self._opened, {}
+        for key, partition in opened.items():
+            if self._closed:
+                partition.log.close()
+            else:
+                self._hosted[key] = partition
+                self._failed.pop(key, None)
 
     @staticmethod
     def _update(hosted: HostedPartition, record: PartitionRecord, config: TopicConfig) -> None:

@@ -25,8 +25,16 @@ def prepare_process() -> None:
 
 
 def _raise_priority() -> None:
-    """Ray starts workers at nice 15, meant for computing tasks; a server would wait behind every one of them."""
+    """Ray starts workers at nice 15, meant for computing tasks; a server would wait behind every one of them.
+
+    On Linux a priority is a thread's, inherited by the threads it starts: those that are there already are raised too.
+    """
     try:
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
-    except (PermissionError, AttributeError) as error:
+        tasks = os.listdir("/proc/self/task")
+    except OSError:
+        tasks = ["0"]  # not Linux: 0 is the process
+    try:
+        for task in tasks:
+            os.setpriority(os.PRIO_PROCESS, int(task), 0)
+    except (PermissionError, ProcessLookupError, AttributeError) as error:
         log.debug("the process stays at its priority: %s", error)

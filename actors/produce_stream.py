@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import google_crc32c
 import pyarrow as pa
 
-from rayqueue.actors.flight import Exchange
+from rayqueue.actors.exchange import Exchange
 from rayqueue.errors import ProtocolError, RayQueueError, UnknownTopicOrPartition
 from rayqueue.protocol import codec
 from rayqueue.protocol.ipc import IpcMessage, split_message, wire_crc
@@ -131,7 +131,6 @@ class ProduceStream:
         Raises:
             ProtocolError: a message is not a produce request; the stream ends with it.
         """
-        self._exchange.open_outbox()
         decode = codec.decoder(ProduceRequest).decode
         while (received := self._exchange.receive()) is not None:
             message, rows = received
@@ -155,7 +154,7 @@ class ProduceStream:
             raise
         self._order.append(state)
         if state.size <= INLINE_BYTES:
-            self._exchange.submit(lambda: self._submit(state))
+            self._submit(state)
         else:
             self._post(state)
 

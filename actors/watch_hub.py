@@ -1,15 +1,21 @@
-"""Sends the committed part of the metadata log to everybody who follows it."""
+"""Sends the committed part of the metadata log to everybody who follows it, whole commands at a time.
+
+A command is never cut in two: who had replayed half of one would see a topic with some of its partitions, and route
+keys by that number; a replica actor would find its registration without the leader epochs that came with it, and lead
+under those of its predecessor.
+"""
 
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
 from rayqueue.errors import BrokerNotAvailable
 from rayqueue.protocol.messages import MetadataBatch, WatchRequest
 
 KEEPALIVE_S = 0.5
-BATCH_RECORDS_MAX = 2_000
+BATCH_RECORDS_MAX = 2_000  # unless a single command has more: creating a topic of many partitions, a registration
 
 
 class WatchHub:
@@ -24,18 +30,21 @@ class WatchHub:
         self._ended = ended
         self._changed = threading.Condition()
         self._records: list[bytes] = []
+        self._command_ends: list[int] = []
         self._end = 0
         self._epoch = -1
         self._closed = False
 
-    def open(self, records: list[bytes], end: int, epoch: int) -> None:
+    def open(self, records: list[bytes], command_ends: list[int], end: int, epoch: int) -> None:
         """Begins to serve, or serves the log of a coordinator that has recovered; older streams end.
 
         Args:
-            records: the log, growing at its end while it is served. end: those below it are committed.
+            records: the log, growing at its end while it is served.
+            command_ends: the index after each command's last record, ascending; grows with `records`.
+            end: records below it are committed. Invariant: it is 0 or stands in `command_ends`.
         """
         with self._changed:
-            self._records, self._end, self._epoch = records, end, epoch
+            self._records, self._command_ends, self._end, self._epoch = records, command_ends, end, epoch
             self._changed.notify_all()
 
     def publish(self, end: int) -> None:
@@ -78,5 +87,12 @@ class WatchHub:
                 self._changed.wait_for(lambda: self._closed or self._epoch != epoch or self._end > index, KEEPALIVE_S)
             if self._closed or self._epoch != epoch or epoch < 0:
                 raise BrokerNotAvailable("the coordinator starts anew: come again")
-            end = min(self._end, index + BATCH_RECORDS_MAX)
+            end = self._batch_end(index)
             return MetadataBatch(index, end, epoch, self._records[index:end])
+
+    def _batch_end(self, index: int) -> int:
+        """Up to where to send from `index` on: as many whole commands as a batch takes, but one at least."""
+        if self._end - index <= BATCH_RECORDS_MAX:
+            return self._end
+        ends = self._command_ends
+        return ends[max(bisect_right(ends, index), bisect_right(ends, index + BATCH_RECORDS_MAX) - 1)]

@@ -3,86 +3,164 @@
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-import tempfile
-import time
-from collections.abc import Sequence
+import dataclasses
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks.harness import machine, target
-from benchmarks.harness.bench import Bench, Scale
-from benchmarks.harness.figures import Outcome
-from benchmarks.harness.table import markdown, show
-from benchmarks.workloads import WORKLOADS
+from benchmarks.harness import plots, rayqueue_system, suite
+from benchmarks.harness.bench import Scale
+from benchmarks.harness.ray_cluster import RayCluster
+from benchmarks.peers import PEERS
+from benchmarks.workloads import TITLES, WORKLOADS
 
-PEERS = (
-    "INCOMPLETE: no peer is in this table. This version starts no Kafka, so confluent-kafka and ray.data.read_kafka "
-    "are not measured; no figure is carried over from another machine."
-)
+USAGE = 2
+WIDTH = 160  # of tables that go into a file or a pipe
+NONE = "none"
+ALIASES = {"ray_queue": "ray.util.queue"}  # by the file's name too
+OUT = Path("build/benchmarks")
+SMOKE = Scale(seconds=0.05, sweep_seconds=0.02, repeats=1, warm_up=0, bytes_max=2_000_000, rows_max=2_000, partitions=5)
+
+DESCRIPTION = """\
+Measures rayqueue and its peers on this machine, in turns, and holds the ratios against the goals of the project.
+
+rayqueue runs on a Ray of its own, or on the cluster that --address names, and each peer on loopback ports and in a
+directory of its own; all of it is stopped, by process id, and what was written is removed at the end, after Ctrl-C
+too. Kafka is got through Maven once, into the cache; a peer that is not there is left out with a line that says how to
+install it, and the rest runs.
+"""
+EPILOG = """\
+exit status:
+  0    Kafka is in the table and every "must" holds (with --smoke: every workload ran)
+  1    a must is missed, a workload failed, or the table is INCOMPLETE: Kafka is not in it
+  2    these options make no sense, or there is no room for the run
+  130  interrupted; the results so far are written
+
+examples:
+  python -m benchmarks                                  everything, about a quarter of an hour on two cores
+  python -m benchmarks --only w1,w4 --peers kafka       two workloads against Kafka
+  python -m benchmarks --only w2 --repeats 9 --out w2   more rounds, results into ./w2
+  python -m benchmarks --smoke                          does everything still run? a minute, no peers
+"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures rayqueue on this machine.")
-    options.add_argument("--only", default="", help="workloads, separated by commas: " + ", ".join(WORKLOADS))
-    options.add_argument("--seconds", type=float, default=Scale.seconds, help="of one measurement (%(default)s)")
-    options.add_argument("--repeats", type=int, default=Scale.repeats, help="of each, after a warm-up (%(default)s)")
-    options.add_argument("--brokers", type=int, default=1, help="brokers of the cluster (%(default)s)")
-    options.add_argument("--dir", type=Path, help="where data is written (the system's directory for such things)")
-    options.add_argument("--json", type=Path, dest="json_file", help="write all results, raw samples too, to this file")
-    options.add_argument("--markdown", type=Path, dest="markdown_file", help="write the tables to this file")
+    workloads = "\n".join(f"  {name:<9} {title}" for name, title in TITLES.items())
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=f"{DESCRIPTION}\nworkloads:\n{workloads}\n",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = options.add_argument
+    add("--only", type=_names, default=list(WORKLOADS), metavar="NAMES", help="workloads, separated by commas")
+    add("--peers", type=_names, metavar="NAMES",
+        help=f"of {', '.join(PEERS)}, separated by commas, or none; all that are there, if not given")  # fmt: skip
+    add("--seconds", type=_positive(float), help=f"of one measurement ({Scale.seconds:g})")
+    add("--repeats", type=_positive(int), help=f"rounds of each, after a warm-up ({Scale.repeats})")
+    add("--megabytes", type=_positive(int), metavar="MB",
+        help=f"that one measurement writes or reads at most ({Scale.bytes_max >> 20})")  # fmt: skip
+    add("--brokers", type=_positive(int), help="brokers of rayqueue (1; with --address one a node)")
+    add("--address", metavar="HOST:PORT",
+        help="use this Ray cluster, or the one that auto finds, with loads spread over its nodes")  # fmt: skip
+    add("--dir", type=Path, help="where data is written, in a directory of its own (the system's for such things)")
+    add("--cache", type=Path, default=default_cache(), help="what is downloaded for peers is kept here (%(default)s)")
+    add("--out", type=Path, default=OUT, help="results.json, table.md, log.txt and plots go here (%(default)s)")
+    add("--smoke", action="store_true", help="tiny, to see that everything runs; no peers unless named")
     return options
 
 
+def default_cache() -> Path:
+    """A directory of the user's that may be deleted at any time (XDG base directories)."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "rayqueue-benchmarks"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the workloads asked for and prints their tables; 2 for a workload that does not exist."""
+    """Runs the benchmarks; returns the exit status (see EPILOG)."""
     options = parser().parse_args(arguments)
-    names = [name for name in options.only.split(",") if name] or list(WORKLOADS)
-    console = Console(highlight=False, width=None if Console().is_terminal else 150)
-    unknown = [name for name in names if name not in WORKLOADS]
-    if unknown:
-        console.print(f"There is no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}.")
-        return 2
-    scale = Scale(seconds=options.seconds, repeats=options.repeats)
-    directory = Path(tempfile.mkdtemp(prefix="rayqueue-benchmarks-", dir=options.dir))
-    try:
-        report, outcomes = _run(names, directory, options.brokers, scale, console)
-    finally:
-        shutil.rmtree(directory)
-    if options.json_file:
-        options.json_file.write_text(json.dumps(report, indent=1))
-        console.print(f"Results with raw samples: {options.json_file}")
-    if options.markdown_file:
-        options.markdown_file.write_text("\n".join(markdown(outcome) for outcome in outcomes))
-    return 0
+    trouble = _trouble(options)
+    if trouble:
+        print(trouble, file=sys.stderr)
+        return USAGE
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
+    plan = _plan(options)
+    trouble = suite.too_full(plan)
+    if trouble:
+        print(f"There is no room for the run: {trouble}", file=sys.stderr)
+        return USAGE
+    return suite.run(plan, console).status
 
 
-def _run(
-    names: Sequence[str], directory: Path, brokers: int, scale: Scale, console: Console
-) -> tuple[dict[str, Any], list[Outcome]]:
-    """Runs them on a cluster of their own; what `--json` writes, and the outcomes."""
-    described = machine.describe(directory)
-    console.print(f"{described['cpu']}, {described['cores']} cores, {described['kernel']}; {described['packages']}")
-    console.print(PEERS + "\n", style="yellow")
-    began = time.time()
-    outcomes: list[Outcome] = []
-    with target.on_ray(directory / "data", brokers, {}) as cluster:
-        bench = Bench(cluster, directory, scale)
-        for name in names:
-            outcome = WORKLOADS[name](bench)
-            show(outcome, console)
-            outcomes.append(outcome)
-    report = {
-        "machine": described,
-        "began": began,
-        "seconds": time.time() - began,
-        "scale": vars(scale),
-        "cluster": cluster.settings,
-        "peers": PEERS,
-        "outcomes": [outcome.to_dict() for outcome in outcomes],
-    }
-    return report, outcomes
+def _trouble(options: argparse.Namespace) -> str:
+    """What is wrong with the options, in a line; "" when nothing is."""
+    for names, known, what in ((options.only, WORKLOADS, "workload"), (_asked_for(options), PEERS, "peer")):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            return f"There is no {what} {', '.join(unknown)}; there are {', '.join(known)}."
+    if options.address is not None and options.brokers is not None:
+        return "--brokers and --address: with an address every node of the Ray cluster gets a broker; leave one out."
+    if options.dir is not None and not options.dir.is_dir():
+        return f"--dir {options.dir}: there is no such directory; make it, or name another."
+    for option, directory in (("--out", options.out), ("--cache", options.cache)):
+        nearest = next(one for one in (directory.absolute(), *directory.absolute().parents) if os.path.exists(one))
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            return f"{option} {directory}: {nearest} is no directory that can be written; name another."
+    return ""
+
+
+def _asked_for(options: argparse.Namespace) -> list[str]:
+    if options.peers is None:
+        return [] if options.smoke else list(PEERS)
+    return [] if options.peers == [NONE] else list(dict.fromkeys(ALIASES.get(name, name) for name in options.peers))
+
+
+def _plan(options: argparse.Namespace) -> suite.Plan:
+    chosen = {"seconds": options.seconds, "repeats": options.repeats}
+    if options.megabytes is not None:
+        chosen["bytes_max"] = options.megabytes << 20
+    given = {name: value for name, value in chosen.items() if value is not None}
+    scale = dataclasses.replace(SMOKE if options.smoke else Scale(), **given)
+    brokers, peers = options.brokers or 1, [PEERS[name] for name in _asked_for(options)]
+    where: dict[str, Any] = {"start_rayqueue": partial(rayqueue_system.on_ray, brokers=brokers), "peers": peers}
+    if options.address is not None:
+        cluster = RayCluster(options.address)
+        peers = [cluster.local(peer) for peer in peers]
+        where = {"start_rayqueue": cluster.start, "start_load": cluster.start_load, "peers": peers}
+    return suite.Plan(
+        workloads={name: WORKLOADS[name] for name in options.only},
+        titles={name: TITLES[name] for name in options.only},
+        scale=scale,
+        settings={"only": options.only, "peers": _asked_for(options), "address": options.address},
+        data=options.dir,
+        cache=options.cache,
+        out=options.out,
+        smoke=options.smoke,
+        draw=plots.draw,
+        **where,
+    )
+
+
+def _names(text: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in text.lower().split(",") if name.strip()))
+    if not names:
+        raise argparse.ArgumentTypeError("names, separated by commas, are missing")
+    return names
+
+
+def _positive(kind: type) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it when the text is no number at all
+    return parse

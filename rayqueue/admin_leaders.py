@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from rayqueue.client.cluster_client import ClusterClient
-from rayqueue.client.connection import Channel
+from rayqueue.client.data_channel import DataChannel
 from rayqueue.client.fetching.assignment import topic_partition
 from rayqueue.errors import (
     ConfigError,
@@ -54,7 +54,7 @@ class Question(NamedTuple):
     query: Any
 
 
-Ask = Callable[[Channel, Sequence[Question], float], Sequence[A]]
+Ask = Callable[[DataChannel, Sequence[Question], float], Sequence[A]]
 
 
 def ask_leaders(
@@ -84,7 +84,7 @@ def ask_leaders(
         for (host, port), questions in groups.items():
             left = max(0.05, deadline - time.monotonic())
             try:
-                replies = ask(client.channel(host, port), questions, left)
+                replies = ask(client.data_channel(host, port), questions, left)
             except RayQueueError as error:
                 failures.update({question.where: error for question in questions})
                 continue
@@ -158,7 +158,7 @@ class LogAnswer(msgspec.Struct):
     message: str = ""
 
 
-def ask_logs(channel: Channel, questions: Sequence[Question], timeout_s: float) -> list[LogAnswer]:
+def ask_logs(channel: DataChannel, questions: Sequence[Question], timeout_s: float) -> list[LogAnswer]:
     """Where logs begin and end, how large they are, where they lie."""
     logs = channel.call("describe_logs", Empty(), DescribeLogsResponse, timeout_s).logs
     found = {(entry.topic_id, entry.partition): entry for entry in logs}
@@ -173,7 +173,7 @@ def ask_logs(channel: Channel, questions: Sequence[Question], timeout_s: float) 
     return answers
 
 
-def ask_delete(channel: Channel, questions: Sequence[Question], timeout_s: float) -> list[OffsetAnswer]:
+def ask_delete(channel: DataChannel, questions: Sequence[Question], timeout_s: float) -> list[OffsetAnswer]:
     """Deletes the records before each question's offset."""
     queries = [TruncateQuery(q.topic_id, q.where.partition, q.query) for q in questions]
     return channel.call("delete_records", DeleteRecordsRequest(queries), ListOffsetsResponse, timeout_s).answers

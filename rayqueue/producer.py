@@ -185,7 +185,7 @@ class Producer:
         accumulator = pipeline.accumulator
         me = get_ident()
         while (chunk := accumulator.writable(topic, me, size)) is None:
-            pipeline.check_open()
+            pipeline.check_not_closed()
             pipeline.reserve(size, roomy=topic.full_at)
             if topic.chunk is not None:
                 continue  # another thread opened one while the lock was let go

@@ -1,70 +1,72 @@
-"""Every workload of the benchmarks runs, tiny, against a cluster in this process, so that none rots. No timings."""
+"""Every workload of the benchmarks runs, tiny, against a cluster in this process and without peers, so that none rots.
+
+No timings. `tests/integration/test_benchmarks_interrupted.py` starts the real command.
+"""
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from benchmarks import cli
-from benchmarks.harness.bench import Bench, Scale
-from benchmarks.harness.table import show
-from benchmarks.harness.target import Target
-from benchmarks.workloads import WORKLOADS
-from rayqueue.testing.inprocess import InProcessCluster
+from benchmarks.harness import plot_throughput, rayqueue_system
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.figures import Outcome
+from benchmarks.harness.plot_latency import percentiles
+from benchmarks.harness.table import markdown, show
+from benchmarks.workloads import TITLES, WORKLOADS
+from tests.unit.benchmarks.inline import InlineLoad
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks account from /proc")
 
-SCALE = Scale(seconds=0.05, repeats=1, warm_up=0, bytes_max=2_000_000, rows_max=2_000, partitions=5)
-
-
-class InlineLoad:
-    """A load in this process, its arguments and results taken through JSON as the pipes would."""
-
-    pid = None
-
-    def __init__(self, kind: type, label: str, **arguments: Any) -> None:
-        self._load = kind(**json.loads(json.dumps(arguments)))
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=label)
-
-    def begin(self, method: str, **arguments: Any) -> Future[Any]:
-        return self._thread.submit(self.call, method, **arguments)
-
-    def call(self, method: str, **arguments: Any) -> Any:
-        return json.loads(json.dumps(getattr(self._load, method)(**json.loads(json.dumps(arguments)))))
-
-    def close(self) -> None:
-        self._load.close()
-        self._thread.shutdown()
-
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def outcome_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Outcome]]:
+    """Runs a workload, once for all tests."""
     directory: Path = tmp_path_factory.mktemp("benchmarks")
-    with InProcessCluster(directory / "data") as cluster:
-        target = Target(cluster.bootstrap_servers, None, False, {})
-        yield Bench(target, directory, SCALE, InlineLoad, Console(quiet=True))
+    with rayqueue_system.in_process(directory / "data") as system:
+        bench = Bench([system], directory, cli.SMOKE, InlineLoad, Console(quiet=True))
+        yield functools.cache(lambda name: WORKLOADS[name](bench))
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_workload_runs(bench: Bench, name: str) -> None:
-    outcome = WORKLOADS[name](bench)
+def test_workload_runs(outcome_of: Callable[[str], Outcome], name: str) -> None:
+    outcome = outcome_of(name)
 
     assert outcome.workload == name
     assert outcome.figures and all(figure.samples for figure in outcome.figures)
     json.dumps(outcome.to_dict())
-    console = Console(record=True, file=io.StringIO(), width=200)
-    show(outcome, console)
+    console = Console(record=True, file=io.StringIO(), width=200, markup=False)
+    show(outcome, TITLES[name], console)
     assert outcome.figures[0].name in console.export_text()
+    assert outcome.figures[0].name in markdown(outcome, TITLES[name])
 
 
-def test_an_unknown_workload_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--only", "produce_bytes"]) == 2
-    assert "there are ceilings, produce_batches" in capsys.readouterr().out
+BARS = [(bar, panel.unit) for panel in plot_throughput.PANELS for bar in panel.bars]
+
+
+@pytest.mark.parametrize(("bar", "unit"), BARS, ids=[f"{bar.workload}-{bar.pattern}" for bar, _ in BARS])
+def test_bars_of_the_plot_find_their_figures(
+    outcome_of: Callable[[str], Outcome], bar: plot_throughput.Bar, unit: str
+) -> None:
+    found = plot_throughput.sides_of({"outcomes": [outcome_of(bar.workload).to_dict()]}, bar, unit)
+    assert any(side.startswith("rayqueue") for side in found)
+
+
+def test_the_plot_of_latencies_finds_its_histograms(outcome_of: Callable[[str], Outcome]) -> None:
+    for sides in outcome_of("w4").settings["rounds"].values():
+        assert percentiles([one["histogram"] for one in sides["rayqueue"]])
+
+
+def test_the_plot_of_scale_finds_its_curves(outcome_of: Callable[[str], Outcome]) -> None:
+    for curve in outcome_of("w10").settings["curves"]:
+        assert curve["title"] and curve["x"] and curve["unit"]
+        assert all(x > 0 and y == y for points in curve["sides"].values() for x, y in points)
+        assert any(side.startswith("rayqueue") for side in curve["sides"])

@@ -36,12 +36,16 @@ ALLOWED: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "rayqueue.client": ((*PURE, "rayqueue.client"), {"msgspec", "numpy"}),
     "rayqueue.storage": ((*PROTOCOL, "rayqueue.storage"), {"google_crc32c", "msgspec", "numpy", "pyarrow"}),
     **dict.fromkeys(PUBLIC_CLIENTS, (CLIENT, CLIENT_OUTSIDE)),
+    "rayqueue.perf": ((*CONFIG, *PUBLIC_CLIENTS, "rayqueue.perf"), {"numpy", "pyarrow"}),
 }
 # May import everything but what the rules for ray and the actors forbid.
 TOP = {"rayqueue.actors", "rayqueue.cli", "rayqueue.cluster", "rayqueue.demo", "rayqueue.testing"}
 PURE_LAYERS = ("rayqueue.replication", "rayqueue.coordination", "rayqueue.client")
 # The client's modules with I/O, threads or Arrow in them: they follow the rules of producer.py and consumer.py.
-CLIENT_IO = tuple(f"rayqueue.client.{name}" for name in ("connection", "cluster_client", "fetching", "io"))
+CLIENT_IO = tuple(
+    f"rayqueue.client.{name}"
+    for name in ("connection", "cluster_client", "data_channel", "fetching", "framed_socket", "io")
+)
 # What a machine without side effects has no use for. `random.Random`, handed in, is fine.
 IMPURE = {"asyncio", "concurrent", "multiprocessing", "os", "pathlib", "selectors", "signal", "socket", "subprocess"}
 IMPURE |= {"tempfile", "threading", "time", "uuid", "secrets", "queue", "shutil", "mmap"}

@@ -79,7 +79,7 @@ class FlightWriter:
         writer, acks = self._client.do_put(fl.FlightDescriptor.for_command(grade.encode()), batch.schema)
         waiting: deque[None] = deque()
         sent = 0
-        while time.perf_counter() - began < seconds and sent * batch.nbytes < bytes_max:
+        while not sent or (time.perf_counter() - began < seconds and sent * batch.nbytes < bytes_max):
             writer.write_batch(batch)
             sent += 1
             if grade == CHECKED:

@@ -1,18 +1,28 @@
-"""What processes cost, from /proc: CPU seconds, memory that is theirs, open files. Linux only."""
+"""What processes cost, from /proc: CPU seconds, memory that is theirs, open files; and what files take. Linux only.
+
+Processes of other machines, in a run on a Ray cluster, have ids that no process here can have; whoever knows them is
+asked about them (`asking`).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 PROC = Path("/proc")
+# Linux gives no process a greater id (PID_MAX_LIMIT).
+PIDS_HERE_BELOW = 1 << 22
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Stat(NamedTuple):
-    """What /proc/PID/stat says: the parent, and CPU time of the process with its threads, user and system, in s."""
+    """What /proc/PID/stat says: the parent, and CPU time, user and system, in s.
+
+    The time is that of the process with its threads, and of those of its children that have ended and were waited for.
+    """
 
     pid: int
     parent: int
@@ -26,11 +36,39 @@ class Memory(NamedTuple):
     uss: int
 
 
+class Elsewhere(Protocol):
+    """Knows about processes of other machines, by their ids; and asks the functions here about those that are not."""
+
+    def cpu_s(self, pids: Iterable[int]) -> float: ...
+
+    def memory(self, pids: Iterable[int]) -> Memory: ...
+
+    def open_files(self, pids: Iterable[int]) -> int: ...
+
+
+_elsewhere: list[Elsewhere] = []
+
+
+@contextlib.contextmanager
+def asking(elsewhere: Elsewhere) -> Iterator[None]:
+    """For the length of the block, processes of other machines are asked about there."""
+    _elsewhere.append(elsewhere)
+    try:
+        yield
+    finally:
+        _elsewhere.pop()
+
+
+def _who_knows(pids: list[int]) -> Elsewhere | None:
+    """Whom to ask about these processes; None: they are all of this machine."""
+    return _elsewhere[-1] if _elsewhere and any(pid >= PIDS_HERE_BELOW for pid in pids) else None
+
+
 def parse_stat(text: str) -> Stat:
     """Reads a line of /proc/PID/stat; the name in parentheses may hold anything, parentheses and spaces too."""
     pid, _, rest = text.partition(" ")
     fields = rest[rest.rindex(")") + 1 :].split()
-    return Stat(int(pid), int(fields[1]), (int(fields[11]) + int(fields[12])) / _TICKS_PER_S)
+    return Stat(int(pid), int(fields[1]), sum(map(int, fields[11:15])) / _TICKS_PER_S)
 
 
 def parse_rollup(text: str) -> Memory:
@@ -39,24 +77,25 @@ def parse_rollup(text: str) -> Memory:
     return Memory(kib["Pss"] * 1024, (kib["Private_Clean"] + kib["Private_Dirty"]) * 1024)
 
 
+def stat(pid: int) -> Stat | None:
+    """What can be seen of a process now; None when it has ended."""
+    try:
+        return parse_stat((PROC / str(pid) / "stat").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 def stats() -> dict[int, Stat]:
     """Every process that can be seen now."""
-    found = {}
-    for entry in PROC.iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = parse_stat((entry / "stat").read_text())
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # it has ended since the listing
-            found[stat.pid] = stat
-    return found
+    found = (stat(int(entry.name)) for entry in PROC.iterdir() if entry.name.isdigit())
+    return {one.pid: one for one in found if one is not None}
 
 
 def descendants(root: int) -> list[int]:
     """The process and all that descend from it now."""
     children: dict[int, list[int]] = {}
-    for stat in stats().values():
-        children.setdefault(stat.parent, []).append(stat.pid)
+    for one in stats().values():
+        children.setdefault(one.parent, []).append(one.pid)
     found = [root]
     for pid in found:
         found.extend(children.get(pid, []))
@@ -72,10 +111,16 @@ def title(pid: int) -> str:
 
 
 def memory(pids: Iterable[int]) -> Memory:
-    """Memory of these processes together."""
+    """Memory of these processes together; one that has ended counts as nothing."""
+    pids = list(pids)
+    if (elsewhere := _who_knows(pids)) is not None:
+        return elsewhere.memory(pids)
     pss = uss = 0
     for pid in pids:
-        one = parse_rollup((PROC / str(pid) / "smaps_rollup").read_text())
+        try:
+            one = parse_rollup((PROC / str(pid) / "smaps_rollup").read_text())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
         pss += one.pss
         uss += one.uss
     return Memory(pss, uss)
@@ -83,13 +128,30 @@ def memory(pids: Iterable[int]) -> Memory:
 
 def open_files(pids: Iterable[int]) -> int:
     """File descriptors these processes have open."""
+    pids = list(pids)
+    if (elsewhere := _who_knows(pids)) is not None:
+        return elsewhere.open_files(pids)
     return sum(len(list((PROC / str(pid) / "fd").iterdir())) for pid in pids)
+
+
+def bytes_on_disk(directory: Path) -> int:
+    """Bytes that the files in this directory and below take on the disk; not those that were only set aside in name."""
+    total = 0
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(parent, name), follow_symlinks=False).st_blocks * 512
+            except FileNotFoundError:
+                continue  # deleted since the listing
+    return total
 
 
 def cpu_s(pids: Iterable[int]) -> float:
     """CPU seconds these processes have used since they began; one that has ended counts as nothing."""
-    now = stats()
-    return sum(now[pid].cpu_s for pid in pids if pid in now)
+    pids = list(pids)
+    if (elsewhere := _who_knows(pids)) is not None:
+        return elsewhere.cpu_s(pids)
+    return sum(found.cpu_s for found in map(stat, pids) if found is not None)
 
 
 class CpuMeter:

@@ -1,24 +1,24 @@
-"""What a workload is given: the cluster, how long and how often, and the means to start load."""
+"""What a workload is given: the systems, how long and how often, and the means to start load."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console
 
-import rayqueue
 from benchmarks.harness.accounting import CpuMeter
-from benchmarks.harness.loads import Load, ProcessLoad
-from benchmarks.harness.target import Target
+from benchmarks.harness.loads import Anew, Load, ProcessLoad, path_of
+from benchmarks.harness.sweep import Measure, Sweeps
+from benchmarks.harness.system import System
 
+MB = 1e6
 GB = 1e9
 
-StartLoad = Callable[..., Load]
+StartLoad: TypeAlias = Callable[..., Load]
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,15 @@ class Scale:
 
     Attributes:
         seconds: of one measurement.
+        sweep_seconds: of one measurement of a sweep.
         repeats: of each, after `warm_up`.
         bytes_max: written by one measurement, and the size of a log that is read.
         rows_max: records that one measurement of single rows produces.
         partitions: idle ones, each round.
     """
 
-    seconds: float = 2.0
+    seconds: float = 1.0
+    sweep_seconds: float = 0.5
     repeats: int = 5
     warm_up: int = 1
     bytes_max: int = 512 << 20
@@ -46,43 +48,84 @@ class Bench:
     """A run's surroundings.
 
     Attributes:
-        target: the cluster.
-        directory: for what baselines write; on the same file system as the cluster's data.
+        systems: rayqueue first, then the peers that were started.
+        directory: for what baselines write; on the same file system as the systems' data.
         start_load: makes a load from class, label and arguments: `ProcessLoad`, or the object itself in tests.
         console: for progress.
+        sweeps: what sweeps have found.
     """
 
-    target: Target
+    systems: list[System]
     directory: Path
     scale: Scale
     start_load: StartLoad = ProcessLoad
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
-    _numbers: Iterator[int] = field(default_factory=itertools.count)
+    sweeps: Sweeps = field(default_factory=Sweeps)
+
+    @property
+    def rayqueue(self) -> System:
+        """The system this project is."""
+        return self.systems[0]
+
+    @property
+    def peers(self) -> list[System]:
+        """The others."""
+        return self.systems[1:]
+
+    def having(self, *roles: str) -> list[System]:
+        """The systems that play all of these roles, rayqueue first."""
+        return [system for system in self.systems if all(role in system.roles for role in roles)]
+
+    def find(self, name: str, *roles: str) -> System | None:
+        """The system of that name, if it was started and plays all of these roles."""
+        return next((system for system in self.having(*roles) if system.name == name), None)
 
     @contextlib.contextmanager
-    def load(self, kind: type, label: str, **arguments: Any) -> Iterator[Load]:
-        """A load that ends with the block."""
+    def load(self, system: System, role: str, **arguments: Any) -> Iterator[Load]:
+        """A load that plays the role against the system, and ends with the block."""
+        label = f"{system.name}-{role}"
+        with self.process(system.roles[role], label, client=system.client(), **arguments) as load:
+            yield load
+
+    @contextlib.contextmanager
+    def load_anew(self, system: System, role: str, **arguments: Any) -> Iterator[Load]:
+        """A process for loads of this role, of which `make(topic=...)` makes one after the other; see `loads.Anew`."""
+        of = path_of(system.roles[role])
+        with self.process(Anew, f"{system.name}-{role}", of=of, client=system.client(), **arguments) as load:
+            yield load
+
+    @contextlib.contextmanager
+    def process(self, kind: type, label: str, **arguments: Any) -> Iterator[Load]:
+        """A load of any class, which ends with the block; `load` is for the roles of systems."""
         load = self.start_load(kind, label, **arguments)
         try:
             yield load
         finally:
             load.close()
 
-    @contextlib.contextmanager
-    def topic(self, partitions: int = 1, **more: Any) -> Iterator[str]:
-        """A fresh topic, deleted at the end of the block; `more` goes to `create_topic`."""
-        name = f"bench-{next(self._numbers)}"
-        with rayqueue.AdminClient(**self.target.client()) as admin:
-            admin.create_topic(name, partitions, **more)
-            try:
-                yield name
-            finally:
-                admin.delete_topic(name)
+    def meter(self, *counted: System | Load) -> CpuMeter:
+        """Counts CPU from now on, of the processes of these systems, by their groups, and of loads ("clients")."""
+        groups: dict[str, list[int]] = {"clients": []}
+        for one in counted:
+            if hasattr(one, "roles"):
+                for name, pids in one.processes().items():
+                    groups.setdefault(name, []).extend(pids)
+            elif one.pid is not None:
+                groups["clients"].append(one.pid)
+        return CpuMeter(groups)
 
-    def meter(self, *clients: Load) -> CpuMeter:
-        """Counts CPU from now on: of rayqueue's actors, of Ray's own processes, and of these loads."""
-        pids = [load.pid for load in clients if load.pid is not None]
-        return CpuMeter({**self.target.processes(), "clients": pids})
+    def sweep(
+        self, system: System, role: str, measure: Measure, higher_is_better: bool = True, key: str = ""
+    ) -> tuple[str, dict[str, Any]]:
+        """The tuning with which the system does best in this role: one short run of `measure(tuning)` each.
+
+        Args:
+            key: what else the best depends on, such as "100 B"; each is swept once in a run.
+
+        Returns:
+            Its label, and the arguments it stands for.
+        """
+        return self.sweeps.best(system, role, measure, higher_is_better, key)
 
     def say(self, text: str) -> None:
         """A line of progress."""

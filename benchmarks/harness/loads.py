@@ -48,7 +48,7 @@ class ProcessLoad:
         """Starts the process and makes the object there; `label` is what accounting calls it."""
         self._label = label
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.harness.load_process", f"{kind.__module__}:{kind.__qualname__}", label],
+            [sys.executable, "-m", "benchmarks.harness.load_process", path_of(kind), label],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -132,3 +132,40 @@ def resolve(path: str) -> type:
     kind = getattr(importlib.import_module(module), name)
     assert isinstance(kind, type)
     return kind
+
+
+class Anew:
+    """A load that holds another, which it makes anew as often as it is asked to.
+
+    Readers are bound to their topics, and processes are slow to start: a workload that needs a fresh topic in every
+    round keeps the process and changes what is in it.
+
+    Args:
+        of: the class of the other, "module:name".
+        arguments: what it is always made with.
+    """
+
+    def __init__(self, of: str, **arguments: Any) -> None:
+        self._kind = resolve(of)
+        self._arguments = arguments
+        self._load: Any = None
+
+    def make(self, **arguments: Any) -> None:
+        """Makes the other, in place of the one before."""
+        self.close()
+        self._load = self._kind(**self._arguments, **arguments)
+
+    def run(self, **arguments: Any) -> Any:
+        """Calls its `run`."""
+        return self._load.run(**arguments)
+
+    def close(self) -> None:
+        """Closes the other, if there is one."""
+        if self._load is not None:
+            load, self._load = self._load, None
+            load.close()
+
+
+def path_of(kind: type) -> str:
+    """ "module:name", as `resolve` takes it."""
+    return f"{kind.__module__}:{kind.__qualname__}"

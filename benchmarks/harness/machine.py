@@ -11,7 +11,9 @@ from typing import Any
 
 import rayqueue
 
-PACKAGES = ("ray", "pyarrow", "numpy", "msgspec", "google-crc32c", "hdrhistogram")
+PACKAGES = (
+    "ray", "pyarrow", "numpy", "msgspec", "google-crc32c", "hdrhistogram", "confluent-kafka", "redis", "nats-py",
+)  # fmt: skip
 
 
 def describe(data_dir: Path) -> dict[str, Any]:

@@ -74,15 +74,14 @@ def produce(
     if rate and api == "arrow":
         raise click.UsageError("--rate is for --api rows")
     from rayqueue.cli import perf_produce
-    from rayqueue.producer import Producer
+    from rayqueue.cli.consume import client_keywords
 
     _make_topic(connection, topic, partitions)
-    settings = {**connection.settings(), "acks": acks, "linger.ms": linger, "compression.type": compression}
-    with Producer(settings) as producer:
-        if api == "rows":
-            summary = perf_produce.produce_rows(producer, topic, records, size, _report(as_json), rate)
-        else:
-            summary = perf_produce.produce_batches(producer, topic, records, size, _report(as_json), batch_records)
+    settings = {**client_keywords(connection), "acks": acks, "linger_ms": linger, "compression_type": compression}
+    if api == "rows":
+        summary = perf_produce.produce_rows(settings, topic, records, size, _report(as_json), rate)
+    else:
+        summary = perf_produce.produce_batches(settings, topic, records, size, _report(as_json), batch_records)
     _show(summary, as_json)
 
 
@@ -97,17 +96,19 @@ def consume(topic: str, records: int | None, api: str, no_mapping: bool, as_json
     """Reads a topic from its start to its present end."""
     from rayqueue.cli import perf_consume
     from rayqueue.cli.consume import client_keywords
-    from rayqueue.consumer import Consumer
+    from rayqueue.perf.consume import ArrowOut, RowsOut
 
-    settings = client_keywords(connection)
-    keywords: dict[str, Any] = {"auto_offset_reset": "earliest", "mapped_reads": not no_mapping, "stop_at": "latest"}
-    with Consumer(topic, **settings, **keywords) as consumer:
+    settings = {**client_keywords(connection), "mapped_reads": not no_mapping, "stop_at": "latest"}
+    with ArrowOut(settings, topic) if api == "arrow" else RowsOut(settings, topic) as load:
+        consumer = load.client
         if all(low == high for low, high in map(consumer.get_watermark_offsets, consumer.assignment())):
             raise ConfigError(
                 f"topic {topic!r} is empty: write to it first, with `rayqueue perf produce --topic {topic}`"
             )
-        run = perf_consume.consume_arrow if api == "arrow" else perf_consume.consume_rows
-        summary = run(consumer, _report(as_json), records)
+        if isinstance(load, ArrowOut):
+            summary = perf_consume.consume_arrow(load, _report(as_json), records)
+        else:
+            summary = perf_consume.consume_rows(load, _report(as_json), records)
     _show(summary, as_json)
 
 
@@ -137,12 +138,12 @@ def e2e(
     """Times records from one process to another at a fixed rate (open loop)."""
     from rayqueue.cli.consume import client_keywords
     from rayqueue.cli.perf_e2e import end_to_end
-    from rayqueue.producer import Producer
+    from rayqueue.perf.latency import Sender
 
     _make_topic(connection, topic, partitions)
     settings = client_keywords(connection)
-    with Producer({**connection.settings(), "acks": acks, "linger.ms": linger}) as producer:
-        summary = end_to_end(producer, settings, topic, rate, seconds, size, _report(as_json))
+    with Sender(settings, topic, acks=acks, linger_ms=linger) as sender:
+        summary = end_to_end(sender, settings, topic, rate, seconds, size, _report(as_json))
     _show(summary, as_json)
 
 

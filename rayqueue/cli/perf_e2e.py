@@ -6,32 +6,29 @@ Open loop: a record's clock starts when it should have been sent, so a stall cou
 from __future__ import annotations
 
 import multiprocessing
-import struct
 import time
 from multiprocessing.connection import Connection as Pipe
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rayqueue.cli.perf_report import Latencies, Meter, Report, Summary
 from rayqueue.errors import RayQueueError
+from rayqueue.perf.latency import STAMP, Receiver, Sender
 
-if TYPE_CHECKING:
-    from rayqueue.producer import Producer
-
-# Both processes read the same monotonic clock.
-_STAMP = struct.Struct("<q")
-SMALLEST = _STAMP.size
+SMALLEST = STAMP
+# From when the reader is told to the first record.
+LEAD_NS = 20_000_000
 READY_TIMEOUT_S = 60.0
 # Records on their way when the last one is sent.
 DRAIN_TIMEOUT_S = 30.0
 
 
 def end_to_end(
-    producer: Producer, settings: dict[str, Any], topic: str, rate: float, seconds: float, size: int, report: Report
+    sender: Sender, settings: dict[str, Any], topic: str, rate: float, seconds: float, size: int, report: Report
 ) -> Summary:
     """Sends at a rate and times every record.
 
     Args:
-        producer: with the linger to measure.
+        sender: with the linger to measure.
         settings: for the consumer's process (address, token).
         topic: an untyped topic.
         rate: records a second.
@@ -50,36 +47,19 @@ def end_to_end(
     theirs.close()
     try:
         _expect(ours, "ready", READY_TIMEOUT_S)
+        begin_ns = time.monotonic_ns() + LEAD_NS
+        ours.send(begin_ns)
         meter = Meter("sent", report)
-        _send(producer, topic, records, rate, size, meter)
+        sender.run(begin_ns, records, rate, size, meter.count)
         latencies = _expect(ours, "latencies", DRAIN_TIMEOUT_S)
-        return Summary(
-            f"end to end, {rate:g} records/s of {size} bytes",
-            meter.records,
-            meter.bytes,
-            time.perf_counter() - meter.started,
-            latencies,
-        )
+        took = (time.monotonic_ns() - begin_ns) / 1e9
+        return Summary(f"end to end, {rate:g} records/s of {size} bytes", meter.records, meter.bytes, took, latencies)
     finally:
         ours.close()
         reader.join(timeout=5)
         if reader.is_alive():
             reader.terminate()
             reader.join()
-
-
-def _send(producer: Producer, topic: str, records: int, rate: float, size: int, meter: Meter) -> None:
-    padding = bytes(size - SMALLEST)
-    begin = time.monotonic_ns()
-    step = 1e9 / rate
-    for number in range(records):
-        due = begin + int(number * step)
-        wait = (due - time.monotonic_ns()) / 1e9
-        if wait > 0:
-            time.sleep(wait)
-        producer.produce(topic, _STAMP.pack(due) + padding)
-        meter.count(1, size)
-    producer.flush()
 
 
 def _expect(pipe: Pipe, kind: str, timeout_s: float) -> Any:
@@ -101,19 +81,13 @@ def _expect(pipe: Pipe, kind: str, timeout_s: float) -> Any:
 
 def _read(pipe: Pipe, settings: dict[str, Any], topic: str, records: int) -> None:
     """The reading process: from the present end, `records` records."""
-    from rayqueue.consumer import Consumer
-
     latencies = Latencies()
     try:
-        with Consumer(topic, **settings, auto_offset_reset="latest") as consumer:
-            consumer.poll(timeout=0.2)  # the stream is open before the first record is sent
+        with Receiver(settings, topic, auto_offset_reset="latest") as receiver:
+            receiver.warm()  # the stream is open before the first record is sent
             pipe.send(("ready", None))
-            while records > 0:
-                message = consumer.poll(timeout=DRAIN_TIMEOUT_S)
-                if message is None:
-                    raise RayQueueError(f"{records:,} records did not arrive within {DRAIN_TIMEOUT_S:g} s")
-                latencies.add((time.monotonic_ns() - _STAMP.unpack_from(message.value)[0]) // 1000)
-                records -= 1
+            for latency in receiver.latencies(pipe.recv(), records):
+                latencies.add(latency // 1000)
         pipe.send(("latencies", latencies.percentiles()))
     except KeyboardInterrupt:
         return

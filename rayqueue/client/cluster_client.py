@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from rayqueue.client.addresses import parse_addresses
 from rayqueue.client.connection import Channel, check_fork
+from rayqueue.client.data_channel import DataChannel
 from rayqueue.config.clients import CommonConfig
 from rayqueue.config.names import check_topic_name
 from rayqueue.errors import BrokerNotAvailable, RayQueueError, RequestTimeout, UnknownTopicOrPartition
@@ -72,7 +73,7 @@ class ClusterClient:
             return self._bootstrap
 
     def channel(self, host: str, port: int) -> Channel:
-        """The connection to a server, shared by all who ask."""
+        """The connection to a broker or the coordinator, shared by all who ask."""
         with self._lock:
             if self._closed:
                 raise RayQueueError("this client is closed: make a new one")
@@ -81,6 +82,12 @@ class ClusterClient:
                 connect_s = self._config.socket_connection_setup_timeout_ms / 1000
                 self._channels[key] = Channel(host, port, self._token, connect_s)
             return self._channels[key]
+
+    def data_channel(self, host: str, port: int) -> DataChannel:
+        """Makes connections to a replica actor."""
+        if self._closed:
+            raise RayQueueError("this client is closed: make a new one")
+        return DataChannel(host, port, self._token, self._config.socket_connection_setup_timeout_ms / 1000)
 
     def check_process(self) -> None:
         """Refuses to work in a forked child: neither threads nor gRPC survive a fork."""

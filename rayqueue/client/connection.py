@@ -1,12 +1,10 @@
-"""One Flight connection to one server: actions, streamed actions, exchanges, and Flight's errors turned into ours."""
+"""One Flight connection to one server: actions, streamed actions, and Flight's errors turned into ours."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -21,8 +19,6 @@ from rayqueue.errors import (
     RequestTimeout,
 )
 from rayqueue.protocol import codec
-from rayqueue.protocol.messages import Hello, Welcome
-from rayqueue.protocol.schemas import WIRE_SCHEMA, wire_batch, wire_rows
 
 T = TypeVar("T")
 
@@ -77,95 +73,6 @@ def translate(error: BaseException, where: str) -> RayQueueError:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
-
-
-class Exchange:
-    """The client's end of a stream: one thread sends, one receives, any may close."""
-
-    def __init__(self, writer: Any, reader: Any, where: str) -> None:
-        self._writer = writer
-        self._reader = reader
-        self._where = where
-        self._lock = threading.Lock()
-        self._reading = False
-        self._closed = False
-        self.welcome: Welcome
-
-    def open(self, timeout_s: float) -> None:
-        """Waits for the welcome; a server that accepts and then keeps silent (stopped, hung) is given up on."""
-        timer = threading.Timer(timeout_s, self._reader.cancel)
-        timer.daemon = True
-        timer.start()
-        try:
-            # A server that refuses may have ended the call already; its reason can still be read.
-            with contextlib.suppress(fl.FlightError, pa.ArrowException, OSError):
-                self._writer.begin(WIRE_SCHEMA)
-            self.welcome = codec.decode_reply(self.receive()[0], Welcome)
-        except RayQueueError:
-            self.close()
-            raise
-        except (fl.FlightError, pa.ArrowException, OSError) as error:
-            self.close()
-            raise translate(error, self._where) from error
-        finally:
-            timer.cancel()
-
-    def send(self, message: bytes, rows: list[pa.Buffer] | None = None) -> None:
-        """Sends a message with its rows; blocks while the server does not read.
-
-        Raises:
-            BrokerNotAvailable: the stream is broken or closed.
-        """
-        try:
-            if rows:
-                self._writer.write_with_metadata(wire_batch(rows), message)
-            else:
-                self._writer.write_metadata(message)
-        except (fl.FlightError, pa.ArrowException, OSError) as error:
-            raise translate(error, self._where) from error
-
-    def receive(self) -> tuple[bytes, list[pa.Buffer]]:
-        """The next message and its rows, which share memory with what came over the network.
-
-        Raises:
-            BrokerNotAvailable: the stream has ended, is broken or was closed.
-            RayQueueError: the server ended it with this error.
-        """
-        with self._lock:
-            if self._closed:
-                raise BrokerNotAvailable(f"the stream to {self._where} is closed")
-            self._reading = True
-        try:
-            chunk = self._reader.read_chunk()
-        except StopIteration:
-            raise BrokerNotAvailable(f"{self._where} ended the stream") from None
-        except (fl.FlightError, pa.ArrowException, OSError) as error:
-            raise translate(error, self._where) from error
-        finally:
-            with self._lock:
-                self._reading = False
-                closed = self._closed
-            if closed:
-                self._finish()
-        metadata = chunk.app_metadata
-        message = b"" if metadata is None else metadata.to_pybytes()
-        return message, [] if chunk.data is None else wire_rows(chunk.data)
-
-    def close(self) -> None:
-        """Ends the stream; a `receive` in another thread raises."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            reading = self._reading
-        self._reader.cancel()
-        # Flight's close reads to the end of the stream, which must not happen while another thread reads.
-        if not reading:
-            self._finish()
-
-    def _finish(self) -> None:
-        with contextlib.suppress(fl.FlightError, pa.ArrowException, OSError):  # the cancellation we just asked for
-            self._writer.close()
 
 
 class Channel:
@@ -237,27 +144,6 @@ class Channel:
             for result in client.do_action(fl.Action(action, codec.encode(request)), self._options(timeout_s)):
                 yield codec.decode_reply(result.body.to_pybytes(), reply)
         except (fl.FlightError, pa.ArrowException, NotImplementedError, OSError) as error:
-            raise self._failed(error) from error
-
-    def exchange(self, hello: Hello, timeout_s: float) -> Exchange:
-        """Opens a stream and waits for its welcome.
-
-        Raises:
-            ClusterMismatch, ProtocolError, AuthenticationError, BrokerNotAvailable.
-        """
-        client = self._connected()
-        deadline = time.monotonic() + timeout_s
-        try:
-            writer, reader = client.do_exchange(
-                fl.FlightDescriptor.for_command(codec.encode(hello)), self._options(None)
-            )
-            exchange = Exchange(writer, reader, self.where)
-            exchange.open(max(0.01, deadline - time.monotonic()))
-            return exchange
-        except BrokerNotAvailable as error:
-            self._failed(error)
-            raise
-        except (fl.FlightError, pa.ArrowException, OSError) as error:
             raise self._failed(error) from error
 
     def close(self) -> None:

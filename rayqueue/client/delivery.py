@@ -217,8 +217,10 @@ class Delivery:
         for lane in self._orphans:
             effects += self._refresh(lane.topic)
         for key, node in list(self._nodes.items()):
-            effects += self._silent(key, node, now_ms)
-            effects += self._send_to(key, node, now_ms)
+            if node.requests:
+                effects += self._silent(key, node, now_ms)
+            if node.ready:
+                effects += self._send_to(key, node, now_ms)
         if self._without_id and not self._producer_id_asked:
             self._producer_id_asked = True
             effects.append(NeedProducerId())
@@ -278,7 +280,7 @@ class Delivery:
                 del self._nodes[lane.node]  # an incarnation that is gone
 
     def _send_to(self, key: Hashable, node: _Node, now_ms: float) -> list[Effect]:
-        if not node.ready or node.connecting or node.blocked_until_ms > now_ms:
+        if node.connecting or node.blocked_until_ms > now_ms:
             return []
         if node.link is None:
             node.connecting = True
@@ -379,8 +381,6 @@ class Delivery:
         return "; the partition has no leader (`rayqueue status`)" if lane.node is None else ""
 
     def _silent(self, key: Hashable, node: _Node, now_ms: float) -> list[Effect]:
-        if not node.requests:
-            return []
         oldest = next(iter(node.requests.values()))
         if now_ms - oldest.sent_ms < self._settings.request_timeout_ms:
             return []

@@ -18,12 +18,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rayqueue.client.murmur2 import murmur2
+from rayqueue.client.murmur2 import murmur2, partition_of
 
 STRATEGIES = ("default", "round_robin", "hash", "sticky")
 
-# The rows of a chunk that go to a partition, ascending: a range where they are regular, else int64 positions.
-Rows = range | npt.NDArray[np.int64]
+# The rows of a chunk that go to a partition, ascending: a range where they are regular, else their places.
+Rows = range | list[int] | npt.NDArray[np.int64]
 NO_PARTITION = -1
 
 _HASH_MASK = np.uint32(0x7FFFFFFF)
@@ -90,6 +90,41 @@ class Partitioner:
         for partition, rows in self._unkeyed(len(left), partitions, open_to) if len(left) else ():
             target[left[rows.start : rows.stop : rows.step]] = partition
         return _split(target, partitions)
+
+    def route_few(
+        self,
+        count: int,
+        partitions: int,
+        available: Sequence[int] = (),
+        keys: Sequence[bytes | None] | None = None,
+        explicit: Sequence[int] | None = None,
+    ) -> list[tuple[int, Rows]]:
+        """`route` of a few records, without NumPy.
+
+        Args:
+            keys: `count` or more, None for a record without; None: no record is keyed.
+            explicit: `count` or more, the partition the caller chose, or NO_PARTITION; None: nobody chose.
+        """
+        open_to = available or range(partitions)
+        keys = keys if self.uses_keys else None
+        if explicit is None and keys is None:
+            return list(self._unkeyed(count, partitions, open_to))
+        if partitions == 1:
+            return [(0, range(count))]
+        found: dict[int, list[int]] = {}
+        left = []
+        for row in range(count):
+            if explicit is not None and explicit[row] != NO_PARTITION:
+                found.setdefault(explicit[row], []).append(row)
+            elif keys is not None and (key := keys[row]) is not None:
+                found.setdefault(partition_of(key, partitions), []).append(row)
+            else:
+                left.append(row)
+        for partition, rows in self._unkeyed(len(left), partitions, open_to) if left else ():
+            mine = found.setdefault(partition, [])
+            mine += [left[place] for place in rows]
+            mine.sort()
+        return sorted(found.items())
 
     def _unkeyed(self, count: int, partitions: int, available: Sequence[int]) -> list[tuple[int, range]]:
         if partitions == 1:

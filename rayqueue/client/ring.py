@@ -36,7 +36,8 @@ class Ring:
         return None
 
     def __bool__(self) -> bool:
-        return any(cursor.has_records for cursor in self._cursors)
+        cursors = self._cursors  # the first decides nearly always
+        return bool(cursors) and (cursors[0].has_records or any(cursor.has_records for cursor in cursors))
 
     def ready(self) -> list[Cursor]:
         """All who have something, in turn."""

@@ -7,7 +7,9 @@ the segment; within `data` message i starts at ``entries[i].position - entries[0
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -18,6 +20,7 @@ from rayqueue.errors import CorruptRecord, SchemaMismatch
 from rayqueue.protocol import ipc
 from rayqueue.protocol.messages import COMPRESSION_MASK, CONTROL_BATCH, LOG_APPEND_TIME, SPARSE_BATCH
 from rayqueue.protocol.schemas import TIMESTAMP_TYPE, serialize_schema
+from rayqueue.protocol.small_batches import BYTES_MAX, READ_RECORDS_MAX, Records, read_batch
 
 # One entry of a segment's index: little endian, packed, 80 bytes.
 ENTRY = np.dtype(
@@ -40,7 +43,12 @@ ENTRY = np.dtype(
     ]
 )
 ENTRY_SIZE = ENTRY.itemsize
+# The same, field by field, for a few entries: there NumPy costs more than the work.
+ENTRY_FIELDS = struct.Struct("<6qIIiIiihHI")
+assert ENTRY_FIELDS.size == ENTRY_SIZE
 _CHECKED = ENTRY_SIZE - 4
+# What is not read as a small batch.
+_NOT_SMALL = COMPRESSION_MASK | CONTROL_BATCH | SPARSE_BATCH
 
 Entries = npt.NDArray[np.void]
 
@@ -57,12 +65,54 @@ def sound_entries(entries: Entries) -> int:
     return len(checksums)
 
 
+def is_sound(entry: bytes) -> bool:
+    """Whether one entry carries the right `entry_crc`."""
+    return bool(google_crc32c.value(entry[:_CHECKED]) == int.from_bytes(entry[_CHECKED:], "little"))
+
+
+def read_records(data: pa.Buffer, start: int, entry: Sequence[Any], check_crc: bool = True) -> Records | None:
+    """The records of one small batch of the default schema, copied out of `data`; no Arrow is needed for them.
+
+    Args:
+        data: messages back to back; this one begins at `start`.
+        entry: its sound index entry, as ENTRY_FIELDS unpacks it.
+        check_crc: whether to compare the message with its CRC32C first.
+
+    Returns:
+        None where the batch is none that can be read so: `decode` it.
+
+    Raises:
+        CorruptRecord: as `decode`.
+    """
+    base, last, _, _, max_timestamp, _, length, header_length, count, crc, _, _, _, attributes, _ = entry
+    if attributes & _NOT_SMALL or count > READ_RECORDS_MAX or length > BYTES_MAX:
+        return None
+    if start < 0 or start + length > data.size or header_length > length:
+        raise CorruptRecord(f"{_name(base, last)} is cut short: {data.size} bytes hold less than its index says")
+    message = data.slice(start, length).to_pybytes()
+    if check_crc and not _matches(message[:header_length], message[header_length:], crc):
+        raise CorruptRecord(f"{_name(base, last)} does not match its CRC32C: the data was damaged")
+    try:
+        records = read_batch(message, header_length, count)
+    except CorruptRecord as error:
+        raise CorruptRecord(f"{_name(base, last)} is damaged: {error}") from error
+    if records is not None and attributes & LOG_APPEND_TIME:
+        return records._replace(times=[max_timestamp] * count)
+    return records
+
+
+def _matches(header: bytes, body: pa.Buffer | bytes, crc: int) -> bool:
+    """Whether a message has this CRC32C, in its header too."""
+    return ipc.message_crc(header, body) == crc and header[ipc.CRC_AT : ipc.CRC_END] == b"%08x" % crc
+
+
 def decode(
     data: pa.Buffer,
     entries: Entries,
     schema: pa.Schema,
     columns: Sequence[str] | None = None,
     check_crc: bool = True,
+    check_entries: bool = True,
 ) -> list[pa.RecordBatch]:
     """Opens a run of batches without copying them: the arrays share memory with `data` (compressed bodies excepted).
 
@@ -71,7 +121,7 @@ def decode(
         entries: ENTRY[n], n >= 0.
         schema: the topic's log schema.
         columns: names of top-level columns wanted, in this order; None for all.
-        check_crc: whether to compare each message and each entry with its CRC32C first.
+        check_crc: whether to compare each message with its CRC32C first; check_entries: and each entry.
 
     Returns:
         n record batches. A control batch has no rows. Where the batch says LogAppendTime, `timestamp` is its append
@@ -82,7 +132,7 @@ def decode(
             text names its offsets.
         SchemaMismatch: a column of `columns` does not exist.
     """
-    if check_crc and (sound := sound_entries(entries)) < len(entries):
+    if check_crc and check_entries and (sound := sound_entries(entries)) < len(entries):
         raise CorruptRecord(
             f"index entry {sound} of {len(entries)} (after offset {_before(entries, sound)}) does not match its CRC32C"
         )
@@ -95,22 +145,21 @@ def decode(
     batches = []
     for i, start in enumerate(starts):
         if start < 0 or start + lengths[i] > data.size or header_lengths[i] > lengths[i]:
-            raise CorruptRecord(f"{_name(entries[i])} is cut short: {data.size} bytes hold less than its index says")
+            raise CorruptRecord(f"{_named(entries[i])} is cut short: {data.size} bytes hold less than its index says")
         message = data.slice(start, lengths[i])
         if check_crc:
             header = message.slice(0, header_lengths[i]).to_pybytes()
-            crc = ipc.message_crc(header, message.slice(header_lengths[i]))
-            if crc != crcs[i] or header[ipc.CRC_AT : ipc.CRC_END] != b"%08x" % crc:
-                raise CorruptRecord(f"{_name(entries[i])} does not match its CRC32C: the data was damaged")
+            if not _matches(header, message.slice(header_lengths[i]), crcs[i]):
+                raise CorruptRecord(f"{_named(entries[i])} does not match its CRC32C: the data was damaged")
         try:
             if prefix is not None and attributes[i] & COMPRESSION_MASK:
                 batch = _read_some(prefix, message)
             else:
                 batch = pa.ipc.read_record_batch(message, schema)
         except (pa.ArrowException, OSError) as error:
-            raise CorruptRecord(f"{_name(entries[i])} is not a record batch of its topic's schema: {error}") from error
+            raise CorruptRecord(f"{_named(entries[i])} is not a record batch of its topic's schema: {error}") from error
         if batch.num_rows != counts[i] and not attributes[i] & (CONTROL_BATCH | SPARSE_BATCH):
-            raise CorruptRecord(f"{_name(entries[i])} holds {batch.num_rows} rows where {counts[i]} should be")
+            raise CorruptRecord(f"{_named(entries[i])} holds {batch.num_rows} rows where {counts[i]} should be")
         if attributes[i] & LOG_APPEND_TIME:
             batch = _with_timestamp(batch, int(entries[i]["max_timestamp"]))
         batches.append(batch if columns is None else batch.select(columns))
@@ -144,8 +193,12 @@ def _with_timestamp(batch: pa.RecordBatch, timestamp: int) -> pa.RecordBatch:
     return batch.set_column(at, batch.schema.field(at), column)
 
 
-def _name(entry: np.void) -> str:
-    return f"the batch of offsets {entry['base_offset']} to {entry['last_offset']}"
+def _named(entry: np.void) -> str:
+    return _name(entry["base_offset"], entry["last_offset"])
+
+
+def _name(base_offset: int, last_offset: int) -> str:
+    return f"the batch of offsets {base_offset} to {last_offset}"
 
 
 def _before(entries: Entries, row: int) -> int:

@@ -48,22 +48,37 @@ VALUE_AT = PREFIX_SIZE + _VALUE_AT
 CRC_AT = VALUE_AT + VALUE_DIGITS - CRC_DIGITS
 CRC_END = CRC_AT + CRC_DIGITS
 _ZERO_CRC = b"0" * CRC_DIGITS
-_BODY_LENGTH_AT = PREFIX_SIZE + 64
+BODY_LENGTH_AT = PREFIX_SIZE + 64
 
 _NODES_AT = 272
 _RECORD_BATCH_TABLE = 232
-_RECORD_BATCH_TYPE = 3
-_METADATA_V5 = 4
+ROWS_AT = PREFIX_SIZE + _RECORD_BATCH_TABLE + 8
+NODES_AT = PREFIX_SIZE + _NODES_AT
+RECORD_BATCH = 3  # the type of a Message
+METADATA_V5 = 4
 _FIELDS_MAX = 5  # of the tables that are read
 
 _CODEC = {"lz4": 0, "zstd": 1}
 _CODEC_NAMES = {0: "lz4", 1: "zstd"}
 
-_FRONT = struct.Struct("<I7H4H6H4H2x")
+# Root; vtables of Message, KeyValue, RecordBatch, BodyCompression; without and with a compressed body.
+_FRONT = [
+    struct.pack("<I7H4H6H4H2x", 48, 14, 24, 4, 6, 8, 16, 12, 8, 12, 4, 8, 12, 24, 8, 4, 16, codec_at, 8, 8, 4, 5)
+    for codec_at in (0, 20)
+]
 _MESSAGE = struct.Struct("<ihBxIIq")
-_KEY_VALUE = struct.Struct("<IIiII I8s4x I")
+_KEY_VALUE = struct.pack("<IIiII I8s4x I", 1, 80 - 76, 80 - 18, 92 - 84, 108 - 88, 8, b"rayqueue", VALUE_DIGITS)
+_GAP = bytes(_RECORD_BATCH_TABLE - _VALUE_END)
 _RECORD_BATCH = struct.Struct("<iIqII")
-_COMPRESSION = struct.Struct("<ibb2x")
+_COMPRESSION = {codec: struct.pack("<ibb2x", 256 - 38, code, 0) for codec, code in (*_CODEC.items(), ("none", 0))}
+_PREFIX = struct.Struct("<Ii")
+_COUNT = struct.Struct("<4xI")
+
+_UINT16 = struct.Struct("<H")
+_INT32 = struct.Struct("<i")
+_UINT32 = struct.Struct("<I")
+_INT64 = struct.Struct("<q")
+_VTABLES = [struct.Struct(f"<{count}H") for count in range(_FIELDS_MAX + 1)]
 
 
 class IpcMessage(msgspec.Struct, frozen=True, gc=False):
@@ -90,20 +105,19 @@ def _vector(metadata: bytes, at: int) -> bytes:
     """The elements of the vector of 16-byte structs that the uoffset at `at` points to; at 0: there is none."""
     if not at:
         return b""
-    start = at + struct.unpack_from("<I", metadata, at)[0]
-    (count,) = struct.unpack_from("<I", metadata, start)
-    end = start + 4 + count * 16
+    start = at + _UINT32.unpack_from(metadata, at)[0]
+    end = start + 4 + _UINT32.unpack_from(metadata, start)[0] * 16
     if end > len(metadata):
         raise CorruptRecord("a record batch message points outside its own header: the producer sent damaged data")
     return metadata[start + 4 : end]
 
 
 def _fields(metadata: bytes, table: int) -> list[int]:
-    """Positions of the table's fields, 0 for one that is absent."""
-    vtable = table - struct.unpack_from("<i", metadata, table)[0]
-    (size,) = struct.unpack_from("<H", metadata, vtable)
-    offsets = struct.unpack_from(f"<{(size - 4) // 2}H", metadata, vtable + 4)
-    fields = [table + offset if offset else 0 for offset in offsets]
+    """Positions of the table's first fields, 0 for one that is absent."""
+    vtable = table - _INT32.unpack_from(metadata, table)[0]
+    count = (_UINT16.unpack_from(metadata, vtable)[0] - 4) // 2
+    layout = _VTABLES[max(0, min(count, _FIELDS_MAX))]
+    fields = [table + offset if offset else 0 for offset in layout.unpack_from(metadata, vtable + 4)]
     # Flatbuffers cut trailing fields that have their default value out of the vtable.
     return fields + [0] * (_FIELDS_MAX - len(fields))
 
@@ -117,20 +131,20 @@ def split_message(message: pa.Buffer) -> IpcMessage:
     size = message.size
     if size < PREFIX_SIZE + 8:
         raise CorruptRecord(f"{size} bytes are too few for a record batch message")
-    continuation, length = struct.unpack("<Ii", message.slice(0, PREFIX_SIZE).to_pybytes())
+    continuation, length = _PREFIX.unpack(message.slice(0, PREFIX_SIZE).to_pybytes())
     if continuation != CONTINUATION or length <= 0 or PREFIX_SIZE + length > size:
         raise CorruptRecord("the bytes are not an Arrow record batch message")
     header = message.slice(0, PREFIX_SIZE + length).to_pybytes()
     metadata = header[PREFIX_SIZE:]
     try:
-        message_fields = _fields(metadata, struct.unpack_from("<I", metadata, 0)[0])
+        message_fields = _fields(metadata, _UINT32.unpack_from(metadata)[0])
         header_type = metadata[message_fields[1]]
         batch_at = message_fields[2]
-        (body_length,) = struct.unpack_from("<q", metadata, message_fields[3]) if message_fields[3] else (0,)
-        if header_type != _RECORD_BATCH_TYPE:
+        body_length = _INT64.unpack_from(metadata, message_fields[3])[0] if message_fields[3] else 0
+        if header_type != RECORD_BATCH:
             raise CorruptRecord("the message is not a record batch (schemas and dictionaries are not taken here)")
-        fields = _fields(metadata, batch_at + struct.unpack_from("<I", metadata, batch_at)[0])
-        (rows,) = struct.unpack_from("<q", metadata, fields[0]) if fields[0] else (0,)
+        fields = _fields(metadata, batch_at + _UINT32.unpack_from(metadata, batch_at)[0])
+        rows = _INT64.unpack_from(metadata, fields[0])[0] if fields[0] else 0
         nodes, buffers = _vector(metadata, fields[1]), _vector(metadata, fields[2])
         codec = _codec(metadata, fields)
     except (struct.error, IndexError) as error:
@@ -166,7 +180,7 @@ def inflated_size(message: IpcMessage) -> int:
 def _codec(metadata: bytes, fields: list[int]) -> str:
     if not fields[3]:
         return "none"
-    table = fields[3] + struct.unpack_from("<I", metadata, fields[3])[0]
+    table = fields[3] + _UINT32.unpack_from(metadata, fields[3])[0]
     compression = _fields(metadata, table)
     codec = metadata[compression[0]] if compression[0] else 0
     if codec not in _CODEC_NAMES:
@@ -210,30 +224,21 @@ def build_header(message: IpcMessage, header: BatchHeader, body_crc: int) -> tup
     """
     nodes, buffers = message.nodes, message.buffers
     buffers_at = _NODES_AT + len(nodes) + 8
-    metadata_length = buffers_at + len(buffers)
-    compressed = message.codec != "none"
     parts = (
-        struct.pack("<II", CONTINUATION, metadata_length),
-        # root; vtables of Message, KeyValue, RecordBatch, BodyCompression
-        _FRONT.pack(
-            48,
-            *(14, 24, 4, 6, 8, 16, 12),
-            *(8, 12, 4, 8),
-            *(12, 24, 8, 4, 16, 20 if compressed else 0),
-            *(8, 8, 4, 5),
-        ),
-        _MESSAGE.pack(48 - 4, _METADATA_V5, _RECORD_BATCH_TYPE, _RECORD_BATCH_TABLE - 56, 72 - 60, message.body.size),
-        _KEY_VALUE.pack(1, 80 - 76, 80 - 18, 92 - 84, 108 - 88, 8, b"rayqueue", VALUE_DIGITS),
+        _PREFIX.pack(CONTINUATION, buffers_at + len(buffers)),
+        _FRONT[message.codec != "none"],
+        _MESSAGE.pack(48 - 4, METADATA_V5, RECORD_BATCH, _RECORD_BATCH_TABLE - 56, 72 - 60, message.body.size),
+        _KEY_VALUE,
         _pack_header(header),
-        b"\0" * (_RECORD_BATCH_TABLE - _VALUE_END),
+        _GAP,
         _RECORD_BATCH.pack(
             _RECORD_BATCH_TABLE - 26, _NODES_AT - 4 - (_RECORD_BATCH_TABLE + 4), message.length,
             buffers_at - 4 - (_RECORD_BATCH_TABLE + 16), 256 - (_RECORD_BATCH_TABLE + 20),
         ),
-        _COMPRESSION.pack(256 - 38, _CODEC.get(message.codec, 0), 0),
-        struct.pack("<4xI", len(nodes) // 16),
+        _COMPRESSION[message.codec],
+        _COUNT.pack(len(nodes) // 16),
         nodes,
-        struct.pack("<4xI", len(buffers) // 16),
+        _COUNT.pack(len(buffers) // 16),
         buffers,
     )  # fmt: skip
     raw = b"".join(parts)
@@ -266,12 +271,12 @@ def body_length(header: bytes) -> int:
     Raises:
         CorruptRecord: the header is too short to say.
     """
-    if len(header) < _BODY_LENGTH_AT + 8:
+    if len(header) < BODY_LENGTH_AT + 8:
         raise CorruptRecord("the batch header in the log is cut short")
-    return int(struct.unpack_from("<q", header, _BODY_LENGTH_AT)[0])
+    return int(struct.unpack_from("<q", header, BODY_LENGTH_AT)[0])
 
 
-def message_crc(header: bytes, body: pa.Buffer | memoryview) -> int:
+def message_crc(header: bytes, body: pa.Buffer | bytes) -> int:
     """The CRC32C a batch with this header and body should have (see `build_header`)."""
     raw = header[:CRC_AT] + _ZERO_CRC + header[CRC_END:]
     return int(google_crc32c.extend(google_crc32c.value(body), raw))

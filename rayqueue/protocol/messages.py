@@ -16,7 +16,7 @@ from typing import Annotated
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 NO_PRODUCER = -1
 NO_EPOCH = -1
@@ -61,9 +61,10 @@ class Hello(msgspec.Struct, array_like=True):
 
     Attributes:
         version: protocol version of the caller.
-        kind: "produce" or "fetch".
+        kind: "produce", "fetch" or "call".
         cluster_id, broker_id, incarnation: whom the caller believes to reach (a reused port never answers for another).
         client_id: for logs.
+        token: the cluster's, or empty.
     """
 
     version: int
@@ -72,6 +73,18 @@ class Hello(msgspec.Struct, array_like=True):
     broker_id: int = -1
     incarnation: str = ""
     client_id: str = ""
+    token: str = ""
+
+
+class DataCall(msgspec.Struct, array_like=True):
+    """A request on a data connection of kind "call"; its answer is a reply as an action's (`codec.encode_reply`).
+
+    Attributes:
+        action: its name. body: the encoded request.
+    """
+
+    action: str
+    body: bytes
 
 
 class Welcome(msgspec.Struct, array_like=True):

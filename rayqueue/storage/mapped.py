@@ -10,11 +10,22 @@ from __future__ import annotations
 import bisect
 import contextlib
 import os
+from mmap import PAGESIZE
+
+import numpy as np
 
 from rayqueue.errors import CorruptRecord, OffsetOutOfRange, StorageError
+from rayqueue.protocol.batches import ENTRY, ENTRY_FIELDS, ENTRY_SIZE, is_sound
 from rayqueue.storage.files import FileSystem, OsFiles
-from rayqueue.storage.index import ENTRY_SIZE
 from rayqueue.storage.reader import Extent, IndexDamaged, LogSlice, SegmentView, segment_bases
+
+# Entries that are looked at one by one; where more are known, they are searched.
+_FEW = 16
+
+
+def _page_end(size: int) -> int:
+    """How much of a mapped file of this size may be touched: all of its last page. (Files never shrink.)"""
+    return -(-size // PAGESIZE) * PAGESIZE
 
 
 class MappedLog:
@@ -30,10 +41,14 @@ class MappedLog:
         self._files = files or OsFiles()
         self._closed = False
         self._view: SegmentView | None = None
+        self._paths = "", ""  # of its data and its index
         self._base = 0
         self._identity = (0, 0)
         self._extent = Extent(0, 0)
         self._next_offset = 0  # of what is known of the current segment
+        # Where a reader that goes on from what it was given is: the offset after it, and the row of the next entry.
+        self._after = -1
+        self._row = 0
 
     def read(self, offset: int, max_bytes: int, limit: int) -> LogSlice | None:
         """Batches from the one containing `offset` on, as `Log.read`.
@@ -53,14 +68,66 @@ class MappedLog:
         if offset >= limit:
             return None
         try:
-            view = self._view_at(offset)
-            return view.slice(offset, max_bytes, limit, self._extent)
+            found = self._follow(offset, max_bytes, limit) if offset == self._after else None
+            if found is None:
+                view = self._view_at(offset)
+                found = self._follow(offset, max_bytes, limit) if offset == self._after else None
+                if found is None:
+                    found = self._search(view, offset, max_bytes, limit)
         except IndexDamaged:
             raise CorruptRecord(
                 f"the index in {self._directory} is damaged around offset {offset}; read from the leader instead"
             ) from None
         except OSError as error:
             raise StorageError(f"cannot map the log in {self._directory}: {error}; read from the leader") from error
+        if found is not None:
+            self._after = found.next_offset
+        return found
+
+    def _search(self, view: SegmentView, offset: int, max_bytes: int, limit: int) -> LogSlice | None:
+        found = view.slice(offset, max_bytes, limit, self._extent)
+        if found is not None:
+            self._row = view.row_of(found.next_offset, self._extent.entries)
+        return found
+
+    def _follow(self, offset: int, max_bytes: int, limit: int) -> LogSlice | None:
+        """The few batches behind those read last, also if they came since the files were last looked at.
+
+        What is below the limit has been written: its entry, unless it went to another segment, is the next one, and
+        shows up in the mapping without asking for the new size of the files, as long as it lies in their last page. An
+        entry is copied before its checksum is looked at, so that what is used is what was checked.
+
+        Returns:
+            None: not as easy as that.
+        """
+        view, extent, row = self._view, self._extent, self._row
+        if view is None or extent.entries - row > _FEW:
+            return None
+        room = _page_end(extent.size)
+        entries = view.entries(min(row + _FEW, _page_end(extent.entries * ENTRY_SIZE) // ENTRY_SIZE))
+        raw: list[bytes] = []
+        start = end = base = -1
+        after = offset
+        for place in range(row, len(entries)):
+            entry = entries[place : place + 1].tobytes()
+            first, last, position, _, _, _, length, *_ = ENTRY_FIELDS.unpack(entry)
+            if not raw:
+                start, base = position, first
+            if not (first <= after <= last < limit and is_sound(entry) and start <= position <= room - length):
+                break
+            if raw and position + length - start > max_bytes:
+                break
+            raw.append(entry)
+            after, end = last + 1, position + length
+            if after >= limit:
+                break
+        if not raw or start < 0:
+            return None
+        self._row = row + len(raw)
+        if after > self._next_offset:
+            self._next_offset = after
+            self._extent = Extent(max(extent.entries, self._row), max(extent.size, end))
+        return LogSlice(view.data(start, end - start), np.frombuffer(b"".join(raw), ENTRY), base, after)
 
     def _view_at(self, offset: int) -> SegmentView:
         """The view of the segment that holds `offset`, with `_extent` reaching over it."""
@@ -88,6 +155,8 @@ class MappedLog:
             raise OffsetOutOfRange(f"offset {offset} is below the first one on disk, {bases[0]}: records were deleted")
         view = SegmentView(self._files, self._directory, bases[at])
         self._base = bases[at]
+        self._paths = view.data_path, view.index_path
+        self._row = 0
         self._identity = _identity(view)
         self._view = view
         self._next_offset = bases[at]
@@ -97,9 +166,10 @@ class MappedLog:
     def _refresh(self, view: SegmentView) -> None:
         """Looks how far the segment reaches now."""
         # The index first: what it has entries for, the data file holds by then.
-        index, data = os.stat(view.index_path), os.stat(view.data_path)
+        data_path, index_path = self._paths
+        index, data = os.stat(index_path), os.stat(data_path)
         if (data.st_ino, index.st_ino) != self._identity:
-            raise StorageError(f"{view.index_path} was written anew; ask the leader for the log's generation")
+            raise StorageError(f"{index_path} was written anew; ask the leader for the log's generation")
         count = index.st_size // ENTRY_SIZE
         self._extent = Extent(count, data.st_size)
         if count:

@@ -12,7 +12,8 @@ import pytest
 
 import rayqueue.cluster
 from rayqueue import errors
-from rayqueue.actors.flight import FlightServer, typed
+from rayqueue.actors.calls import typed
+from rayqueue.actors.flight import FlightServer
 from rayqueue.client.addresses import format_addresses, parse_addresses
 from rayqueue.client.cluster_client import ClusterClient
 from rayqueue.client.connection import Channel

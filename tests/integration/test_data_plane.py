@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from rayqueue import errors
-from rayqueue.actors.flight import Exchange as ServerExchange
+from rayqueue.actors.exchange import Exchange as ServerExchange
 from rayqueue.actors.identity import DirectoryLock
 from rayqueue.protocol import codec, ipc
 from rayqueue.protocol.messages import (
@@ -304,7 +304,7 @@ def test_a_client_that_stops_reading_holds_up_nobody(wire: WireClient, topic: To
 def test_records_deleted_under_a_reader(wire: WireClient, topic: TopicInfo) -> None:
     produce(wire.open("produce", topic), wire.batch(topic, random_values(10)))
     info = wire.client.topic(topic.name).partitions[0]
-    channel = wire.client.channel(info.host, info.port)
+    channel = wire.client.data_channel(info.host, info.port)
     request = DeleteRecordsRequest([TruncateQuery(topic.topic_id, 0, 4), TruncateQuery(topic.topic_id, 0, 99)])
     answers = channel.call("delete_records", request, ListOffsetsResponse, TIMEOUT_S).answers
     assert (answers[0].offset, answers[1].error) == (4, "OffsetOutOfRange")
@@ -475,19 +475,24 @@ def test_stopping_during_a_recovery_waits_for_it_and_hosts_nothing_after(
 def test_a_client_that_reads_no_answers_does_not_use_up_the_budget_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release = threading.Event()
-    write = ServerExchange.write
+    jam, release = threading.Event(), threading.Event()
+    write_one = ServerExchange._write_one
 
-    def jammed(self: ServerExchange, message: bytes, rows: list[pa.Buffer]) -> None:
-        if self.hello.client_id == "deaf":
+    def jammed(self: ServerExchange, wait: bool) -> None:
+        """A connection that takes nothing: what is left is the thread's, which waits for the client."""
+        if self.hello.client_id == "deaf" and jam.is_set() and not release.is_set():
+            if not wait:
+                self._blocked = True
+                return
             release.wait(TIMEOUT_S)
-        write(self, message, rows)
+        write_one(self, wait)
 
-    monkeypatch.setattr(ServerExchange, "write", jammed)
+    monkeypatch.setattr(ServerExchange, "_write_one", jammed)
     with InProcessCluster(tmp_path, config={"queued.max.bytes": 1 << 20}) as own:
         wire = WireClient(own)
         topic = wire.create("shared")
         deaf = wire.open("produce", topic, client_id="deaf")
+        jam.set()
         send(deaf, [Batch(b"?" * 16, 0, pa.py_buffer(bytes(1_048_300)), 1, crc=1)])
         exchange = wire.open("produce", topic)
         with watchdog(TIMEOUT_S / 2, exchange):

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayqueue.client.cluster_client import ClusterClient
-from rayqueue.client.connection import Exchange
+from rayqueue.client.data_channel import Exchange
 from rayqueue.config import AdminConfig
 from rayqueue.protocol import codec, ipc
 from rayqueue.protocol.batches import decode
@@ -131,7 +131,7 @@ class WireClient:
     def open(self, kind: str, topic: TopicInfo, partition: int = 0, client_id: str = "") -> Exchange:
         info = self.client.topic(topic.name, refresh=True).partitions[partition]
         hello = Hello(PROTOCOL_VERSION, kind, broker_id=info.leader, incarnation=info.incarnation, client_id=client_id)
-        exchange = self.client.channel(info.host, info.port).exchange(hello, TIMEOUT_S)
+        exchange = self.client.data_channel(info.host, info.port).exchange(hello, TIMEOUT_S)
         self._exchanges.append(exchange)
         return exchange
 

@@ -29,7 +29,7 @@ def ask_offsets(client: ClusterClient, lookup: LookUp, inbox: Inbox, timeout_s: 
 
     def run() -> None:
         try:
-            channel = client.channel(lookup.endpoint.host, lookup.endpoint.port)
+            channel = client.data_channel(lookup.endpoint.host, lookup.endpoint.port)
             request = ListOffsetsRequest(lookup.queries)
             inbox.put(OffsetsCame(lookup.number, channel.call("list_offsets", request, ListOffsetsResponse, timeout_s)))
         except RayQueueError as error:

@@ -8,10 +8,13 @@ from typing import Any
 import pyarrow as pa
 
 from rayqueue.errors import CorruptRecord
-from rayqueue.protocol.batches import Entries, decode
+from rayqueue.protocol.batches import ENTRY_FIELDS, ENTRY_SIZE, Entries, decode, is_sound, read_records
 from rayqueue.protocol.messages import CONTROL_BATCH, LOG_APPEND_TIME
+from rayqueue.protocol.small_batches import Records
 
 _KINDS = CONTROL_BATCH | LOG_APPEND_TIME
+# Places in an index entry, as ENTRY_FIELDS unpacks it.
+_BASE, _LAST, _POSITION, _EPOCH, _ATTRIBUTES = 0, 1, 2, 10, 13
 
 
 class Run:
@@ -20,12 +23,23 @@ class Run:
     Attributes:
         base_offset: of row 0. next_offset: after the last row.
         batches: record batches whose rows have consecutive offsets; they share memory with the chunk.
+        records: what was read instead of them, where the batches are small and only records are wanted; else None.
         columns: those read, None for all. size: bytes of the messages.
         leader_epoch: under which they were written. append_time: timestamps are the log's, not the producer's.
         rows: what `rows.Rows` keeps here.
     """
 
-    __slots__ = ("append_time", "base_offset", "batches", "columns", "leader_epoch", "next_offset", "rows", "size")
+    __slots__ = (
+        "append_time",
+        "base_offset",
+        "batches",
+        "columns",
+        "leader_epoch",
+        "next_offset",
+        "records",
+        "rows",
+        "size",
+    )
 
     def __init__(
         self,
@@ -36,6 +50,7 @@ class Run:
         leader_epoch: int,
         append_time: bool,
         size: int,
+        records: Records | None = None,
     ) -> None:
         self.base_offset = base_offset
         self.next_offset = next_offset
@@ -44,6 +59,7 @@ class Run:
         self.leader_epoch = leader_epoch
         self.append_time = append_time
         self.size = size
+        self.records = records
         self.rows: Any = None
 
 
@@ -60,43 +76,59 @@ class LogChunk:
         "_checked",
         "_data",
         "_entries",
-        "_kinds",
+        "_entries_checked",
+        "_fields",
         "_last",
-        "_starts",
+        "_position",
+        "_raw",
         "base_offset",
         "last_run",
         "next_offset",
         "size",
     )
 
-    def __init__(self, data: pa.Buffer, entries: Entries, check_crcs: bool) -> None:
+    def __init__(self, data: pa.Buffer, entries: Entries, check_crcs: bool, entries_checked: bool = False) -> None:
+        """check_crcs: of messages and entries; entries_checked: those of the entries have been looked at already."""
         self._data = data
         self._entries = entries
         self._check = check_crcs
         self._checked = 0  # batches from the first on whose CRC has been seen to be right
-        # Lists, not arrays: most chunks are a batch or a few, where NumPy costs more than the work.
-        self._last: list[int] = entries["last_offset"].tolist()
-        positions: list[int] = entries["position"].tolist()
-        self._starts = [position - positions[0] for position in positions]
-        self._kinds: list[tuple[int, int]] = [
-            (epoch, attributes & _KINDS)
-            for epoch, attributes in zip(entries["leader_epoch"].tolist(), entries["attributes"].tolist(), strict=True)
-        ]
-        self.base_offset = int(entries["base_offset"][0])
+        self._entries_checked = entries_checked or not check_crcs
+        # Tuples, not arrays: most chunks are a batch or a few, where NumPy costs more than the work.
+        self._raw = entries.tobytes()
+        self._fields = list(ENTRY_FIELDS.iter_unpack(self._raw))
+        self._last: list[int] = [fields[_LAST] for fields in self._fields]
+        self._position: int = self._fields[0][_POSITION]
+        self.base_offset: int = self._fields[0][_BASE]
         self.next_offset = self._last[-1] + 1
         self.size = int(data.size)
         self.last_run: Run | None = None
 
     def size_before(self, offset: int) -> int:
         """Bytes of the batches that end before `offset`."""
-        index = bisect_left(self._last, offset)
-        return self._starts[index] if index < len(self._starts) else self.size
+        return self._start(bisect_left(self._last, offset))
+
+    def _start(self, index: int) -> int:
+        """Where in the data a batch begins; behind the last one, where they end."""
+        return self._fields[index][_POSITION] - self._position if index < len(self._fields) else self.size
+
+    def _kind(self, index: int) -> tuple[int, int]:
+        """What batches of one run have in common."""
+        fields = self._fields[index]
+        return fields[_EPOCH], fields[_ATTRIBUTES] & _KINDS
 
     def after_batch(self, offset: int) -> int:
         """The offset after the batch that contains `offset`."""
         return self._last[bisect_left(self._last, offset)] + 1
 
-    def run_at(self, offset: int, schema: pa.Schema, columns: tuple[str, ...] | None, max_bytes: int) -> Run | int:
+    def run_at(
+        self,
+        offset: int,
+        schema: pa.Schema,
+        columns: tuple[str, ...] | None,
+        max_bytes: int,
+        records: bool = False,
+    ) -> Run | int:
         """Opens the batches from the one that contains `offset` on, about `max_bytes` of them, one at least.
 
         Args:
@@ -104,6 +136,7 @@ class LogChunk:
             schema: the topic's log schema.
             columns: those wanted; None for all.
             max_bytes: of the messages.
+            records: records will do, of a topic with the default schema: small batches are read without Arrow.
 
         Returns:
             The run; or, where there are only control batches, the offset after them.
@@ -112,32 +145,70 @@ class LogChunk:
             CorruptRecord: the first batch is damaged (a damaged one further on ends the run before it).
         """
         last = self.last_run
-        if last is not None and last.base_offset <= offset < last.next_offset and last.columns == columns:
+        if (
+            last is not None
+            and last.base_offset <= offset < last.next_offset
+            and last.columns == columns
+            and (records or last.records is None)
+        ):
             return last
         first = bisect_left(self._last, offset)
         end = self._end(first, max_bytes)
-        epoch, kind = self._kinds[first]
+        epoch, kind = self._kind(first)
         if kind & CONTROL_BATCH:
             return self._last[end - 1] + 1
-        end, batches = self._open(first, end, schema, columns)
+        batches: list[pa.RecordBatch] = []
+        small, read = self._read_records(first, end) if records else (end, None)
+        if read is None:
+            end, batches = self._open(first, end, schema, columns)
+        else:
+            end = small
         self.last_run = Run(
-            int(self._entries["base_offset"][first]),
+            self._fields[first][_BASE],
             self._last[end - 1] + 1,
             batches,
             columns,
             epoch,
             bool(kind & LOG_APPEND_TIME),
-            self.size_before(self._last[end - 1] + 1) - self._starts[first],
+            self._start(end) - self._start(first),
+            read,
         )
         return self.last_run
 
+    def _read_records(self, first: int, end: int) -> tuple[int, Records | None]:
+        """The records of small batches, and where these end: before one that is not small, or is damaged."""
+        found: list[Records] = []
+        for index in range(first, end):
+            try:
+                check = self._check and index >= self._checked
+                if check:
+                    self._check_entry(index)
+                read = read_records(self._data, self._start(index), self._fields[index], check)
+            except CorruptRecord:
+                if not found:
+                    raise
+                # The sound ones are handed out first; the next call starts at this one and raises.
+                return index, _joined(found)
+            if read is None:
+                return index, _joined(found) if found else None
+            found.append(read)
+            if index == self._checked:
+                self._checked = index + 1
+        return end, _joined(found)
+
+    def _check_entry(self, index: int) -> None:
+        if not (self._entries_checked or is_sound(self._raw[index * ENTRY_SIZE : (index + 1) * ENTRY_SIZE])):
+            before = self._last[index - 1] if index else self.base_offset - 1
+            raise CorruptRecord(f"the index entry after offset {before} does not match its CRC32C")
+
     def _end(self, first: int, max_bytes: int) -> int:
         """Where the run that starts at batch `first` ends: the bytes are enough, or the batches of another kind."""
-        kinds, starts = self._kinds, self._starts
-        kind, room = kinds[first], starts[first] + max_bytes
+        count = len(self._fields)
         end = first + 1
-        while end < len(kinds) and kinds[end] == kind and starts[end] < room:
-            end += 1
+        if end < count:
+            kind, room = self._kind(first), self._start(first) + max_bytes
+            while end < count and self._kind(end) == kind and self._start(end) < room:
+                end += 1
         return end
 
     def _open(
@@ -160,7 +231,19 @@ class LogChunk:
     def _decode(self, first: int, end: int, schema: pa.Schema, columns: tuple[str, ...] | None) -> list[pa.RecordBatch]:
         entries = self._entries[first:end]
         check = self._check and end > self._checked
-        batches = decode(self._data.slice(self._starts[first]), entries, schema, columns, check)
+        data = self._data.slice(self._start(first))
+        batches = decode(data, entries, schema, columns, check, not self._entries_checked)
         if first <= self._checked:
             self._checked = max(self._checked, end)
         return batches
+
+
+def _joined(parts: list[Records]) -> Records:
+    if len(parts) == 1:
+        return parts[0]
+    return Records(
+        [key for part in parts for key in part.keys],
+        [value for part in parts for value in part.values],
+        [pairs for part in parts for pairs in part.headers or [[] for _ in part.values]],
+        [time for part in parts for time in part.times],
+    )

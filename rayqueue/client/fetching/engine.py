@@ -108,6 +108,7 @@ class Engine:
                             self.machine.on_part(endpoint, part, chunk, data.size, now)
             case Opened(stream, endpoint, local):
                 if self._streams.get(endpoint) is stream:
+                    self.inbox.watch(stream)
                     self.machine.on_opened(endpoint, local)
             case Closed(stream, endpoint, error):
                 if self._streams.get(endpoint) is stream:
@@ -182,6 +183,7 @@ class Engine:
         stored: Callable[[TopicLayout], tuple[str, ...] | None],
         max_bytes: int,
         accept: Callable[[Cursor], bool] | None = None,
+        records: bool = False,
     ) -> Turn | None:
         """Opens the next records, of the partition whose turn it is.
 
@@ -189,6 +191,7 @@ class Engine:
             stored: the columns to read of a topic; None for all.
             max_bytes: of messages to open, one batch at least.
             accept: leaves partitions out.
+            records: records will do, no Arrow is needed.
 
         Raises:
             CorruptRecord: the next batch of the partition is damaged; it stays so until the user seeks.
@@ -201,7 +204,8 @@ class Engine:
             assert isinstance(chunk, LogChunk)
             layout = self.layout(cursor)
             try:
-                run = chunk.run_at(cursor.position, layout.log_schema, stored(layout), max_bytes)
+                plain = records and layout.plain
+                run = chunk.run_at(cursor.position, layout.log_schema, stored(layout), max_bytes, plain)
             except CorruptRecord as error:
                 after = chunk.after_batch(cursor.position)
                 told = CorruptRecord(
@@ -236,7 +240,7 @@ class Engine:
         if found is None:
             self.machine.unmap(cursor)
             return None
-        chunk = LogChunk(found.data, found.entries, self.config.check_crcs)
+        chunk = LogChunk(found.data, found.entries, self.config.check_crcs, entries_checked=True)
         cursor.accept(chunk, charged=False)
         return chunk
 
@@ -250,4 +254,5 @@ class Engine:
         mapped, self._mapped = list(self._mapped.values()), {}
         for one in mapped:
             one.close()
+        self.inbox.close()
         self.client.close()

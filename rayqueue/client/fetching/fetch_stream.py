@@ -1,13 +1,14 @@
-"""One fetch exchange: a thread that opens it, reads it to its end, and puts what comes into the inbox."""
+"""One fetch exchange: a thread opens it; from then on it is read by whoever waits for records, on their own thread."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
 
 from rayqueue.client.cluster_client import ClusterClient
-from rayqueue.client.connection import Exchange
-from rayqueue.client.fetching.inbox import Closed, Inbox, Opened, Received
+from rayqueue.client.data_channel import Exchange
+from rayqueue.client.fetching.inbox import Closed, Event, Inbox, Opened, Received
 from rayqueue.client.streams import Endpoint
 from rayqueue.errors import BrokerNotAvailable, RayQueueError
 from rayqueue.protocol import codec
@@ -15,11 +16,14 @@ from rayqueue.protocol.messages import PROTOCOL_VERSION, FetchRequest, FetchResp
 
 log = logging.getLogger("rayqueue.consumer")
 
+# Taken in one go, so that the other streams have their turn.
+FRAMES_MAX = 64
+
 
 class FetchStream:
     """An exchange with a replica actor.
 
-    Its thread keeps no reference to the consumer, so a consumer that is forgotten can be collected.
+    The thread that opens it keeps no reference to the consumer, so a consumer that is forgotten can be collected.
     """
 
     def __init__(
@@ -33,59 +37,77 @@ class FetchStream:
         self._lock = threading.Lock()
         self._exchange: Exchange | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name=f"rayqueue-fetch-{endpoint.port}", daemon=True)
+        self._decode = codec.decoder(FetchResponse).decode
+        self._thread = threading.Thread(target=self._open, name=f"rayqueue-fetch-{endpoint.port}", daemon=True)
         self._thread.start()
 
-    def _run(self) -> None:
+    def _open(self) -> None:
         try:
-            exchange = self._open()
-            while True:
-                message, rows = exchange.receive()
-                self._inbox.put(Received(self, self.endpoint, codec.decode(message, FetchResponse), rows))
+            channel = self._client.data_channel(self.endpoint.host, self.endpoint.port)
+            exchange = channel.exchange(self._hello, self._timeout_s)
+            local = on_this_host(exchange.welcome)
         except RayQueueError as error:
-            self._end(error)
+            self._inbox.put(Closed(self, self.endpoint, error))
+            return
         except Exception as error:
-            log.exception("reading from %s:%d failed", self.endpoint.host, self.endpoint.port)
-            self._end(BrokerNotAvailable(f"reading from {self.endpoint.host}:{self.endpoint.port} failed: {error}"))
-
-    def _open(self) -> Exchange:
-        channel = self._client.channel(self.endpoint.host, self.endpoint.port)
-        exchange = channel.exchange(self._hello, self._timeout_s)
+            log.exception("opening a stream to %s:%d failed", self.endpoint.host, self.endpoint.port)
+            self._inbox.put(Closed(self, self.endpoint, self._failed(error)))
+            return
         with self._lock:
             self._exchange = exchange
             closed = self._closed
         if closed:
             exchange.close()
-            raise BrokerNotAvailable("the stream was closed while it opened")
-        self._inbox.put(Opened(self, self.endpoint, on_this_host(exchange.welcome)))
-        return exchange
+        else:
+            self._inbox.put(Opened(self, self.endpoint, local))
 
-    def _end(self, error: RayQueueError) -> None:
-        with self._lock:
-            exchange = self._exchange
-        if exchange is not None:
-            exchange.close()
-        self._inbox.put(Closed(self, self.endpoint, error))
+    def _failed(self, error: Exception) -> RayQueueError:
+        return BrokerNotAvailable(f"reading from {self.endpoint.host}:{self.endpoint.port} failed: {error}")
+
+    def fileno(self) -> int:
+        """For `select`; -1 when it is not open."""
+        return -1 if self._exchange is None else self._exchange.fileno()
+
+    def read(self) -> Iterator[Event]:
+        """What has come, without waiting; `Closed` is the last there is."""
+        assert self._exchange is not None, "it is read after Opened"
+        try:
+            for _ in range(FRAMES_MAX):
+                received = self._exchange.receive_nowait()
+                if received is None:
+                    return
+                yield Received(self, self.endpoint, self._decode(received[0]), received[1])
+        except RayQueueError as error:
+            yield self._end(error)
+        except Exception as error:
+            log.exception("reading from %s:%d failed", self.endpoint.host, self.endpoint.port)
+            yield self._end(self._failed(error))
+
+    def _end(self, error: RayQueueError) -> Closed:
+        self.close()
+        return Closed(self, self.endpoint, error)
 
     def send(self, request: FetchRequest) -> None:
-        """Sends a request; if the stream is broken, its thread tells."""
+        """Sends a request; if the stream is broken, its next reader is told."""
         assert self._exchange is not None, "a request follows Opened"
         try:
             self._exchange.send(codec.encode(request))
         except RayQueueError as error:
             log.debug("a fetch request to %s:%d was not sent: %s", self.endpoint.host, self.endpoint.port, error)
-            self._exchange.close()
+            self._inbox.put(Closed(self, self.endpoint, error))
+            self.close()
 
     def close(self) -> None:
-        """Ends the stream and, soon after, its thread."""
+        """Ends the stream."""
         with self._lock:
             self._closed = True
             exchange = self._exchange
+        self._inbox.unwatch(self)
         if exchange is not None:
             exchange.close()
 
     def join(self, timeout_s: float) -> None:
-        """Waits for the thread to end."""
+        """Waits for the thread that opens it to end."""
         self._thread.join(timeout_s)
 
 

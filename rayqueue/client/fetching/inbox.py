@@ -1,8 +1,13 @@
-"""The one queue between the threads that read streams and the user's thread."""
+"""What a consumer waits for: its streams, and the answers of threads that ask on its behalf."""
 
 from __future__ import annotations
 
+import math
+import os
+import select
 import threading
+import time
+import weakref
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -54,8 +59,12 @@ class OffsetsCame(NamedTuple):
 Event = Opened | Closed | Received | MetadataCame | OffsetsCame
 
 
+# A look at the streams is a system call or two; records that are in hand are given out in between.
+_LOOK_EVERY_S = 0.0002
+
+
 class Inbox:
-    """Events in order, from many threads to one.
+    """Events in order, for one receiver, which reads its streams itself: a record has no other thread to pass through.
 
     It is bounded without ever blocking a sender: data by the streams' credit; messages without data (watermarks,
     which need no credit) are joined to the last event when that is one of the same stream, the newest part of a
@@ -67,37 +76,89 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
         self.events: list[Event] = []
         self._waiting = False
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        self._close = weakref.finalize(self, _close_all, (self._wake_read, self._wake_write))
+        self._poll = select.poll()
+        self._poll.register(self._wake_read, select.POLLIN)
+        self._streams: dict[int, Any] = {}  # by file descriptor
+        self._looked = 0.0
+
+    # --- any thread ------------------------------------------------------------------------------------------------
 
     def put(self, event: Event) -> None:
         """Adds an event and wakes the receiver."""
-        with self._condition:
-            events = self.events
-            if not (events and _joined(events[-1], event)):
-                events.append(event)
-            if self._waiting:
-                self._condition.notify()
+        with self._lock:
+            self._add(event)
+            if self._waiting and self._close.alive:
+                self._waiting = False
+                os.write(self._wake_write, b"\0")
+
+    def _add(self, event: Event) -> None:
+        events = self.events
+        if not (events and _joined(events[-1], event)):
+            events.append(event)
+
+    # --- the receiver ----------------------------------------------------------------------------------------------
+
+    def watch(self, stream: Any) -> None:
+        """Reads this stream from now on."""
+        fd = stream.fileno()
+        self._streams[fd] = stream
+        self._poll.register(fd, select.POLLIN)
+        self._looked = 0.0
+
+    def unwatch(self, stream: Any) -> None:
+        """Reads it no more. To be called before it is closed."""
+        for fd in [fd for fd, watched in self._streams.items() if watched is stream]:
+            del self._streams[fd]
+            self._poll.unregister(fd)
 
     def take(self) -> list[Event]:
         """All events, without waiting."""
+        if self._streams and time.monotonic() - self._looked > _LOOK_EVERY_S:
+            self._look(0)
         if not self.events:
             return []
-        with self._condition:
+        with self._lock:
             events, self.events = self.events, []
             return events
 
     def wait(self, timeout_s: float | None) -> None:
         """Sleeps until there is an event, or time is out. An interrupt (Ctrl-C) gets through."""
-        with self._condition:
+        with self._lock:
             if self.events:
                 return
             self._waiting = True
-            try:
-                self._condition.wait(timeout_s)
-            finally:
-                self._waiting = False
+        try:
+            self._look(None if timeout_s is None else math.ceil(max(0.0, timeout_s) * 1000))
+        finally:
+            self._waiting = False
+
+    def _look(self, timeout_ms: int | None) -> None:
+        """Reads the streams that have something, waiting for one that has."""
+        for fd, _ in self._poll.poll(timeout_ms):
+            stream = self._streams.get(fd)
+            if stream is not None:
+                for event in stream.read():
+                    with self._lock:
+                        self._add(event)
+            elif fd == self._wake_read:
+                os.read(fd, 512)
+        self._looked = time.monotonic()
+
+    def close(self) -> None:
+        """Gives its file descriptors back."""
+        with self._lock:
+            self._close()
+
+
+def _close_all(descriptors: tuple[int, ...]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _joined(last: Event, event: Event) -> bool:

@@ -27,6 +27,7 @@ class TopicLayout:
 
     Attributes:
         topic: its name. typed: whether it has columns of its own. key_column: the one that is the key, or "".
+        plain: whether its batches have the default schema.
         log_schema: of the batches in the log.
         table_schema: topic, partition, offset, timestamp, then key, headers, value or the typed columns.
         value_columns: the columns of a typed topic's value.
@@ -38,6 +39,7 @@ class TopicLayout:
         self.typed = info.typed
         self.key_column = info.key_column
         self.log_schema = deserialize_schema(info.schema) if info.schema else DEFAULT_SCHEMA
+        self.plain = not self.typed and self.log_schema.equals(DEFAULT_SCHEMA)
         if self.typed:
             self.value_columns = [name for name in self.log_schema.names if name != "timestamp"]
         else:

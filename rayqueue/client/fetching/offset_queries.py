@@ -52,7 +52,9 @@ def _ask_one(
     timeout_s: float,
 ) -> None:
     queries = [OffsetQuery(client.topic(topic).topic_id, part, when) for _, (topic, part, when) in numbered]
-    reply = client.channel(host, port).call("list_offsets", ListOffsetsRequest(queries), ListOffsetsResponse, timeout_s)
+    reply = client.data_channel(host, port).call(
+        "list_offsets", ListOffsetsRequest(queries), ListOffsetsResponse, timeout_s
+    )
     for (index, (topic, part, _)), answer in zip(numbered, reply.answers, strict=True):
         if answer.error:
             error = from_wire(answer.error, answer.message)

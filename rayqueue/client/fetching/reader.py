@@ -214,7 +214,7 @@ class Reader:
         self._settle_hand()
         if not self._engine.anything():
             return False
-        turn = self._engine.next_turn(_all_columns, _ROWS_BYTES)
+        turn = self._engine.next_turn(_all_columns, _ROWS_BYTES, records=True)
         if turn is None:
             return False
         cursor, layout, run, self._next, self._end = turn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ from rayqueue.client.deserializers import Deserializer
 from rayqueue.client.fetching.chunk import Run
 from rayqueue.client.fetching.layout import TopicLayout
 from rayqueue.errors import SerializationError
+from rayqueue.protocol.small_batches import Records
 from rayqueue.types import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME
 
 _UNMADE = object()
@@ -42,6 +44,16 @@ class Rows:
         self._batches = run.batches
         self._value_deserializer = value_deserializer
         self._key_deserializer = key_deserializer
+        if run.records is not None:
+            self._take(run.records)
+
+    def _take(self, records: Records) -> None:
+        """The columns are there as they are wanted: nothing is left to be made when the first record asks."""
+        keys, values, headers, self.timestamps = records
+        read_value, read_key = self._value_deserializer, self._key_deserializer
+        self.keys = keys if read_key is None else Made(self, keys, read_key, "key")
+        self.values = values if read_value is None else Made(self, values, read_value, "value")
+        self.headers = [[] for _ in values] if headers is None else headers
 
     @cached_property
     def values(self) -> Any:
@@ -68,7 +80,7 @@ class Rows:
         return [pairs or [] for pairs in self._column("headers")]
 
     @cached_property
-    def timestamps(self) -> list[int]:
+    def timestamps(self) -> Sequence[int]:
         """ms since the epoch."""
         found: list[int] = []
         for batch in self._batches:

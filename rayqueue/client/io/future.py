@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 import msgspec
@@ -22,13 +22,15 @@ from rayqueue.types import RecordMetadata
 DoneCallback = Callable[[Any], Any]
 RunCallbacks = Callable[[list[tuple[DoneCallback, Any]]], None]
 Trouble = Callable[[str, int], str]
+Times = Sequence[int] | npt.NDArray[np.int64]
 
 
 class Part:
     """The records of a receipt that travel in one batch.
 
     Attributes:
-        receipt: whose. partition: where they go. rows: which, ascending. count: how many.
+        receipt: whose; gone once they are settled, for it refers to its parts.
+        partition: where they go. rows: which, ascending. count: how many.
         reserved: bytes of buffer.memory they hold.
         offset: of the first, once acked; -1 before, with acks=0, and after an error.
         append_time: ms, where the log set the timestamps, else -1.
@@ -60,12 +62,12 @@ class Receipt:
 
     Attributes:
         rows: the records while they have not been placed; counts them.
-        times: int64, ms: the records' timestamps (None for a table, and before the records are placed).
+        times: ms: the records' timestamps (None for a table, and before the records are placed).
     """
 
     __slots__ = (
-        "_callbacks", "_changed", "_lookup", "_parts", "_placed", "_run", "_settled", "_together", "_trouble", "rows",
-        "times", "topic",
+        "_callbacks", "_changed", "_lock", "_lookup", "_parts", "_placed", "_run", "_settled", "_together", "_trouble",
+        "rows", "times", "topic",
     )  # fmt: skip
 
     def __init__(
@@ -74,35 +76,39 @@ class Receipt:
         self.topic = topic
         self._trouble = trouble
         self.rows: Sized = ()
-        self.times: npt.NDArray[np.int64] | None = None
+        self.times: Times | None = None
         self._run = run_callbacks
         self._together = together
         self._parts: list[Part] = []
         self._placed = False
         self._settled = 0
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed: threading.Condition | None = None  # over the lock; there from the first wait on: see `_wait_for`
         self._callbacks: dict[int, list[tuple[DoneCallback, Any]]] = {}
         self._lookup: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
 
     # --- the sender's side -----------------------------------------------------------------------------------------
 
-    def place(self, parts: list[Part], times: npt.NDArray[np.int64] | None = None, last: bool = True) -> None:
+    def place(self, parts: list[Part], times: Times | None = None, last: bool = True) -> None:
         """Says in which batches the records (or, for a table, more of them) travel. last: there will be no more."""
-        with self._changed:
+        with self._lock:
             self._parts.extend(parts)
             self.times = times
             self._placed = last
             self.rows = ()
-            self._changed.notify_all()
+            if self._changed is not None:
+                self._changed.notify_all()
 
     def settle(self, part: Part, offset: int, append_time: int, error: RayQueueError | None) -> bool:
         """The outcome of a part; True when it was the last one open."""
-        with self._changed:
+        with self._lock:
             part.offset, part.append_time, part.error, part.done = offset, append_time, error, True
             self._settled += 1
             complete = self._placed and self._settled == len(self._parts)
             callbacks = self._due(part, complete) if self._callbacks else []
-            self._changed.notify_all()
+            if self._changed is not None:
+                self._changed.notify_all()
+        del part.receipt  # they refer to each other: else only a garbage collection frees them, records and all
         if callbacks:
             self._run(callbacks)
         return complete
@@ -111,7 +117,7 @@ class Receipt:
         if self._together:
             return self._callbacks.pop(0, []) if complete else []
         if len(self._callbacks) < part.count:
-            rows = part.rows if isinstance(part.rows, range) else set(part.rows.tolist())
+            rows = part.rows if isinstance(part.rows, range) else set(np.asarray(part.rows).tolist())
             indices = [index for index in self._callbacks if index in rows]
         else:
             indices = [int(index) for index in part.rows if int(index) in self._callbacks]
@@ -126,13 +132,20 @@ class Receipt:
 
     def undelivered(self) -> int:
         """Records without an outcome."""
-        with self._changed:
+        with self._lock:
             return len(self.rows) + sum(part.count for part in self._parts if not part.done)
 
     def wait_complete(self, deadline: float | None) -> bool:
         """Waits (till `deadline`, of time.monotonic) for every record's outcome."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self.complete, _left(deadline))
+        return self._wait_for(lambda: self.complete, _left(deadline))
+
+    def _wait_for(self, condition: Callable[[], bool], timeout: float | None) -> bool:
+        """Waits for what `place` or `settle` brings about. Most receipts are never waited for, and a condition costs
+        more to make than all the rest of a receipt, so the first who waits makes it."""
+        with self._lock:
+            if self._changed is None:
+                self._changed = threading.Condition(self._lock)
+            return self._changed.wait_for(condition, timeout)
 
     def find(self, index: int) -> tuple[Part, int] | None:
         """The part that holds a record and its place there; None while it has not been placed."""
@@ -169,8 +182,7 @@ class Receipt:
         """
         found = self.outcome(index)
         if found is None:
-            with self._changed:
-                self._changed.wait_for(lambda: self.outcome(index) is not None, timeout)
+            self._wait_for(lambda: self.outcome(index) is not None, timeout)
             found = self.outcome(index)
         if found is None:
             late = self.find(index)
@@ -184,8 +196,7 @@ class Receipt:
             RequestTimeout: they did not come in time.
         """
         if not self.complete:
-            with self._changed:
-                self._changed.wait_for(lambda: self.complete, timeout)
+            self._wait_for(lambda: self.complete, timeout)
         if not self.complete:
             raise self._not_yet(timeout, next((part for part in self._parts if not part.done), None))
         return self._parts
@@ -198,7 +209,7 @@ class Receipt:
 
     def call_when_done(self, index: int, function: DoneCallback, argument: Any) -> None:
         """Runs function(argument) when the record (a table: all of them) has its outcome; at once if it has."""
-        with self._changed:
+        with self._lock:
             done = self.complete if self._together else self.outcome(index) is not None
             if not done:
                 self._callbacks.setdefault(index, []).append((function, argument))
@@ -207,7 +218,7 @@ class Receipt:
 
     def on_delivery(self, index: int, function: DoneCallback, argument: Any) -> None:
         """As `call_when_done`, for a record that was just taken; never runs on the caller's thread."""
-        with self._changed:
+        with self._lock:
             if self.outcome(index) is None:
                 self._callbacks.setdefault(index, []).append((function, argument))
                 return

@@ -94,6 +94,10 @@ class Pipeline:
     def check_open(self) -> None:
         """Refuses work after `close` and in a forked child."""
         self.cluster.check_process()
+        self.check_not_closed()
+
+    def check_not_closed(self) -> None:
+        """Refuses work after `close`."""
         if self._closed is not None:
             raise type(self._closed)(str(self._closed))
 

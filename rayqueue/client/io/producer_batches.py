@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -22,11 +23,14 @@ from rayqueue.errors import RecordTooLarge
 from rayqueue.protocol.ipc import PREFIX_SIZE
 from rayqueue.protocol.messages import COMPRESSION_CODES
 from rayqueue.protocol.schemas import HEADERS_TYPE, TIMESTAMP_TYPE
+from rayqueue.protocol.small_batches import BYTES_MAX, WRITE_RECORDS_MAX, write_message
 
 Times = npt.NDArray[np.int64]
 
 _NS_PER_MS = 1_000_000
 _END_OF_STREAM = 8  # bytes
+# Keys are hashed one by one on the way of small batches; from about twice so many on, all together are faster.
+KEYED_MAX = 64
 
 
 class TablePiece(NamedTuple):
@@ -78,6 +82,8 @@ def chunk_to_batches(chunk: Chunk, batch_size: int, deadline_ms: float) -> list[
     """
     topic: ProducerTopic = chunk.topic
     count = chunk.count
+    if _is_small(topic, chunk, batch_size):
+        return _few_to_batches(chunk, deadline_ms)
     times: Times = np.fromiter(chunk.times, np.int64, count) // _NS_PER_MS
     everything = range(count)
     table: pa.RecordBatch | None = None  # all rows, made when rows are picked out of it
@@ -102,6 +108,56 @@ def chunk_to_batches(chunk: Chunk, batch_size: int, deadline_ms: float) -> list[
             batches.append(_batch(topic, part, piece, chosen[start:end], deadline_ms))
     chunk.receipt.place([batch.part for batch in batches], times)
     return batches
+
+
+def _is_small(topic: ProducerTopic, chunk: Chunk, batch_size: int) -> bool:
+    """Whether the chunk goes the way of small batches: Arrow's is slower for it."""
+    hashed = chunk.keys is not None and topic.partitions > 1
+    records = KEYED_MAX if hashed else WRITE_RECORDS_MAX
+    return topic.plain_log and chunk.count <= records and chunk.size <= min(BYTES_MAX, batch_size)
+
+
+def _few_to_batches(chunk: Chunk, deadline_ms: float) -> list[Batch]:
+    """`chunk_to_batches` of a small chunk of a default topic, without Arrow and NumPy: a lone record's latency."""
+    topic: ProducerTopic = chunk.topic
+    count, partitions = chunk.count, topic.partitions
+    times = [at // _NS_PER_MS for at in chunk.times[:count]]
+    routes: Sequence[tuple[int, Rows]]
+    if partitions == 1:
+        routes = ((0, range(count)),)
+    else:
+        keys = chunk.keys if topic.function is None else None
+        routes = topic.partitioner.route_few(count, partitions, topic.available, keys, chunk.partitions)
+    share = _Share(chunk.size, count)
+    batches = []
+    for partition, rows in routes:
+        stamps = times if len(rows) == count else [times[row] for row in rows]
+        message, crc = write_message(
+            None if chunk.keys is None else _pick(chunk.keys, rows, count),
+            _pick(chunk.values, rows, count),
+            None if chunk.headers is None else _pick(chunk.headers, rows, count),
+            stamps,
+        )
+        batches.append(
+            Batch(
+                topic.lanes[partition],
+                len(rows),
+                len(message),
+                deadline_ms,
+                min_timestamp=min(stamps),
+                max_timestamp=max(stamps),
+                crc=crc,
+                message=pa.py_buffer(message),
+                part=Part(chunk.receipt, partition, rows, share.of(len(rows))),
+            )
+        )
+    chunk.receipt.place([batch.part for batch in batches], times)
+    return batches
+
+
+def _pick(column: list[Any], rows: Rows, count: int) -> list[Any]:
+    """Some rows of a column; what was appended after the chunk was closed is never among them."""
+    return column[:count] if len(rows) == count else [column[row] for row in rows]
 
 
 def _hashes(topic: ProducerTopic, table: pa.RecordBatch) -> tuple[Hashes, npt.NDArray[np.bool_] | None]:

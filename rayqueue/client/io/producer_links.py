@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from rayqueue.client.cluster_client import ClusterClient
-from rayqueue.client.connection import Exchange
+from rayqueue.client.data_channel import Exchange
 from rayqueue.errors import BrokerNotAvailable, RayQueueError, from_wire
 from rayqueue.protocol import codec
 from rayqueue.protocol.messages import PROTOCOL_VERSION, Hello, ProduceRequest, ProduceResponse, ProduceResult
@@ -101,7 +101,7 @@ class ProduceLink:
     def _open(self) -> Exchange:
         host, port, incarnation, broker_id = self.node
         hello = Hello(PROTOCOL_VERSION, "produce", "", broker_id, incarnation, self._client_id)
-        exchange = self._cluster.channel(host, port).exchange(hello, self._timeout_s)
+        exchange = self._cluster.data_channel(host, port).exchange(hello, self._timeout_s)
         with self._lock:
             self._exchange = exchange
             closed = self._closed

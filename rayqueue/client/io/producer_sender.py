@@ -227,9 +227,9 @@ class Sender:
             work = accumulator.take_due(now, roomy)
             linger = accumulator.next_deadline_ms(roomy)
         self._work.extend(work)
+        due = None if self._work else self._offer([], now)
         while self._work and not self._stopping:
-            self._offer(self._encode(self._work.popleft(), now), now)
-        due = self._offer([], now_ms())
+            due = self._offer(self._encode(self._work.popleft(), now), now)
         return due if linger is None else linger if due is None else min(linger, due)
 
     def _offer(self, batches: list[Batch], now: float) -> float | None:
@@ -306,9 +306,10 @@ class Sender:
         self, batch: Batch, offset: int, timestamp: int, error: RayQueueError | None, complete: list[Receipt]
     ) -> int:
         part: Part = batch.part
+        receipt = part.receipt
         batch.message = None
-        if part.receipt.settle(part, offset, timestamp, error):
-            complete.append(part.receipt)
+        if receipt.settle(part, offset, timestamp, error):
+            complete.append(receipt)
         return part.reserved
 
     def _send(self, node: Any, link: ProduceLink, request: Any, rows: list[Any]) -> None:
@@ -321,6 +322,7 @@ class Sender:
                 effects = self._machine.disconnected(node, link, error, now_ms())
             link.close()
             self._perform(effects)
+            self.bell.ring()  # what came back is due at another time than was thought
         else:
             self._guard.end()
 

@@ -17,7 +17,7 @@ from rayqueue.client.partitioner import Partitioner
 from rayqueue.config.clients import ProducerConfig
 from rayqueue.errors import RayQueueError, UnknownTopicOrPartition
 from rayqueue.protocol.messages import PartitionInfo, TopicInfo
-from rayqueue.protocol.schemas import deserialize_schema
+from rayqueue.protocol.schemas import DEFAULT_SCHEMA, deserialize_schema
 
 PartitionFunction = Callable[[bytes | None, int], int]
 
@@ -34,6 +34,7 @@ class ProducerTopic:
         chunk: the open chunk, or None. contended: several threads have appended to it. Guarded by the accumulator's
             lock.
         plain: keys and values are bytes as they come: the hot path may take them.
+        plain_log: batches have the default schema and are not compressed.
         full_at: bytes at which a chunk is closed.
         record_max: `max.message.bytes`.
         lanes: one a partition. available: the partitions with a leader.
@@ -45,7 +46,8 @@ class ProducerTopic:
 
     __slots__ = (
         "available", "checker", "chunk", "codec", "contended", "full_at", "function", "info", "key_column", "lanes",
-        "name", "partitioner", "plain", "record_max", "refreshed_ms", "route_column", "schema", "start", "typed",
+        "name", "partitioner", "plain", "plain_log", "record_max", "refreshed_ms", "route_column", "schema", "start",
+        "typed",
     )  # fmt: skip
 
     def __init__(self, info: TopicInfo, config: ProducerConfig, random: Random) -> None:
@@ -79,6 +81,7 @@ class ProducerTopic:
         self.record_max = int(info.configs.get("max.message.bytes", 1 << 20))
         stored = info.configs.get("compression.type", "producer")
         self.codec = config.compression_type if stored == "producer" else stored
+        self.plain_log = not self.typed and self.codec == "none" and self.schema.equals(DEFAULT_SCHEMA)
         self.available = [p.partition for p in info.partitions if p.leader >= 0 and p.host]
         own = config.partitioner
         strategy = own if isinstance(own, str) else info.configs.get("partitioner", "default")

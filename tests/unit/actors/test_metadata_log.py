@@ -33,7 +33,9 @@ def test_records_that_the_process_before_had_not_flushed_are_durable_once_opened
     log.append([b"three"], 2, 0)
     assert log.flush() == 3
     log.close()
-    assert MetadataLog(OsFiles(), tmp_path / "metadata").records == [b"one", b"two", b"three"]
+    again = MetadataLog(OsFiles(), tmp_path / "metadata")
+    assert again.records == [b"one", b"two", b"three"]
+    assert again.command_ends == log.command_ends == [2, 3], "which records are one command is known again"
 
 
 def test_a_tail_that_cannot_be_made_durable_is_not_opened(tmp_path: Path) -> None:

@@ -1,22 +1,23 @@
-"""The benchmarks' arithmetic: what is read from /proc, medians, ratios, latencies, touched bytes."""
+"""The benchmarks' arithmetic: what is read from /proc, medians, ratios, latencies; and loads."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Iterable
+from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
 from benchmarks.baselines import ceilings
 from benchmarks.baselines.flight_sink import BARE, CHECKED, FlightSink, FlightWriter
 from benchmarks.harness import accounting, machine
-from benchmarks.harness.figures import Figure, Outcome, alternate, ratios
+from benchmarks.harness.figures import Figure, Outcome, alternate
 from benchmarks.harness.latency import summary
-from benchmarks.harness.loads import LoadFailed, ProcessLoad
-from benchmarks.harness.payload import touch, values_table
-from benchmarks.harness.table import goal, number
+from benchmarks.harness.loads import Anew, LoadFailed, ProcessLoad, path_of
+from benchmarks.harness.payload import values_table
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks account from /proc")
 
@@ -52,16 +53,69 @@ def test_work_is_charged_to_its_group() -> None:
     assert used["me"] > 0.05 and used["nobody"] == 0
 
 
-def test_median_goal_and_ratio() -> None:
-    figure = Figure("x", "MB/s", [3.0, 1.0, 2.0], goal=2.0)
-    assert (figure.median, figure.low, figure.high, figure.reached) == (2.0, 1.0, 3.0, True)
-    assert Figure("x", "ms", [3.0], goal=2.0, higher_is_better=False).reached is False
-    assert Figure("x", "ms", [3.0]).reached is None
-    assert "NOT REACHED" in goal(Figure("x", "ms", [3.0], goal=2.0, higher_is_better=False))
-    assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+def test_children_that_have_ended_are_counted_with_their_parent() -> None:
+    me = os.getpid()
+    before = accounting.cpu_s([me])
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", burn], check=True, timeout=60)
+    assert accounting.cpu_s([me]) > before + 0.2
+
+
+def test_what_has_ended_counts_as_nothing() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait(60)
+    assert accounting.memory([ended.pid]) == accounting.Memory(0, 0)
+    assert accounting.cpu_s([ended.pid]) == 0
+
+
+class Afar:
+    """Knows about processes of another machine."""
+
+    def cpu_s(self, pids: Iterable[int]) -> float:
+        return 1000.0 + accounting.cpu_s(pid for pid in pids if pid < accounting.PIDS_HERE_BELOW)
+
+    def memory(self, pids: Iterable[int]) -> accounting.Memory:
+        return accounting.Memory(1, 2)
+
+    def open_files(self, pids: Iterable[int]) -> int:
+        return 3
+
+
+def test_processes_of_other_machines_are_asked_about_there() -> None:
+    me, far = os.getpid(), accounting.PIDS_HERE_BELOW + 1
+    with accounting.asking(Afar()):
+        assert accounting.cpu_s([me, far]) > 1000 > accounting.cpu_s([me])
+        assert accounting.memory([far]) == accounting.Memory(1, 2)
+        assert accounting.open_files([far]) == 3 != accounting.open_files([me])
+    assert accounting.cpu_s([far]) == 0
+
+
+def test_bytes_on_the_disk_are_those_of_all_files_below(tmp_path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "data").write_bytes(os.urandom(100_000))
+    with (tmp_path / "only-in-name").open("wb") as file:
+        file.truncate(1 << 30)
+    assert 100_000 <= accounting.bytes_on_disk(tmp_path) < 1 << 20
+
+
+def test_medians_goals_and_ratios() -> None:
+    figure = Figure("x", "MB/s", [3.0, 1.0, 2.0], must=2.0, aim=2.5)
+    assert (figure.median, figure.low, figure.high) == (2.0, 1.0, 3.0)
+    assert figure.must_reached is True and figure.aim_reached is False
+    assert Figure("x", "ms", [3.0], must=2.0, higher_is_better=False).must_reached is False
+    assert Figure("x", "ms", [3.0]).must_reached is None is Figure("x", "ms", [3.0]).aim_reached
+
+
+def test_an_outcome_holds_ratios_round_by_round() -> None:
     outcome = Outcome("w")
-    outcome.add("x", "ms", [1, 3, 2], goal=5)
-    assert outcome.to_dict()["figures"][0]["samples"] == [1.0, 3.0, 2.0]
+    outcome.add("x", "ms", [1, 3, 2], side="kafka")
+    outcome.ratio("x", [2, 9], [1, 3], must=2.6)
+    plain, ratio = outcome.to_dict()["figures"]
+    assert plain["samples"] == [1.0, 3.0, 2.0] and plain["side"] == "kafka"
+    assert ratio["samples"] == [2.0, 3.0] and ratio["side"] == ratio["unit"] == "ratio"
+    assert ratio["must_reached"] is False and [one.name for one in outcome.missed] == ["x"]
+    with pytest.raises(ValueError, match="shorter"):
+        outcome.ratio("x", [1.0, 2.0], [1.0])
 
 
 def test_sides_take_turns_and_the_warm_up_is_dropped() -> None:
@@ -81,34 +135,6 @@ def test_latency_percentiles_are_in_ms() -> None:
     assert found["p50"] == pytest.approx(1.0, rel=1e-3)
     assert found["p99"] == pytest.approx(1.0, rel=1e-3)
     assert found["max"] == pytest.approx(50.0, rel=1e-3)
-
-
-def test_every_byte_of_the_values_is_touched_and_no_other() -> None:
-    values = [b"\x01" * 11, b"\x02" * 3, b"", b"\x04" * 30]
-    array = pa.array(values, pa.binary())
-    plain = sum(int.from_bytes(word, "little") for word in _words(b"".join(values)))
-    assert touch(array) == plain
-    assert touch(pa.chunked_array([array.slice(1, 1)])) == 6
-    changed = pa.array([*values[:3], b"\x04" * 29 + b"\x05"], pa.binary())
-    assert touch(changed) != touch(array)
-
-
-def _words(data: bytes) -> list[bytes]:
-    cut = len(data) // 8 * 8
-    return [data[i : i + 8] for i in range(0, cut, 8)] + [bytes([byte]) for byte in data[cut:]]
-
-
-def test_payloads_do_not_repeat() -> None:
-    table = values_table(100, 50)
-    assert table["value"].num_chunks == 1
-    assert len(set(table["value"].to_pylist())) == 100
-    assert np.unique(np.frombuffer(b"".join(table["value"].to_pylist()), np.uint8)).size > 200
-
-
-def test_numbers_are_short() -> None:
-    assert [number(x) for x in (0, 0.0123, 0.5, 12.34, 123.4, 1234567.8)] == [
-        "0.00", "0.0123", "0.50", "12.3", "123", "1,234,568",
-    ]  # fmt: skip
 
 
 class Counting:
@@ -138,6 +164,31 @@ def test_a_load_runs_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
             load.call("add", more="x")
     with pytest.raises(LoadFailed, match="below nothing"):
         ProcessLoad(Counting, "count", start=-1)
+
+
+class Adding(Counting):
+    """Another one, which needs to be told what it adds to."""
+
+    closed: ClassVar[list[int]] = []
+
+    def run(self, more: int) -> int:
+        return self.add(more)
+
+    def close(self) -> None:
+        self.closed.append(self._count)
+
+
+def test_a_load_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Adding, "__module__", "tests.unit.benchmarks.test_harness")
+    monkeypatch.setitem(sys.modules, "tests.unit.benchmarks.test_harness", sys.modules[__name__])
+    anew = Anew(path_of(Adding))
+    anew.close()
+    for start in (10, 20):
+        anew.make(start=start)
+        assert anew.run(more=1) == start + 1
+    assert Adding.closed == [11]
+    anew.close()
+    assert Adding.closed == [11, 21]
 
 
 @pytest.mark.parametrize("grade", [BARE, CHECKED])

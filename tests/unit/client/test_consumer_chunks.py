@@ -100,9 +100,9 @@ def test_what_is_sound_before_a_damaged_batch_comes_first() -> None:
 def test_each_crc_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[bool] = []
 
-    def spy(data: Any, entries: Any, schema: Any, columns: Any, check: bool) -> Any:
+    def spy(data: Any, entries: Any, schema: Any, columns: Any, check: bool, check_entries: bool) -> Any:
         checked.append(check)
-        return real(data, entries, schema, columns, check)
+        return real(data, entries, schema, columns, check, check_entries)
 
     real = batches.decode
     monkeypatch.setattr("rayqueue.client.fetching.chunk.decode", spy)

@@ -11,7 +11,7 @@ import pytest
 
 from rayqueue.actors.identity import DirectoryLock, bind_server, kept_token
 from rayqueue.actors.metadata_follower import MetadataFollower
-from rayqueue.actors.watch_hub import WatchHub
+from rayqueue.actors.watch_hub import BATCH_RECORDS_MAX, WatchHub
 from rayqueue.coordination.records import ClusterRecord, ProducerIdsRecord, Record, encode_record
 from rayqueue.coordination.state import ClusterState
 from rayqueue.errors import BrokerNotAvailable, RayQueueError, StorageError
@@ -29,7 +29,7 @@ def test_a_watcher_is_sent_what_is_committed_and_then_what_comes() -> None:
     with pytest.raises(BrokerNotAvailable):
         next(hub.watch(WatchRequest(0, "w")))
     records = [b"0", b"1", b"2"]
-    hub.open(records, 2, 7)
+    hub.open(records, [1, 2, 3], 2, 7)
     stream = hub.watch(WatchRequest(1, "w"))
     assert next(stream) == MetadataBatch(1, 2, 7, [b"1"])
     hub.publish(3)
@@ -37,11 +37,25 @@ def test_a_watcher_is_sent_what_is_committed_and_then_what_comes() -> None:
     assert next(stream) == MetadataBatch(3, 3, 7, []), "a silence is filled"
     ahead = hub.watch(WatchRequest(9, "ahead"))
     assert next(ahead) == MetadataBatch(0, 3, 7, records)
-    hub.open([], 0, -1)
+    hub.open([], [], 0, -1)
     for one in (stream, ahead):
         with pytest.raises(BrokerNotAvailable):
             next(one)
     assert seen == ["+w", "-w", "+w", "+ahead", "-w", "-ahead"]
+
+
+def test_a_command_is_sent_whole_however_many_records_it_has() -> None:
+    hub = WatchHub(lambda watcher, epoch: None, lambda watcher, epoch: None)
+    large = BATCH_RECORDS_MAX + 10
+    ends = [1, 2, 2 + large, 3 + large, 3 + 2 * large]  # the last one is not committed yet
+    records = [b"%d" % number for number in range(ends[-1])]
+    hub.open(records, ends, ends[-2], 1)
+    stream = hub.watch(WatchRequest(0, "w"))
+    sent = [next(stream) for _ in range(3)]
+    assert [(one.index, one.end) for one in sent] == [(0, 2), (2, 2 + large), (2 + large, 3 + large)]
+    assert [record for one in sent for record in one.records] == records[: ends[-2]]
+    hub.publish(ends[-1])
+    assert (last := next(stream)).end == ends[-1] and len(last.records) == large
 
 
 class FakeChannel:

@@ -1,0 +1,137 @@
+"""Idle partitions: what it takes to create them, and what one costs that nobody uses; Kafka's beside ours.
+
+As many at a time as `Scale.partitions`, some rounds in turns; all of them stay until the last CPU time was taken.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.harness import accounting
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.figures import Outcome
+from benchmarks.harness.system import System
+from benchmarks.workloads.w10_clusters import all_pids, wait
+
+KIB = 1024
+ROUNDS_MAX = 3
+# Settled is who opens no more files and uses no more than this of a core, in one look of so many seconds.
+SETTLED_CORES = 0.5
+SETTLE_S = 0.25
+SETTLE_LOOKS_MAX = 40
+# The goals are those of 1,000 partitions.
+GOALS_AT = 1000
+MUST_KIB, AIM_KIB = 64.0, 16.0
+MUST_CREATED_S, AIM_CREATED_S = 1.0, 0.3
+# "No CPU": less than what can be told from the noise of processes that wake twice a second anyway.
+MUST_CPU_PERCENT, AIM_CPU_PERCENT = 0.5, 0.1
+
+
+@dataclass
+class Idle:
+    """What a system's idle partitions came to; a sample a round.
+
+    Attributes:
+        created_s: of `Scale.partitions` partitions, until they are led. kib, files: for each of them, all processes.
+        cpu_before, cpu_after: % of a core of all processes, without them and with those of all rounds.
+    """
+
+    created_s: list[float] = field(default_factory=list)
+    kib: list[float] = field(default_factory=list)
+    files: list[float] = field(default_factory=list)
+    cpu_before: float = 0.0
+    cpu_after: float = 0.0
+
+
+def measure(bench: Bench, outcome: Outcome) -> None:
+    """Creates topics in turns, one after the other, and watches the servers' processes."""
+    scale = bench.scale
+    count, rounds = scale.partitions, min(ROUNDS_MAX, scale.repeats)
+    sides = [system for system in bench.systems if system.name in ("rayqueue", "kafka")]
+    found = {system.name: Idle() for system in sides}
+    bench.say(f"w10: {rounds} x {count:,} idle partitions")
+    with ExitStack() as stack:
+        for system in sides:
+            stack.enter_context(system.topic(10))
+        for name, percent in _idle_cpu(sides, 3 * scale.seconds).items():
+            found[name].cpu_before = percent
+        for _ in range(rounds):
+            for system in sides:
+                _create(stack, system, count, found[system.name])
+        for name, percent in _idle_cpu(sides, 3 * scale.seconds).items():
+            found[name].cpu_after = percent
+    add_figures(outcome, found, count, rounds)
+
+
+def _create(stack: ExitStack, system: System, count: int, idle: Idle) -> None:
+    pids = all_pids(system)
+    before, files = accounting.memory(pids), accounting.open_files(pids)
+    began = time.perf_counter()
+    stack.enter_context(system.topic(count))
+    idle.created_s.append(time.perf_counter() - began)
+    _settle(pids)
+    idle.kib.append((accounting.memory(pids).uss - before.uss) / KIB / count)
+    idle.files.append((accounting.open_files(pids) - files) / count)
+
+
+def _settle(pids: list[int]) -> None:
+    """Waits until the servers have done what they do after they answered: Kafka makes its logs then."""
+    open_files, used = accounting.open_files(pids), cpu_ns(pids)
+    for _ in range(SETTLE_LOOKS_MAX):
+        wait(SETTLE_S)
+        before, open_files = open_files, accounting.open_files(pids)
+        cpu_before, used = used, cpu_ns(pids)
+        if open_files == before and (used - cpu_before) / 1e9 < SETTLED_CORES * SETTLE_S:
+            return
+
+
+def _idle_cpu(sides: list[System], seconds: float) -> dict[str, float]:
+    """% of a core that each system's processes use while nobody asks anything of them."""
+    pids = {system.name: all_pids(system) for system in sides}
+    before, began = {name: cpu_ns(of) for name, of in pids.items()}, time.perf_counter_ns()
+    wait(seconds)
+    took = time.perf_counter_ns() - began
+    return {name: 100 * (cpu_ns(of) - before[name]) / took for name, of in pids.items()}
+
+
+def cpu_ns(pids: list[int]) -> int:
+    """CPU time of the threads that these processes have now, in ns; /proc/PID/stat counts in steps of 10 ms."""
+    total = 0
+    for pid in pids:
+        if pid >= accounting.PIDS_HERE_BELOW:  # of another machine
+            total += int(accounting.cpu_s([pid]) * 1e9)
+            continue
+        for task in (accounting.PROC / str(pid) / "task").iterdir():
+            try:
+                total += int((task / "schedstat").read_text().split()[0])
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # the thread has ended since the listing
+    return total
+
+
+def add_figures(outcome: Outcome, found: dict[str, Idle], count: int, rounds: int) -> None:
+    goals = count == GOALS_AT
+    for name, idle in found.items():
+        ours = goals and name == "rayqueue"
+        more: dict[str, Any] = {"higher_is_better": False, "side": name}
+        must, aim = (MUST_CREATED_S, AIM_CREATED_S) if ours else (None, None)
+        outcome.add(f"{count:,} partitions created", "s", idle.created_s, must, aim, **more)
+        must, aim = (MUST_KIB, AIM_KIB) if ours else (None, None)
+        outcome.add("memory an idle partition, all servers (USS)", "KiB", idle.kib, must, aim, **more)
+        outcome.add("open files an idle partition", "files", idle.files, **more)
+        outcome.add("CPU of all servers, idle, 10 partitions", "% of a core", [idle.cpu_before], **more)
+        total = rounds * count
+        outcome.add(f"CPU of all servers, idle, {total:,} partitions", "% of a core", [idle.cpu_after], **more)
+        must, aim = (MUST_CPU_PERCENT, AIM_CPU_PERCENT) if ours else (None, None)
+        added = max(0.0, idle.cpu_after - idle.cpu_before) * GOALS_AT / total
+        outcome.add("of it for 1,000 idle partitions", "% of a core", [added], must, aim, **more)
+    if "kafka" in found:
+        ours, theirs = found["rayqueue"], found["kafka"]
+        outcome.notes.append(
+            "kafka's partitions are created when its admin client sees their leaders; it makes logs later"
+        )
+        name = f"{count:,} partitions created, rayqueue / kafka"
+        outcome.ratio(name, ours.created_s, theirs.created_s, higher_is_better=False)

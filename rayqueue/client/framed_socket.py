@@ -1,0 +1,241 @@
+"""A connected socket that carries frames; both ends of a data connection use it.
+
+Small frames are cut out of a buffer that one `recv` fills with as many as have come. The rows of a large one are read
+into memory of their own by a single system call, outside the interpreter's lock; there Arrow reads them in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+import weakref
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from rayqueue.errors import ProtocolError
+from rayqueue.protocol.frames import (
+    PREFIX_SIZE,
+    Prefix,
+    split_rows,
+    unpack_prefix,
+    unpack_sizes,
+)
+
+BUFFER_BYTES = 64 * 1024
+HEAD_BYTES = 64 * 1024  # what a frame may have beside its rows and `max_bytes`
+BUFFERS_MAX = 512  # pieces of memory a system call takes; the kernel's limit is 1,024
+
+Frame = tuple[int, bytes, list[pa.Buffer]]  # kind, message, rows
+Views = list[memoryview]
+
+# A peer that is cut off says nothing more: ask it after 10 s of silence, give up after three asks.
+_KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3))
+
+
+class _Large:
+    """Rows on their way into memory of their own."""
+
+    __slots__ = ("data", "filled", "kind", "message", "size", "sizes", "view")
+
+    def __init__(self, kind: int, message: bytes, sizes: tuple[int, ...], size: int) -> None:
+        self.kind, self.message, self.sizes, self.size = kind, message, sizes, size
+        self.data = pa.allocate_buffer(size)
+        self.view = memoryview(self.data).cast("B")
+        self.filled = 0
+
+
+class FramedSocket:
+    """Reads are one thread's, writes one thread's at a time.
+
+    Args:
+        sock: connected, in blocking mode; owned from now on.
+        max_bytes: largest frame taken.
+    """
+
+    def __init__(self, sock: socket.socket, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._sock = sock
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0  # of what was received and not yet taken
+        self._large: _Large | None = None
+        # A client that its user forgot to close gives its descriptor back without a ResourceWarning at every socket.
+        self._finalize = weakref.finalize(self, sock.close)
+        if sock.family != getattr(socket, "AF_UNIX", None):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _KEEPALIVE:
+                if hasattr(socket, name):
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+    def fileno(self) -> int:
+        """For `select`; -1 when closed."""
+        return self._sock.fileno()
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def receive(self) -> Frame | None:
+        """The next frame, waiting for it; None when the peer has ended the connection.
+
+        Raises:
+            OSError: the connection is broken (TimeoutError: a timeout was set and has passed).
+            ProtocolError: what came is no frame, or a larger one than `max_bytes`.
+        """
+        while (frame := self._parse()) is None:
+            if not self._fill(0 if self._large is None else socket.MSG_WAITALL):
+                return None
+        return frame
+
+    def receive_nowait(self) -> Frame | None:
+        """The next frame if it is here.
+
+        Raises:
+            EOFError: the peer has ended the connection.
+            OSError, ProtocolError: as `receive`.
+        """
+        while (frame := self._parse()) is None:
+            try:
+                if not self._fill(socket.MSG_DONTWAIT):
+                    raise EOFError
+            except BlockingIOError:
+                return None
+        return frame
+
+    def _fill(self, flags: int) -> int:
+        """Receives once; the number of bytes, 0 at the end."""
+        large = self._large
+        if large is not None:
+            count = self._sock.recv_into(large.view[large.filled :], 0, flags)
+            large.filled += count
+        else:
+            count = self._sock.recv_into(self._view[self._end :], 0, flags)
+            self._end += count
+        return count
+
+    def _parse(self) -> Frame | None:
+        large = self._large
+        if large is not None:
+            if large.filled < large.size:
+                return None
+            self._large = None
+            return large.kind, large.message, split_rows(large.data, large.sizes)
+        start, have = self._start, self._end - self._start
+        if have < PREFIX_SIZE:
+            self._make_room(PREFIX_SIZE)
+            return None
+        prefix = unpack_prefix(self._buffer, start)
+        size = prefix.size
+        if size > self.max_bytes + HEAD_BYTES:
+            raise ProtocolError(f"a message of {size} bytes is above socket.request.max.bytes ({self.max_bytes})")
+        if have >= size:
+            return self._cut(prefix)
+        if have >= prefix.head_size and size > BUFFER_BYTES:
+            self._begin_large(prefix)
+        else:
+            self._make_room(size if size <= BUFFER_BYTES else prefix.head_size)
+        return None
+
+    def _cut(self, prefix: Prefix) -> Frame:
+        """A frame that lies in the buffer as a whole."""
+        start = self._start
+        rows_at = start + prefix.head_size
+        message = bytes(self._view[rows_at - prefix.message_size : rows_at])
+        end = rows_at + prefix.rows_size
+        rows: list[pa.Buffer] = []
+        if prefix.row_count:
+            data = pa.py_buffer(bytes(self._view[rows_at:end]))
+            rows = split_rows(data, unpack_sizes(self._buffer, start, prefix))
+        if end == self._end:
+            self._start = self._end = 0
+        else:
+            self._start = end
+        return prefix.kind, message, rows
+
+    def _begin_large(self, prefix: Prefix) -> None:
+        start = self._start
+        rows_at = start + prefix.head_size
+        message = bytes(self._view[rows_at - prefix.message_size : rows_at])
+        large = _Large(prefix.kind, message, unpack_sizes(self._buffer, start, prefix), prefix.rows_size)
+        have = self._end - rows_at
+        large.view[:have] = self._view[rows_at : self._end]
+        large.filled = have
+        self._start = self._end = 0
+        self._large = large
+
+    def _make_room(self, size: int) -> None:
+        """Lets the buffer hold `size` bytes from the first that was not taken."""
+        if self._start + size <= len(self._buffer):
+            return
+        rest = bytes(self._view[self._start : self._end])
+        if size > len(self._buffer):
+            self._buffer = bytearray(size)
+            self._view = memoryview(self._buffer)
+        self._view[: len(rest)] = rest
+        self._start, self._end = 0, len(rest)
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def send(self, head: bytes, rows: Sequence[pa.Buffer] = ()) -> None:
+        """Sends a frame; waits while the peer does not read.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        views = views_of(head, rows)
+        while views:
+            views = self.send_some(views)
+
+    def send_some(self, views: Views, wait: bool = True) -> Views:
+        """Sends what the connection takes at once (at least something if `wait`); what is left.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        try:
+            sent = self._sock.sendmsg(views[:BUFFERS_MAX], (), _SEND if wait else _SEND | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return views
+        for index, view in enumerate(views):
+            if sent < view.nbytes:
+                return [view[sent:], *views[index + 1 :]]
+            sent -= view.nbytes
+        return []
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """How long `receive` waits before it raises TimeoutError."""
+        self._sock.settimeout(seconds)
+
+    def shut_down(self, how: int = socket.SHUT_RDWR) -> None:
+        """Ends the connection; a thread that waits in `receive` or `send` returns. The descriptor stays until `close`."""
+        with contextlib.suppress(OSError):  # it has ended already
+            self._sock.shutdown(how)
+
+    def drain(self, timeout_s: float) -> None:
+        """Reads and drops what comes until the peer hangs up or time is out.
+
+        Closing with bytes unread would reset the connection, and take away from the peer what was said to it last.
+        """
+        give_up = time.monotonic() + timeout_s
+        try:
+            while (left := give_up - time.monotonic()) > 0:
+                self._sock.settimeout(left)
+                if not self._sock.recv_into(self._view):
+                    return
+        except OSError:
+            return  # it is gone, or will not hang up
+
+    def close(self) -> None:
+        """Gives the descriptor back; nobody may be reading or writing."""
+        self._finalize()
+
+
+_SEND = getattr(socket, "MSG_NOSIGNAL", 0)
+
+
+def views_of(head: bytes, rows: Sequence[pa.Buffer] = ()) -> Views:
+    """The pieces of a frame as `send_some` takes them; empty rows have no piece."""
+    return [memoryview(head), *(memoryview(row).cast("B") for row in rows if row.size)]

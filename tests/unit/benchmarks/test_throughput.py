@@ -1,0 +1,129 @@
+"""Producers of any system: what their rates are, and which tuning is found to be the best."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.throughput import BATCHES, ROWS, Producers, Rate, Tuning, reader_tunings, tunings
+from tests.unit.benchmarks.inline import RolesSystem, bench_of
+
+# Of each run: the tuning, the topic, the size of values.
+RUNS: list[tuple[str, str, int]] = []
+MADE: list[str] = []
+# By the tuning: records a second, of one size of values.
+SPEED = {("", 100): 10.0, ("a", 100): 30.0, ("b", 100): 20.0, ("", 1000): 5.0, ("a", 1000): 1.0, ("b", 1000): 2.0}
+
+
+class Rows:
+    """Takes a second, or two; its speed is that of its tuning."""
+
+    def __init__(self, client: dict[str, Any], name: str = "") -> None:
+        self._name = name
+        MADE.append(name)
+
+    def run(self, topic: str, value_bytes: int, seconds: float, records_max: int) -> dict[str, float]:
+        RUNS.append((self._name, topic, value_bytes))
+        took = 2.0 if topic == "slow" else 1.0
+        return {"records": SPEED[self._name, value_bytes] * took, "seconds": took}
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Reader(Rows):
+    """Reads as fast."""
+
+    def __init__(self, client: dict[str, Any], topic: str, name: str = "") -> None:
+        super().__init__(client, name)
+
+    def run(self, records: int) -> dict[str, float]:  # type: ignore[override]
+        return {"seconds": records / SPEED[self._name, 100], "sum": 0}
+
+
+class Batches:
+    """Tells the arguments it got."""
+
+    def __init__(self, client: dict[str, Any]) -> None:
+        """It needs nothing."""
+
+    def run(self, topic: str, rows: int, value_bytes: int, seconds: float, bytes_max: int) -> dict[str, float]:
+        return {"records": bytes_max / value_bytes, "seconds": rows}
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+NAMES = {"default": {}, "A": {"name": "a"}, "B": {"name": "b"}}
+SYSTEM = RolesSystem("kafka", {ROWS: Rows, BATCHES: Batches, "rows_out": Reader}, {ROWS: NAMES, "rows_out": NAMES})
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    RUNS.clear()
+    MADE.clear()
+    return bench_of(tmp_path, SYSTEM)
+
+
+def test_a_rate_is_of_all_producers_together(bench: Bench) -> None:
+    with ExitStack() as stack:
+        producers = Producers(bench, stack, SYSTEM, ROWS, {"name": "a"}, count=4)
+        rate = producers.into("t", 100)
+        assert (rate.records, rate.seconds, rate.records_s) == (120, 1, 120)
+        assert producers.pids == []
+    assert len(RUNS) == 4 and {topic for _, topic, _ in RUNS} == {"t"}
+
+
+def test_costs_are_a_gigabyte_of_values() -> None:
+    rate = Rate(10_000_000, 2.0, 100, {"clients": 1.5, "broker": 0.5})
+    assert (rate.mb_s, rate.cpu_s_gb(), rate.cpu_s_gb("broker")) == (500, 2.0, 0.5)
+
+
+def test_batches_are_bounded_by_bytes(bench: Bench) -> None:
+    with ExitStack() as stack:
+        producers = Producers(bench, stack, SYSTEM, BATCHES, {})
+        assert producers.into("t", 1000).records == bench.scale.bytes_max / 1000
+        bounded = producers.into("t", 100, rows=7, records=50)
+        assert (bounded.records, bounded.seconds) == (50, 7)
+        assert producers.into("t", 100).seconds == 2500
+
+
+def test_default_and_best_are_found_once(bench: Bench) -> None:
+    expected = [Tuning("default", {}, False), Tuning("A", {"name": "a"}, True)]
+    assert tunings(bench, SYSTEM, ROWS, 100) == expected == tunings(bench, SYSTEM, ROWS, 100)
+    assert MADE == ["", "a", "b"]
+    assert bench.sweeps.found == {"kafka rows_in 100 B": {"default": 10, "A": 30, "B": 20}}
+    assert [str(one) for one in expected] == ["default", "A (best)"]
+
+
+def test_the_default_may_be_the_best(bench: Bench) -> None:
+    assert tunings(bench, SYSTEM, ROWS, 1000) == [Tuning("default", {}, True)]
+    assert tunings(bench, SYSTEM, BATCHES, 1000) == [Tuning("default", {}, True)]  # the only one: nothing is run
+
+
+def test_other_sizes_are_swept_by_the_same_processes(bench: Bench) -> None:
+    assert tunings(bench, SYSTEM, ROWS, 100, also=(1000,))[-1].label == "A"
+    assert tunings(bench, SYSTEM, ROWS, 1000)[-1].label == "default"
+    assert MADE == ["", "a", "b"]
+
+
+def test_another_configuration_is_another_sweep(bench: Bench) -> None:
+    tunings(bench, SYSTEM, ROWS, 100)
+    tunings(bench, SYSTEM, ROWS, 100, flush_messages=1)
+    assert len(MADE) == 6 and "kafka rows_in 100 B flush_messages=1" in bench.sweeps.found
+
+
+def test_a_topic_is_filled_only_for_a_sweep_that_is_still_to_be_made(bench: Bench) -> None:
+    filled = []
+
+    def fill() -> tuple[str, int]:
+        filled.append(1)
+        return "t", 1000
+
+    for _ in range(2):
+        assert reader_tunings(bench, SYSTEM, "rows_out", 100, fill)[-1].label == "A"
+    assert len(filled) == 1
