@@ -172,7 +172,9 @@ class Producer:
             pipeline.accumulator.offer_fast(topic)
             if chunk.room <= 0:
                 pipeline.accumulator.close(topic)
-        if index == 0 or chunk.room <= 0:
+        if index == 0 and chunk.room > 0:
+            pipeline.send_now()
+        elif chunk.room <= 0:
             pipeline.ring()
         future = RecordFuture(chunk.receipt, index)
         if on_delivery is not None:

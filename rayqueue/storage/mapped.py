@@ -45,6 +45,7 @@ class MappedLog:
         self._base = 0
         self._identity = (0, 0)
         self._extent = Extent(0, 0)
+        self._room = Extent(0, 0)  # how far the mappings may be touched
         self._next_offset = 0  # of what is known of the current segment
         # Where a reader that goes on from what it was given is: the offset after it, and the row of the next entry.
         self._after = -1
@@ -100,20 +101,20 @@ class MappedLog:
         Returns:
             None: not as easy as that.
         """
-        view, extent, row = self._view, self._extent, self._row
-        if view is None or extent.entries - row > _FEW:
+        view, row = self._view, self._row
+        if view is None or self._extent.entries - row > _FEW:
             return None
-        room = _page_end(extent.size)
-        entries = view.entries(min(row + _FEW, _page_end(extent.entries * ENTRY_SIZE) // ENTRY_SIZE))
+        entries = view.entries(min(row + _FEW, self._room.entries))
         raw: list[bytes] = []
         start = end = base = -1
         after = offset
         for place in range(row, len(entries)):
             entry = entries[place : place + 1].tobytes()
-            first, last, position, _, _, _, length, *_ = ENTRY_FIELDS.unpack(entry)
+            first, last, position, _, _, _, length, _, _, _, _, _, _, _, _ = ENTRY_FIELDS.unpack(entry)
             if not raw:
                 start, base = position, first
-            if not (first <= after <= last < limit and is_sound(entry) and start <= position <= room - length):
+            room = self._room.size - length
+            if not (first <= after <= last < limit and start <= position <= room and is_sound(entry)):
                 break
             if raw and position + length - start > max_bytes:
                 break
@@ -126,7 +127,7 @@ class MappedLog:
         self._row = row + len(raw)
         if after > self._next_offset:
             self._next_offset = after
-            self._extent = Extent(max(extent.entries, self._row), max(extent.size, end))
+            self._extent = Extent(max(self._extent.entries, self._row), max(self._extent.size, end))
         return LogSlice(view.data(start, end - start), np.frombuffer(b"".join(raw), ENTRY), base, after)
 
     def _view_at(self, offset: int) -> SegmentView:
@@ -156,6 +157,7 @@ class MappedLog:
         view = SegmentView(self._files, self._directory, bases[at])
         self._base = bases[at]
         self._paths = view.data_path, view.index_path
+        self._extent = self._room = Extent(0, 0)
         self._row = 0
         self._identity = _identity(view)
         self._view = view
@@ -172,6 +174,7 @@ class MappedLog:
             raise StorageError(f"{index_path} was written anew; ask the leader for the log's generation")
         count = index.st_size // ENTRY_SIZE
         self._extent = Extent(count, data.st_size)
+        self._room = Extent(_page_end(index.st_size) // ENTRY_SIZE, _page_end(data.st_size))
         if count:
             self._next_offset = int(view.entries(count)[-1]["last_offset"]) + 1
 

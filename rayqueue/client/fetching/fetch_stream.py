@@ -23,6 +23,9 @@ FRAMES_MAX = 64
 class FetchStream:
     """An exchange with a replica actor.
 
+    Attributes:
+        unread: there may be more of what has come, so it is to be read again before anybody sleeps.
+
     The thread that opens it keeps no reference to the consumer, so a consumer that is forgotten can be collected.
     """
 
@@ -37,6 +40,7 @@ class FetchStream:
         self._lock = threading.Lock()
         self._exchange: Exchange | None = None
         self._closed = False
+        self.unread = False
         self._decode = codec.decoder(FetchResponse).decode
         self._thread = threading.Thread(target=self._open, name=f"rayqueue-fetch-{endpoint.port}", daemon=True)
         self._thread.start()
@@ -69,14 +73,16 @@ class FetchStream:
         return -1 if self._exchange is None else self._exchange.fileno()
 
     def read(self) -> Iterator[Event]:
-        """What has come, without waiting; `Closed` is the last there is."""
+        """What has come, without waiting, but not too much at once: see `unread`. `Closed` is the last there is."""
         assert self._exchange is not None, "it is read after Opened"
+        self.unread = False
         try:
             for _ in range(FRAMES_MAX):
                 received = self._exchange.receive_nowait()
                 if received is None:
                     return
                 yield Received(self, self.endpoint, self._decode(received[0]), received[1])
+            self.unread = True
         except RayQueueError as error:
             yield self._end(error)
         except Exception as error:

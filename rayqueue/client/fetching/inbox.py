@@ -85,6 +85,9 @@ class Inbox:
         self._poll = select.poll()
         self._poll.register(self._wake_read, select.POLLIN)
         self._streams: dict[int, Any] = {}  # by file descriptor
+        # Their last reading stopped before the end of what has come: that may lie in their buffers, where `poll` sees
+        # nothing of it.
+        self._unread: list[Any] = []
         self._looked = 0.0
 
     # --- any thread ------------------------------------------------------------------------------------------------
@@ -116,6 +119,8 @@ class Inbox:
         for fd in [fd for fd, watched in self._streams.items() if watched is stream]:
             del self._streams[fd]
             self._poll.unregister(fd)
+        if stream in self._unread:
+            self._unread.remove(stream)
 
     def take(self) -> list[Event]:
         """All events, without waiting."""
@@ -140,14 +145,19 @@ class Inbox:
 
     def _look(self, timeout_ms: int | None) -> None:
         """Reads the streams that have something, waiting for one that has."""
-        for fd, _ in self._poll.poll(timeout_ms):
+        ready, self._unread = self._unread, []
+        for fd, _ in self._poll.poll(0 if ready else timeout_ms):
             stream = self._streams.get(fd)
-            if stream is not None:
-                for event in stream.read():
-                    with self._lock:
-                        self._add(event)
+            if stream is not None and stream not in ready:
+                ready.append(stream)
             elif fd == self._wake_read:
                 os.read(fd, 512)
+        for stream in ready:
+            for event in stream.read():
+                with self._lock:
+                    self._add(event)
+            if stream.unread:
+                self._unread.append(stream)
         self._looked = time.monotonic()
 
     def close(self) -> None:

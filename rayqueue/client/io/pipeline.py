@@ -86,6 +86,7 @@ class Pipeline:
             backoff_ms=lambda attempt: self.cluster.backoff(attempt) * 1000,
         )
         self.ring = self._sender.bell.ring
+        self.send_now = self.ring if config.linger_ms > 0 else self._sender.send_now
         self.trouble = self._sender.trouble
         _running.add(self)
 

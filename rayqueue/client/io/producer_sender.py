@@ -1,7 +1,8 @@
 """The sender: the thread that turns closed chunks into batches and does what the delivery machine says.
 
 Answers are taken on the links' own threads, so that an ack reaches its future without another hop; they step the same
-machine under its lock. Only the sender sends, so requests leave in the order in which the machine made them.
+machine under its lock. One thread at a time sends, the sender's or that of a caller with a lone record, so requests leave
+in the order in which the machine made them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from rayqueue.client.delivery_effects import (
 )
 from rayqueue.client.io.doorbell import Doorbell
 from rayqueue.client.io.future import Part, Receipt
+from rayqueue.client.io.interrupts import Uninterrupted
 from rayqueue.client.io.producer_batches import TablePiece, chunk_to_batches, piece_to_batches
 from rayqueue.client.io.producer_links import ProduceLink, Results
 from rayqueue.client.io.send_guard import SendGuard
@@ -100,6 +102,7 @@ class Sender:
             backoff_ms,
         )
         self._core = threading.Lock()
+        self._stepping = threading.Lock()  # held by who makes and sends requests, so that they leave in order
         self._links: set[ProduceLink] = set()
         self._topics: dict[str, ProducerTopic] = {}
         self._work: deque[Chunk | TablePiece] = deque()  # closed, not yet encoded; the thread's own
@@ -205,7 +208,8 @@ class Sender:
         try:
             while not self._stopping:
                 self._sleeps_until = math.inf  # awake: who finds something with a deadline rings, and it is kept
-                deadline = self._step()
+                with self._stepping:
+                    deadline = self._step()
                 if deadline is None:
                     self.bell.wait(None)
                 elif (left := deadline - now_ms()) > 0:
@@ -214,6 +218,29 @@ class Sender:
         except BaseException as error:
             log.exception("the producer's sender failed")
             self._died(error)
+
+    def send_now(self) -> None:
+        """Has a record that was just produced sent: by the caller's thread if nothing is on its way, else by the sender.
+
+        A lone record is spared the waking of another thread. When requests are unanswered the sender gathers what comes
+        until one of them is.
+        """
+        if not self._stepping.acquire(blocking=False):
+            self.bell.ring()
+            return
+        try:
+            with Uninterrupted():
+                with self._core:
+                    alone = self._machine.next_deadline_ms() is None
+                deadline = self._step() if alone and not self._work else 0.0
+        except Exception as error:
+            log.exception("the producer's sender failed")
+            self._died(error)
+            return
+        finally:
+            self._stepping.release()
+        if deadline is not None and deadline < self._sleeps_until:
+            self.bell.ring()
 
     def _step(self) -> float | None:
         """Takes what is due, sends what may be sent; when there will be more to do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ from rayqueue.protocol.schemas import DEFAULT_SCHEMA, HEADERS_TYPE, TIMESTAMP_TY
 
 # They stand in what a consumer reads; a table read from one topic can be produced to another.
 IGNORED_COLUMNS = frozenset({"topic", "partition", "offset", "timestamp_type"})
+
+_ONLY_VALUES = ["value"]
+_ABSENT_ROWS_MAX = 64 * 1024  # columns of nulls that are kept for the next table: 12 bytes a row
 
 
 def as_table(data: Any, schema: pa.Schema, topic: str, encoding: Encoding | None = None) -> pa.Table:
@@ -80,6 +84,10 @@ def fit_table(
         SchemaMismatch: a column is missing, unknown, doubled, of another type, or null where it must not be.
         SerializationError: a timestamp is out of range.
     """
+    if not typed and key_column is None and table.column_names == _ONLY_VALUES:
+        plain = _values_alone(table.column(0), schema, now_ms)
+        if plain is not None:
+            return plain
     names = [name for name in table.column_names if name not in IGNORED_COLUMNS]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
@@ -101,6 +109,25 @@ def fit_table(
         )
     arrays = [_column(columns.get(field.name), field, table.num_rows, topic, now_ms) for field in schema]
     return pa.RecordBatch.from_arrays([_one(array) for array in arrays], schema=schema)
+
+
+def _values_alone(values: pa.ChunkedArray, schema: pa.Schema, now_ms: int) -> pa.RecordBatch | None:
+    """The commonest table, of values and nothing else in one piece, the shortest way; None for any other."""
+    rows = len(values)
+    if values.num_chunks != 1 or values.type != pa.binary() or rows > _ABSENT_ROWS_MAX:
+        return None
+    key, headers = _absent(rows)
+    return pa.RecordBatch.from_arrays([key, values.chunk(0), headers, _now(rows, now_ms)], schema=schema)
+
+
+@functools.lru_cache(maxsize=8)
+def _absent(rows: int) -> tuple[pa.Array, pa.Array]:
+    """No keys and no headers, as columns: tables of one producer often have the same number of rows."""
+    return pa.nulls(rows, pa.binary()), pa.nulls(rows, HEADERS_TYPE)
+
+
+def _now(rows: int, now_ms: int) -> pa.Array:
+    return pa.Array.from_buffers(TIMESTAMP_TYPE, rows, [None, pa.py_buffer(np.full(rows, now_ms, dtype=np.int64))])
 
 
 def _rename_key(columns: dict[str, pa.ChunkedArray], key_column: str, topic: str) -> None:
@@ -142,7 +169,7 @@ def _column(given: pa.ChunkedArray | None, field: pa.Field, rows: int, topic: st
 
 def _timestamps(given: pa.ChunkedArray | None, field: pa.Field, rows: int, topic: str, now_ms: int) -> Any:
     if given is None:
-        return pa.Array.from_buffers(TIMESTAMP_TYPE, rows, [None, pa.py_buffer(np.full(rows, now_ms, dtype=np.int64))])
+        return _now(rows, now_ms)
     try:
         if pa.types.is_integer(given.type):
             given = given.cast(pa.int64()).cast(TIMESTAMP_TYPE)  # ms since the epoch, as produce() takes it

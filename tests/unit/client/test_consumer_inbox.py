@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 
 import pyarrow as pa
 
+from rayqueue.client.data_channel import Exchange
+from rayqueue.client.fetching.fetch_stream import FRAMES_MAX, FetchStream
 from rayqueue.client.fetching.inbox import Event, Inbox, MetadataCame, Received
+from rayqueue.client.framed_socket import FramedSocket
 from rayqueue.client.streams import Endpoint
 from rayqueue.errors import BrokerNotAvailable
+from rayqueue.protocol import codec
+from rayqueue.protocol.frames import pack_head
 from rayqueue.protocol.messages import FetchPart, FetchResponse
 
 HERE = Endpoint("h", 1, 0, "i")
@@ -73,3 +79,27 @@ def test_waiting_ends_with_an_event_and_with_time() -> None:
     thread.join(10)
     inbox.wait(30)
     assert len(inbox.take()) == 1, "an event that was there before does not wait"
+
+
+def test_all_that_one_receive_brought_is_read_before_anybody_sleeps() -> None:
+    """Frames beyond those taken at once lie in the stream's buffer, of which the descriptor says nothing."""
+    ours, theirs = socket.socketpair()
+    server, client = FramedSocket(theirs, 1 << 20), FramedSocket(ours, 1 << 20)
+    stream = FetchStream.__new__(FetchStream)
+    stream.endpoint, stream.unread = Endpoint("here", 1, 0, "incarnation"), False
+    stream._exchange, stream._decode = Exchange(client, "here"), codec.decoder(FetchResponse).decode
+    inbox = Inbox()
+    inbox.watch(stream)
+    last = 3 * FRAMES_MAX + 8
+    for high in range(1, last + 1):
+        server.send(pack_head(codec.encode(FetchResponse([FetchPart(1, high, 0, 0)]))))
+    newest = looks = 0
+    while newest < last and looks < 10:
+        inbox.wait(0.01)
+        looks += 1
+        newest = max([newest, *(e.response.parts[0].high_watermark for e in inbox.take() if isinstance(e, Received))])
+    assert (newest, looks < 10) == (last, True)
+    inbox.unwatch(stream)
+    inbox.close()
+    client.close()
+    server.close()

@@ -368,7 +368,7 @@ def test_client_id_and_connection_timeout_reach_the_server() -> None:
     seen: list[Any] = []
 
     class Channels:
-        def channel(self, host: str, port: int) -> Any:
+        def data_channel(self, host: str, port: int) -> Any:
             seen.append((host, port))
             return self
 

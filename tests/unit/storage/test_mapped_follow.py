@@ -179,8 +179,9 @@ def test_what_it_learned_by_going_on_serves_a_jump_back(tmp_path: Path) -> None:
     fill(log, 1)
     mapped: Any = MappedLog(log.directory, log.generation)
     assert read(mapped, 0, 1)[0] == 1
-    for offset in range(1, 6):
+    for offset in (1, 2):  # still in the first page, so nobody asked for sizes again
         fill(log, 1)
-        read(mapped, offset, offset + 1)
-    assert read(mapped, 2, 5) == (5, expected(2, 5))
-    assert read(mapped, 5, 6) == (6, expected(5, 6))
+        assert read(mapped, offset, offset + 1)[0] == offset + 1
+    assert read(mapped, 1, 3) == (3, expected(1, 3))
+    fill(log, 1)
+    assert read(mapped, 3, 4) == (4, expected(3, 4))
