@@ -46,7 +46,7 @@ examples:
   python -m benchmarks                                  everything, about a quarter of an hour on two cores
   python -m benchmarks --only w1,w4 --peers kafka       two workloads against Kafka
   python -m benchmarks --only w2 --repeats 9 --out w2   more rounds, results into ./w2
-  python -m benchmarks --smoke                          does everything still run? a minute, no peers
+  python -m benchmarks --smoke                          does everything still run? some minutes, no peers
 """
 
 

@@ -53,6 +53,7 @@ class ProcessLoad:
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[2],
+            start_new_session=True,  # Ctrl-C is the suite's, which ends its loads
         )
         try:
             self._ask("__init__", arguments)

@@ -17,6 +17,8 @@ COLUMNS = 2
 LINES = ("-", "--", ":", "-.")  # of one system's sides, in turn
 # From so many times the smallest value up, an axis is logarithmic.
 WIDE = 8
+# Below so many times, decades alone would be too few marks.
+DECADES = 200
 # Of two values closer than that the smaller one is named.
 APART = 1.4
 
@@ -69,8 +71,9 @@ def _scales(axes: Any, curve: dict[str, Any]) -> None:
     axes.set_xticks(told, [number(x).replace(".00", "").replace(".0", "") for x in told])
     axes.minorticks_off()
     if min(ys) > 0 and max(ys) >= WIDE * min(ys):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axes.set_yscale("log", subs=[])
+        if max(ys) < DECADES * min(ys):
+            axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
     else:
         axes.set_ylim(min(0.0, *ys), 1.08 * max(ys) or 1.0)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")

@@ -131,7 +131,13 @@ def on_ray(data_dir: Path, brokers: int = 1, config: dict[str, Any] | None = Non
     """
     import ray
 
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, _system_config={"worker_niceness": 0})
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _system_config={"worker_niceness": 0},
+    )
     try:
         cluster = rayqueue.start(name=NAME, brokers=brokers, data_dir=str(data_dir), config=config or {})
         try:

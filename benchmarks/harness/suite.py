@@ -31,6 +31,7 @@ from benchmarks.harness.table import show
 
 GB = 1e9
 DISK_SPARE_BYTES = 1 << 30
+# Of `Scale.bytes_max`, what a system has on the disk at most: four producers at once write so much each.
 DISK_ROUNDS = 4
 
 Workload = Callable[[Bench], Outcome]

@@ -71,6 +71,11 @@ class Run:
         """10^6 bytes a second."""
         return self.gb * GB / MB / self.seconds
 
+    @property
+    def cores(self) -> float:
+        """Cores that actors and clients used together."""
+        return sum(seconds for group, seconds in self.cpu_s.items() if group != COORDINATOR) / self.seconds
+
     def cpu_s_gb(self, group: str) -> float:
         """CPU seconds of a group for 10^9 bytes."""
         return self.cpu_s[group] / self.gb
@@ -210,6 +215,10 @@ def _figures(outcome: Outcome, by_count: Rounds) -> None:
         for count, runs in by_count.items():
             samples = [run[load].cpu_s_gb("actors") for run in runs]
             outcome.add(f"CPU of the actors: {load}, {_brokers(count)}", "CPU-s/GB", samples, higher_is_better=False)
+    for load in LOADS:
+        for count, runs in by_count.items():
+            samples = [run[load].cores for run in runs]
+            outcome.add(f"cores in use: {load}, {_brokers(count)}", "cores", samples, note="actors and clients")
     most = max(by_count)
     samples = [run[BOTH].cpu_s_gb(COORDINATOR) for run in by_count[most]]
     name = f"of it the coordinator's: {BOTH}, {_brokers(most)}"

@@ -56,7 +56,7 @@ class Receipt:
 
     Args:
         topic: the topic's name.
-        run_callbacks: runs (callback, argument) pairs on the client's callback thread.
+        run_callbacks: hands (callback, argument) pairs to the client's callback thread; called under a lock.
         together: the records share one future (a table), which is done when all of them are.
         trouble: says of a topic's partition what keeps it from its acks, for the end of a message; None: unknown.
 
@@ -105,12 +105,11 @@ class Receipt:
             part.offset, part.append_time, part.error, part.done = offset, append_time, error, True
             self._settled += 1
             complete = self._placed and self._settled == len(self._parts)
-            callbacks = self._due(part, complete) if self._callbacks else []
+            if self._callbacks and (callbacks := self._due(part, complete)):
+                self._run(callbacks)  # before anybody can see that it is complete: `flush` waits for callbacks then
             if self._changed is not None:
                 self._changed.notify_all()
         del part.receipt  # they refer to each other: else only a garbage collection frees them, records and all
-        if callbacks:
-            self._run(callbacks)
         return complete
 
     def _due(self, part: Part, complete: bool) -> list[tuple[DoneCallback, Any]]:

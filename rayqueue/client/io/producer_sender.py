@@ -229,10 +229,12 @@ class Sender:
             self.bell.ring()
             return
         try:
-            with Uninterrupted():
-                with self._core:
-                    alone = self._machine.next_deadline_ms() is None
-                deadline = self._step() if alone and not self._work else 0.0
+            with self._core:
+                alone = self._machine.next_deadline_ms() is None and not self._work
+            deadline = 0.0
+            if alone:
+                with Uninterrupted():
+                    deadline = self._step()
         except Exception as error:
             log.exception("the producer's sender failed")
             self._died(error)

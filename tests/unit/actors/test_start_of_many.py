@@ -29,12 +29,11 @@ def test_nothing_is_led_under_the_leader_epoch_of_the_process_before(
             opened.append((more["partition"], more["leader_epoch"]))
             super().__init__(*args, **more)
 
-    with InProcessCluster(tmp_path) as cluster:
-        with AdminClient(bootstrap_servers=cluster.bootstrap_servers) as admin:
-            admin.create_topic("many", PARTITIONS)
-            cluster.stop_replica(0)
-            monkeypatch.setattr(partition_table, "HostedPartition", Noted)
-            cluster.start_replica(0)
-            found = admin.describe_topic("many").partitions
+    with InProcessCluster(tmp_path) as cluster, AdminClient(bootstrap_servers=cluster.bootstrap_servers) as admin:
+        admin.create_topic("many", PARTITIONS)
+        cluster.stop_replica(0)
+        monkeypatch.setattr(partition_table, "HostedPartition", Noted)
+        cluster.start_replica(0)
+        found = admin.describe_topic("many").partitions
     assert sorted(opened) == [(number, 1) for number in range(PARTITIONS)]
     assert [partition.leader_epoch for partition in found] == [1] * PARTITIONS

@@ -108,14 +108,14 @@ def test_on_somebodys_cluster_nothing_is_started_or_killed(tmp_path: Path) -> No
 
 
 def test_the_goals_of_idle_partitions_are_those_of_a_thousand() -> None:
-    idle = Idle([0.2], [9.0], [0.0], cpu_before=1.0, cpu_after=1.9)
-    theirs = Idle([0.4], [100.0], [1.0], cpu_before=1.0, cpu_after=10.0)
+    idle = Idle([0.2], [0.2], [9.0], [0.0], cpu_before=1.0, cpu_after=1.9)
+    theirs = Idle([0.4], [0.8], [100.0], [1.0], cpu_before=1.0, cpu_after=10.0)
     thousand, few = Outcome("w10"), Outcome("w10")
     w10_idle.add_figures(thousand, {"rayqueue": idle, "kafka": theirs}, 1000, 3)
     w10_idle.add_figures(few, {"rayqueue": idle}, 5, 1)
     held = [figure for figure in thousand.figures if figure.must is not None]
     assert len(held) == 3 and all(figure.side == "rayqueue" and figure.must_reached for figure in held)
-    assert [figure.samples for figure in thousand.figures if figure.unit == "ratio"] == [[0.5]]
+    assert [figure.samples for figure in thousand.figures if figure.unit == "ratio"] == [[0.5], [0.25]]
     added = [figure.samples[0] for figure in thousand.figures if figure.name.startswith("of it")]
     assert added == pytest.approx([0.3, 3.0]), "for 1,000 of the 3,000"
     assert all(figure.must is None for figure in few.figures)

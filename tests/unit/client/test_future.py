@@ -182,3 +182,14 @@ def test_a_doorbell_keeps_one_ring_and_wakes_who_waits() -> None:
         woken = pool.submit(bell.wait, 10)
         bell.ring()
         assert woken.result(10)
+
+
+def test_who_sees_that_all_is_delivered_finds_the_callbacks_handed_over() -> None:
+    """`flush` waits for the outcomes, then for the callbacks that were handed over by then."""
+    handed: list[bool] = []
+    receipt = Receipt("t", lambda callbacks: handed.append(receipt._lock.locked()))
+    part = Part(receipt, 0, range(1), 10)
+    receipt.place([part], _times(1))
+    receipt.on_delivery(0, lambda future: None, None)
+    receipt.settle(part, 0, -1, None)
+    assert handed == [True], "while nobody can see that it is complete"

@@ -1,0 +1,108 @@
+"""A lone record is sent by the thread that produced it, and Ctrl-C in the middle of that harms nothing."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from rayqueue.client.io.interrupts import Uninterrupted
+from rayqueue.producer import Producer
+from tests.unit.client.fake_cluster import WAIT_S, FakeCluster, FakeLink, producing
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    made = FakeCluster()
+    made.add_topic("t")
+    return made
+
+
+@pytest.fixture
+def senders(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """The threads that sent requests, in order."""
+    seen: list[threading.Thread] = []
+    send = FakeLink.send
+
+    def noted(self: FakeLink, request: Any, rows: list[Any]) -> None:
+        seen.append(threading.current_thread())
+        send(self, request, rows)
+
+    monkeypatch.setattr(FakeLink, "send", noted)
+    return seen
+
+
+@pytest.fixture
+def producer(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Producer]:
+    with producing(monkeypatch, cluster, linger_ms=0) as made:
+        made.produce("t", b"connects").result(WAIT_S)
+        yield made
+
+
+def test_a_lone_record_is_sent_by_its_own_thread(senders: list[threading.Thread], producer: Producer) -> None:
+    del senders[:]
+    for number in range(5):
+        assert producer.produce("t", b"x").result(WAIT_S).offset == number + 1
+    assert senders == [threading.current_thread()] * 5
+
+
+def test_while_one_is_unanswered_the_sender_sends(
+    cluster: FakeCluster, senders: list[threading.Thread], producer: Producer
+) -> None:
+    del senders[:]
+    cluster.answering = False
+    producer.produce("t", b"1")
+    second = producer.produce("t", b"2")
+    cluster.wait_for(lambda: len(senders) == 2)
+    cluster.answering = True
+    for _ in range(2):
+        cluster.links[0].answer()
+    assert second.result(WAIT_S).offset == 2
+    assert [thread is threading.current_thread() for thread in senders] == [True, False]
+
+
+def test_with_a_linger_the_sender_sends(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, senders: list[threading.Thread]
+) -> None:
+    with producing(monkeypatch, cluster, linger_ms=1) as lingering:
+        for _ in range(3):
+            lingering.produce("t", b"x").result(WAIT_S)
+    assert threading.current_thread() not in senders
+
+
+def test_an_interrupt_waits_for_the_end_of_a_send(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, producer: Producer
+) -> None:
+    send = FakeLink.send
+
+    def interrupted(self: FakeLink, request: Any, rows: list[Any]) -> None:
+        signal.raise_signal(signal.SIGINT)
+        send(self, request, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeLink, "send", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            producer.produce("t", b"it is sent all the same")
+    assert producer.flush(WAIT_S) == 0
+    assert len(cluster.requests) == 2
+    assert producer.produce("t", b"and it goes on").result(WAIT_S).offset == 2
+
+
+def test_the_handler_is_given_back_and_other_threads_are_left_alone() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with Uninterrupted():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+    inside: list[Any] = []
+
+    def elsewhere() -> None:
+        with Uninterrupted():
+            inside.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join(WAIT_S)
+    assert inside == [before]
