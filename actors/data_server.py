@@ -132,7 +132,7 @@ class DataServer:
                 self._connections.discard(framed)
 
     def _greet(self, framed: FramedSocket) -> Hello:
-        """The caller's hello. Nothing is taken from a stranger but this one small message, and the token comes first."""
+        """The caller's hello. Nothing but this one small message is taken from a stranger; the token comes first."""
         framed.set_timeout(HELLO_S)
         frame = framed.receive()
         if frame is None:

@@ -210,7 +210,7 @@ class FramedSocket:
         self._sock.settimeout(seconds)
 
     def shut_down(self, how: int = socket.SHUT_RDWR) -> None:
-        """Ends the connection; a thread that waits in `receive` or `send` returns. The descriptor stays until `close`."""
+        """Ends the connection; a thread that waits in it returns. The descriptor stays until `close`."""
         with contextlib.suppress(OSError):  # it has ended already
             self._sock.shutdown(how)
 

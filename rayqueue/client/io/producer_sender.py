@@ -1,8 +1,8 @@
 """The sender: the thread that turns closed chunks into batches and does what the delivery machine says.
 
 Answers are taken on the links' own threads, so that an ack reaches its future without another hop; they step the same
-machine under its lock. One thread at a time sends, the sender's or that of a caller with a lone record, so requests leave
-in the order in which the machine made them.
+machine under its lock. One thread at a time sends, the sender's or a caller's with a lone record, so requests leave in
+the order in which the machine made them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from rayqueue.client.accumulator import Accumulator, Chunk
@@ -220,10 +221,9 @@ class Sender:
             self._died(error)
 
     def send_now(self) -> None:
-        """Has a record that was just produced sent: by the caller's thread if nothing is on its way, else by the sender.
+        """Has a record that was just produced sent: by this thread if nothing is on its way, else by the sender.
 
-        A lone record is spared the waking of another thread. When requests are unanswered the sender gathers what comes
-        until one of them is.
+        A lone record is spared the waking of another thread; else the sender gathers what comes meanwhile.
         """
         if not self._stepping.acquire(blocking=False):
             self.bell.ring()
@@ -231,10 +231,8 @@ class Sender:
         try:
             with self._core:
                 alone = self._machine.next_deadline_ms() is None and not self._work
-            deadline = 0.0
-            if alone:
-                with Uninterrupted():
-                    deadline = self._step()
+            with Uninterrupted() if alone else nullcontext():
+                deadline = self._step() if alone else 0.0
         except Exception as error:
             log.exception("the producer's sender failed")
             self._died(error)
