@@ -218,7 +218,7 @@ def _figures(outcome: Outcome, by_count: Rounds) -> None:
     for load in LOADS:
         for count, runs in by_count.items():
             samples = [run[load].cores for run in runs]
-            outcome.add(f"cores in use: {load}, {_brokers(count)}", "cores", samples, note="actors and clients")
+            outcome.add(f"cores in use: {load}, {_brokers(count)}", "cores", samples)
     most = max(by_count)
     samples = [run[BOTH].cpu_s_gb(COORDINATOR) for run in by_count[most]]
     name = f"of it the coordinator's: {BOTH}, {_brokers(most)}"
@@ -247,13 +247,13 @@ def model(outcome: Outcome, by_count: Rounds, costs: Costs, there: float) -> Non
                 }
             )
             name = f"measured / predicted: {load}, {_brokers(count)}"
-            note = f"predicted {mb_s:,.0f} MB/s, bound by {predicted.bound}"
+            note = f"{mb_s:,.0f} MB/s: {predicted.bound}"
             outcome.add(name, "ratio", [run[load].mb_s / mb_s for run in runs], note=note)
     for load, kind in w10_model.LOADS.items():
         for count in (3, 10, 100):
             predicted = w10_model.cluster(count, costs, w10_model.NODE, kind)
-            note = f"model, not measured; bound by {predicted.bound}"
-            outcome.add(f"{load}, {count} machines", "GB/s", [predicted.gb_s], note=note, side="model")
+            name = f"model, not measured: {load}, {count} machines"
+            outcome.add(name, "GB/s", [predicted.gb_s], note=predicted.bound, side="model")
     outcome.settings["model"] = {
         "costs": asdict(costs), "cores": there, "node": asdict(w10_model.NODE), "checked": checked,
     }  # fmt: skip

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import rayqueue
@@ -242,16 +243,16 @@ def _figures(
             outcome.add(f"CPU of all processes, {what}", "CPU-s/GB", samples, higher_is_better=False)
     for side, waiting in idle.items():
         more: dict[str, Any] = {"higher_is_better": False}
-        what = f"each of {most} waiting consumers, {side}"
-        outcome.add(f"memory in its process (USS), {what}", "KiB", [waiting.kib], **more)
+        what = f"{most} waiting consumers, {side}: each"
+        outcome.add(f"{what}, memory in its process (USS)", "KiB", [waiting.kib], **more)
         if side == next(iter(idle)):  # later ones find the memory of the first
-            outcome.add(f"memory in the actors (USS), {what}", "KiB", [waiting.server_kib], **more)
-        outcome.add(f"open files in its process, {what}", "files", [waiting.files], **more)
-        outcome.add(f"open files in the actors, {what}", "files", [waiting.server_files], **more)
-        what = f"CPU of all processes, {most} waiting consumers, {side}"
+            outcome.add(f"{what}, memory in the actors (USS)", "KiB", [waiting.server_kib], **more)
+        outcome.add(f"{what}, open files in its process", "files", [waiting.files], **more)
+        outcome.add(f"{what}, open files in the actors", "files", [waiting.server_files], **more)
+        what = f"{most} waiting consumers, {side}: CPU of all processes"
         outcome.add(what, "% of a core", [waiting.cpu_percent], **more)
     sides = {
-        f"rayqueue {side}": [[count, max(one.mb_s for one in rates)] for count, rates in by_count.items()]
+        f"rayqueue {side}": [[count, median(one.mb_s for one in rates)] for count, rates in by_count.items()]
         for side, by_count in found.items()
     }
     curve = {"title": "Reading a topic together", "x": "consumers", "unit": "MB/s", "sides": sides}

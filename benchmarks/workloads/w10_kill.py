@@ -225,12 +225,11 @@ def add_figures(outcome: Outcome, kills: list[Kill], acks: list[int], received: 
     more: dict[str, Any] = {"higher_is_better": False}
     for role, name in ((REPLICA, "leader"), (COORDINATOR, "coordinator")):
         of_role = [kill for kill in kills if kill.role == role]
-        outcome.add(f"{name} killed, until its process is back", "s", [kill.back_s for kill in of_role], **more)
         for what, times in (("acks", acks), ("records", received)):
             quiet = [longest_gap_ms(times, kill.quiet, kill.at) for kill in of_role]
             gaps = [longest_gap_ms(times, kill.at, kill.over) for kill in of_role]
             if role == REPLICA:
-                note = "one replica: until its process is back"
+                note = "no replica to take over"
                 outcome.add(f"{name} killed, longest without {what}", "ms", gaps, note=note, **more)
                 continue
             outcome.add(f"before: longest without {what}", "ms", quiet, **more)

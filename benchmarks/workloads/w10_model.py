@@ -4,7 +4,7 @@ What is counted is GB/s of values produced by everybody together. Each broker ta
 partitions as the others, and is bound by its cores, its network card and its disk; the cluster is bound by the first
 of them, or by how much the producers bring. The coordinator is not on the way of records, so it has no term.
 
-`python -m benchmarks.workloads.w10_model results.json` prints the tables of docs/scale.md from a run's results.
+`python benchmarks/workloads/w10_model.py results.json` prints the tables of docs/scale.md from a run's results.
 """
 
 from __future__ import annotations
@@ -147,9 +147,15 @@ def table(costs: Costs, node: Node = NODE, brokers: Sequence[int] = BROKERS) -> 
     """Rows of text: for each number of brokers the GB/s of each of `LOADS`, and what binds it."""
     rows = [["brokers", *LOADS]]
     for count in brokers:
-        found = [cluster(count, costs, node, load) for load in LOADS.values()]
-        rows.append([str(count), *(f"{one.gb_s:.1f} GB/s ({one.bound})" for one in found)])
+        rows.append([str(count), *(_cell(count, costs, node, load) for load in LOADS.values())])
     return rows
+
+
+def _cell(brokers: int, costs: Costs, node: Node, load: Load) -> str:
+    if brokers < load.replicas:
+        return "-"
+    found = cluster(brokers, costs, node, load)
+    return f"{found.gb_s:.1f} GB/s ({found.bound})"
 
 
 def costs_from(found: dict[str, Any]) -> Costs:

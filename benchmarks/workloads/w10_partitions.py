@@ -10,6 +10,7 @@ import resource
 import signal
 import time
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import rayqueue
@@ -262,7 +263,7 @@ def partitions(count: int) -> str:
 def _curves(outcome: Outcome, found: Found, kinds: dict[str, str]) -> None:
     """For the plots."""
     sides = {
-        f"rayqueue {attribute}": [[size.partitions, max(getattr(size, attribute))] for size in found.sizes]
+        f"rayqueue {attribute}": [[size.partitions, median(getattr(size, attribute))] for size in found.sizes]
         for attribute in kinds.values()
     }
     curves = outcome.settings.setdefault("curves", [])

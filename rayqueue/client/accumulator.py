@@ -218,6 +218,11 @@ class Accumulator:
         self._closed.append(work)
 
     @property
+    def closed(self) -> bool:
+        """Whether anything is closed and has not been handed out."""
+        return bool(self._closed)
+
+    @property
     def pending(self) -> bool:
         """Whether there is anything that has not been handed out."""
         return bool(self._closed or self._open)

@@ -5,6 +5,8 @@ A deterministic machine: events are method calls with `now_ms`, what must be don
 Sender and RecordAccumulator are the model, with the epoch bump of KIP-360; per-partition lanes are in `client.lanes`.
 """
 
+# size: one machine, all its transitions in one file
+
 from __future__ import annotations
 
 import heapq
@@ -238,6 +240,11 @@ class Delivery:
             elif node.ready and node.link is None and not node.connecting:
                 times.append(node.blocked_until_ms)
         return min(times) if times else None
+
+    @property
+    def owing(self) -> int:
+        """How many nodes have requests that they have not answered."""
+        return sum(bool(node.requests) for node in self._nodes.values())
 
     @property
     def has_work(self) -> bool:

@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from rayqueue.client.accumulator import Accumulator, Chunk
@@ -221,18 +220,19 @@ class Sender:
             self._died(error)
 
     def send_now(self) -> None:
-        """Has a record that was just produced sent: by this thread if nothing is on its way, else by the sender.
-
-        A lone record is spared the waking of another thread; else the sender gathers what comes meanwhile.
-        """
-        if not self._stepping.acquire(blocking=False):
+        """Has a record that opened a chunk sent: by this thread, if nothing is on its way (it is spared the waking of
+        another); by the answer, if one server owes some, with all that gathers till then; else by the sender."""
+        with self._core:
+            owing = self._machine.owing
+            alone = not owing and not self._work and self._machine.next_deadline_ms() is None
+        if owing == 1 and not self._accumulator.closed:
+            return
+        if not alone or not self._stepping.acquire(blocking=False):
             self.bell.ring()
             return
         try:
-            with self._core:
-                alone = self._machine.next_deadline_ms() is None and not self._work
-            with Uninterrupted() if alone else nullcontext():
-                deadline = self._step() if alone else 0.0
+            with Uninterrupted():
+                deadline = self._step()
         except Exception as error:
             log.exception("the producer's sender failed")
             self._died(error)

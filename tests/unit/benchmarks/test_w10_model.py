@@ -61,6 +61,11 @@ def test_one_machine_is_shared_by_all_brokers_and_clients() -> None:
     assert w10_model.one_machine(1, COSTS, 9.0, Load(produced=0, read=1, streams=1)) == (0.8, "clients")
 
 
+def test_there_is_no_row_of_fewer_brokers_than_replicas() -> None:
+    rows = w10_model.table(COSTS, brokers=(2, 3))
+    assert rows[0][-1] == "produce, RF 3, 3 readers" and rows[1][-1] == "-" and rows[2][-1].endswith(")")
+
+
 def run(gb: float, seconds: float, actors: float, produce: float, read: float) -> Run:
     return Run(gb, seconds, {"actors": actors, COORDINATOR: 0.01, PRODUCE: produce, READ: read})
 

@@ -49,19 +49,31 @@ def test_a_lone_record_is_sent_by_its_own_thread(senders: list[threading.Thread]
     assert senders == [threading.current_thread()] * 5
 
 
-def test_while_one_is_unanswered_the_sender_sends(
+def test_while_one_is_unanswered_the_others_gather(
     cluster: FakeCluster, senders: list[threading.Thread], producer: Producer
 ) -> None:
-    del senders[:]
     cluster.answering = False
     producer.produce("t", b"1")
-    second = producer.produce("t", b"2")
-    cluster.wait_for(lambda: len(senders) == 2)
+    others = [producer.produce("t", b"x") for _ in range(5)]
     cluster.answering = True
-    for _ in range(2):
-        cluster.links[0].answer()
-    assert second.result(WAIT_S).offset == 2
-    assert [thread is threading.current_thread() for thread in senders] == [True, False]
+    cluster.links[0].answer()
+    assert [future.result(WAIT_S).offset for future in others] == [2, 3, 4, 5, 6]
+    assert [request.batches[0].record_count for _, request, _ in cluster.requests] == [1, 1, 5]
+    assert [thread is threading.current_thread() for thread in senders[-2:]] == [True, False]
+
+
+def test_a_full_chunk_waits_for_no_answer(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    with producing(monkeypatch, cluster, linger_ms=0, batch_size=1000) as one:
+        one.produce("t", b"connects").result(WAIT_S)
+        cluster.answering = False
+        one.produce("t", b"1")
+        for _ in range(30):
+            one.produce("t", bytes(100))
+        cluster.wait_for(lambda: len(cluster.requests) > 3)
+        cluster.answering = True
+        while cluster.links[0].unanswered:
+            cluster.links[0].answer()
+        assert one.flush(WAIT_S) == 0
 
 
 def test_with_a_linger_the_sender_sends(
