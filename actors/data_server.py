@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import logging
 import socket
@@ -10,7 +11,7 @@ from collections.abc import Callable
 
 from rayqueue.actors.calls import Action, check_hello, reply_to
 from rayqueue.actors.exchange import Exchange
-from rayqueue.client.framed_socket import FramedSocket
+from rayqueue.client.framed_socket import HEAD_BYTES, FramedSocket
 from rayqueue.errors import AuthenticationError, ProtocolError, RayQueueError
 from rayqueue.protocol import codec
 from rayqueue.protocol.frames import MESSAGE
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 HELLO_BYTES = 16 * 1024
 HELLO_S = 10.0  # for a caller to say who it is
 BACKLOG = 512
+CONNECTIONS_MAX = 8192
 ACCEPT_RETRY_S = 0.1
 
 ExchangeHandler = Callable[[Exchange], None]
@@ -62,8 +64,9 @@ class DataServer:
             PROTOCOL_VERSION, identity.cluster_id, identity.broker_id, identity.incarnation, 1, "", ""
         )
         self._max_message_bytes = max_message_bytes
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        both = host == "::" and socket.has_dualstack_ipv6()  # as gRPC's servers take it
+        self._listener = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
         self.host = host
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
@@ -78,11 +81,11 @@ class DataServer:
     def shutdown(self) -> None:
         """Stops listening and ends every connection."""
         self._stopping.set()
-        # Closing does not wake a thread in accept(2); shutting down does.
-        try:
+        # Closing does not wake a thread in accept(2). Shutting down does on Linux; a connection does everywhere.
+        with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        except OSError as error:
-            log.debug("the listener was gone: %s", error)
+        with contextlib.suppress(OSError):
+            socket.create_connection(self._listener.getsockname()[:2], 1.0).close()
         self._thread.join()
         self._listener.close()
         with self._lock:
@@ -101,15 +104,24 @@ class DataServer:
                 self._stopping.wait(ACCEPT_RETRY_S)
                 continue
             try:
-                framed = FramedSocket(sock, HELLO_BYTES)
-                with self._lock:
-                    self._connections.add(framed)
-                threading.Thread(target=self._serve, args=(framed,), name="data-connection", daemon=True).start()
-            except (OSError, RuntimeError) as error:  # gone again, or no thread can be started
+                self._begin(sock)
+            except Exception as error:  # gone again, or no thread can be started: the next one may do better
                 log.warning("a connection cannot be served: %s", error)
-                with self._lock:
-                    self._connections.discard(framed)
                 sock.close()
+
+    def _begin(self, sock: socket.socket) -> None:
+        """Gives a connection its thread."""
+        if len(self._connections) >= CONNECTIONS_MAX:
+            raise OSError(f"there are {CONNECTIONS_MAX} already")
+        framed = FramedSocket(sock, HELLO_BYTES)
+        with self._lock:
+            self._connections.add(framed)
+        try:
+            threading.Thread(target=self._serve, args=(framed,), name="data-connection", daemon=True).start()
+        except RuntimeError:
+            with self._lock:
+                self._connections.discard(framed)
+            raise
 
     def _serve(self, framed: FramedSocket) -> None:
         """A connection's life: hello, welcome, the handler of its kind."""
@@ -127,14 +139,16 @@ class DataServer:
             log.exception("an exchange of kind %s failed", exchange.hello.kind)
             failure = error
         finally:
-            exchange.finish(failure)
-            with self._lock:
-                self._connections.discard(framed)
+            try:
+                exchange.finish(failure)
+            finally:
+                with self._lock:
+                    self._connections.discard(framed)
 
     def _greet(self, framed: FramedSocket) -> Hello:
         """The caller's hello. Nothing but this one small message is taken from a stranger; the token comes first."""
-        framed.set_timeout(HELLO_S)
-        frame = framed.receive()
+        framed.head_bytes = 0
+        frame = framed.receive_within(HELLO_S)
         if frame is None:
             raise EOFError("without a word")
         kind, message, rows = frame
@@ -148,8 +162,7 @@ class DataServer:
         check_hello(hello, self.identity)
         if hello.kind not in self._exchanges:
             raise ProtocolError(f"a {self.identity.role} has no exchange {hello.kind!r}")
-        framed.set_timeout(None)
-        framed.max_bytes = self._max_message_bytes
+        framed.max_bytes, framed.head_bytes = self._max_message_bytes, HEAD_BYTES
         return hello
 
     def _serve_calls(self, exchange: Exchange) -> None:

@@ -131,9 +131,20 @@ class Exchange:
             with self._starting:
                 if self._thread is None and not self._finished:
                     thread = threading.Thread(target=self._write_behind, name="exchange-writer", daemon=True)
+                    try:
+                        thread.start()
+                    except RuntimeError as error:  # too many threads: this client is given up, not the process
+                        log.warning("%r is ended: %s", self, error)
+                        self._give_up()
+                        return
                     self._thread = thread
-                    thread.start()
         self._wakes.put(None)
+
+    def _give_up(self) -> None:
+        self._broken = True
+        self._blocked = False
+        self._framed.shut_down()
+        self._flush()  # drops what is left
 
     def _write_behind(self) -> None:
         while True:
@@ -162,7 +173,8 @@ class Exchange:
             self._thread.join()
         self._blocked = False
         self._flush()
-        self._framed.close()
+        with self._writing:  # somebody may be about to write: the descriptor must not be another client's by then
+            self._framed.close()
 
     def _refuse(self, error: BaseException) -> None:
         self._outbox.append((views_of(pack_head(codec.encode_failure(error), (), FAILURE)), None))

@@ -148,7 +148,7 @@ class FetchStream:
             self._tell(subscription)
             few = few and (subscription.mapped or partition.high_watermark - subscription.offset <= FEW_RECORDS)
         if few:
-            self._push()
+            self._push(SMALL_BYTES)
         elif self._exchange.idle:  # else it pushes when it is
             self._exchange.wake()
 
@@ -161,8 +161,12 @@ class FetchStream:
 
     # --- pushing (any thread, one at a time) ------------------------------------------------------------------------
 
-    def _push(self) -> None:
-        """Sends what there is while the connection takes it at once; the exchange calls again when it does."""
+    def _push(self, once: int = 0) -> None:
+        """Sends what there is while the connection takes it at once; the exchange calls again when it does.
+
+        Args:
+            once: one message of so many bytes at most, the rest is left to the exchange's thread; 0: all there is.
+        """
         exchange = self._exchange
         while self._has_news() and exchange.idle:
             if not self._pushing.acquire(blocking=False):
@@ -170,11 +174,17 @@ class FetchStream:
             try:
                 self._feed_starved()
                 while (self._ready or self._refused) and exchange.idle:
-                    parts, rows = self._gather()
+                    parts, rows = self._gather(once or self._max_bytes)
                     if parts:
                         exchange.send(codec.encode(FetchResponse(parts)), rows)
+                    if once:
+                        break
             finally:
                 self._pushing.release()
+            if once:
+                if self._has_news():
+                    exchange.wake()
+                return
 
     def _has_news(self) -> bool:
         return bool(self._ready or self._refused or (self._starved and self._credit > 0))
@@ -187,7 +197,7 @@ class FetchStream:
                     subscription.queued = True
                     self._ready.append(subscription)
 
-    def _gather(self) -> tuple[list[FetchPart], list[pa.Buffer]]:
+    def _gather(self, max_bytes: int) -> tuple[list[FetchPart], list[pa.Buffer]]:
         """Parts for one message: many small ones, or a large one alone, which then is not copied.
 
         A message's rows stand beside its first parts, so parts without data come last.
@@ -203,7 +213,7 @@ class FetchStream:
             subscription.queued = False
             if subscription.ended:
                 continue
-            part, row = self._part(subscription, SMALL_BYTES if rows else self._max_bytes)
+            part, row = self._part(subscription, min(SMALL_BYTES, max_bytes) if rows else max_bytes)
             if row is not None and part is not None:
                 data_parts.append(part)
                 rows.append(row)

@@ -128,19 +128,22 @@ class PartitionTable:
             # Epochs committed for an earlier process of this actor are not ours to lead under.
             return
         facts: dict[bytes, _Facts] = {}
-        for key in self._touched(state, records):
-            if self._closed:
-                break
-            if self._opened and time.monotonic() - self._opened_s > HAND_OVER_S:
+        try:
+            for key in self._touched(state, records):
+                if self._closed:
+                    break
+                if self._opened and time.monotonic() - self._opened_s > HAND_OVER_S:
+                    inside(self._host)
+                try:
+                    self._settle(state, key, facts, wall_ms, inside)
+                except (RayQueueError, OSError) as error:
+                    # One bad directory does not take the others with it; clients of this partition are told.
+                    log.error("partition %d of topic %s does not fit the metadata: %s", key[1], key[0].hex(), error)
+                    self._failed[key] = f"the log of partition {key[1]} cannot be opened: {error}"
+        finally:
+            # Whatever happened: a log that is open here and hosted nowhere would be opened a second time.
+            if self._opened:
                 inside(self._host)
-            try:
-                self._settle(state, key, facts, wall_ms, inside)
-            except (RayQueueError, OSError) as error:
-                # One bad directory does not take the others with it; clients of this partition are told.
-                log.error("partition %d of topic %s is not in line with the metadata: %s", key[1], key[0].hex(), error)
-                self._failed[key] = f"the log of partition {key[1]} cannot be opened: {error}"
-        if self._opened:
-            inside(self._host)
         if not self._registered and not self._closed:
             self._registered = True
             if self._slot == 0:

@@ -33,8 +33,11 @@ def _raise_priority() -> None:
         tasks = os.listdir("/proc/self/task")
     except OSError:
         tasks = ["0"]  # not Linux: 0 is the process
-    try:
-        for task in tasks:
+    for task in tasks:
+        try:
             os.setpriority(os.PRIO_PROCESS, int(task), 0)
-    except (PermissionError, ProcessLookupError, AttributeError) as error:
-        log.debug("the process stays at its priority: %s", error)
+        except ProcessLookupError:
+            continue  # it has ended since
+        except (PermissionError, AttributeError) as error:
+            log.debug("the process stays at its priority: %s", error)
+            return

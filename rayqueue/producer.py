@@ -28,6 +28,7 @@ from rayqueue.errors import SchemaMismatch, UnknownTopicOrPartition
 
 _NS_PER_MS = 1_000_000
 _INTERRUPTED_FLUSH_S = 3.0
+_SMALL = 64 * 1024  # a connection with nothing on its way takes so much at once, even if nobody reads it
 
 
 def _wait_s(timeout: Any) -> float | None:
@@ -172,9 +173,9 @@ class Producer:
             pipeline.accumulator.offer_fast(topic)
             if chunk.room <= 0:
                 pipeline.accumulator.close(topic)
-        if index == 0 and chunk.room > 0:
+        if index == 0 and chunk.room > 0 and size <= _SMALL:
             pipeline.send_now()
-        elif chunk.room <= 0:
+        elif index == 0 or chunk.room <= 0:
             pipeline.ring()
         future = RecordFuture(chunk.receipt, index)
         if on_delivery is not None:

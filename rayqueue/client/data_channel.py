@@ -20,6 +20,7 @@ from rayqueue.protocol.messages import PROTOCOL_VERSION, DataCall, Hello, Welcom
 
 T = TypeVar("T")
 
+UNACKNOWLEDGED_S = 20.0
 MAX_BYTES = (1 << 32) - 1  # servers are believed; what they send is bounded by the credit they are given
 
 
@@ -48,10 +49,8 @@ class Exchange:
             RayQueueError: what the server answers instead; BrokerNotAvailable; RequestTimeout.
         """
         try:
-            self._framed.set_timeout(timeout_s)
             self._framed.send(pack_head(codec.encode(hello)))
-            self.welcome = codec.decode_reply(self._opened(self._framed.receive())[0], Welcome)
-            self._framed.set_timeout(None)
+            self.welcome = codec.decode_reply(self._opened(self._framed.receive_within(timeout_s))[0], Welcome)
         except OSError as error:
             self.close()
             self._fail(error)
@@ -59,9 +58,12 @@ class Exchange:
             self.close()
             raise
 
-    def set_timeout(self, seconds: float | None) -> None:
-        """How long `send` and `receive` wait before they raise RequestTimeout."""
-        self._framed.set_timeout(seconds)
+    def receive_within(self, timeout_s: float) -> bytes:
+        """The next message. Raises as `receive`, and RequestTimeout."""
+        try:
+            return self._opened(self._framed.receive_within(timeout_s))[0]
+        except OSError as error:
+            self._fail(error)
 
     def send(self, message: bytes, rows: list[pa.Buffer] | None = None) -> None:
         """Sends a message with its rows; blocks while the server does not read.
@@ -161,7 +163,10 @@ class DataChannel:
         except OSError as error:
             raise BrokerNotAvailable(f"{self.where} cannot be reached ({error})") from error
         sock.settimeout(None)
-        exchange = Exchange(FramedSocket(sock, MAX_BYTES), self.where)
+        framed = FramedSocket(sock, MAX_BYTES)
+        if hello.kind == "fetch":  # what it sends is little, and taken at once by a server that lives
+            framed.give_up_after(UNACKNOWLEDGED_S)
+        exchange = Exchange(framed, self.where)
         hello.token = self._token
         exchange.open(hello, max(0.01, deadline - time.monotonic()))
         return exchange
@@ -175,8 +180,7 @@ class DataChannel:
         deadline = time.monotonic() + timeout_s
         exchange = self.exchange(Hello(PROTOCOL_VERSION, "call"), timeout_s)
         try:
-            exchange.set_timeout(max(0.01, deadline - time.monotonic()))
             exchange.send(codec.encode(DataCall(action, codec.encode(request))))
-            return codec.decode_reply(exchange.receive()[0], reply)
+            return codec.decode_reply(exchange.receive_within(max(0.01, deadline - time.monotonic())), reply)
         finally:
             exchange.close()

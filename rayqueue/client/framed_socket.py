@@ -30,8 +30,12 @@ BUFFERS_MAX = 512  # pieces of memory a system call takes; the kernel's limit is
 Frame = tuple[int, bytes, list[pa.Buffer]]  # kind, message, rows
 Views = list[memoryview]
 
-# A peer that is cut off says nothing more: ask it after 10 s of silence, give up after three asks.
-_KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3))
+ROWS_MAX = 100_000
+MESSAGE_BYTES_MAX = 16 << 20
+
+# A peer that is cut off says nothing more: ask it after 10 s of silence, give up after three asks. (TCP_KEEPALIVE is
+# what macOS calls the first.)
+_KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPALIVE", 10), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3))
 
 
 class _Large:
@@ -56,6 +60,7 @@ class FramedSocket:
 
     def __init__(self, sock: socket.socket, max_bytes: int) -> None:
         self.max_bytes = max_bytes
+        self.head_bytes = HEAD_BYTES
         self._sock = sock
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
@@ -86,6 +91,23 @@ class FramedSocket:
         while (frame := self._parse()) is None:
             if not self._fill(0 if self._large is None else socket.MSG_WAITALL):
                 return None
+        return frame
+
+    def receive_within(self, timeout_s: float) -> Frame | None:
+        """As `receive`, but all of the frame has to be here in time; afterwards there is no timeout.
+
+        Raises:
+            TimeoutError: it is not.
+        """
+        give_up = time.monotonic() + timeout_s
+        while (frame := self._parse()) is None:
+            left = give_up - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the peer says nothing, or not all of it")
+            self._sock.settimeout(left)
+            if not self._fill(0):
+                return None
+        self._sock.settimeout(None)
         return frame
 
     def receive_nowait(self) -> Frame | None:
@@ -127,8 +149,10 @@ class FramedSocket:
             return None
         prefix = unpack_prefix(self._buffer, start)
         size = prefix.size
-        if size > self.max_bytes + HEAD_BYTES:
+        if size > self.max_bytes + self.head_bytes:
             raise ProtocolError(f"a message of {size} bytes is above socket.request.max.bytes ({self.max_bytes})")
+        if prefix.row_count > ROWS_MAX or prefix.message_size > MESSAGE_BYTES_MAX:
+            raise ProtocolError(f"a frame has at most {ROWS_MAX} rows and {MESSAGE_BYTES_MAX} bytes beside them")
         if have >= size:
             return self._cut(prefix)
         if have >= prefix.head_size and size > BUFFER_BYTES:
@@ -147,11 +171,16 @@ class FramedSocket:
         if prefix.row_count:
             data = pa.py_buffer(bytes(self._view[rows_at:end]))
             rows = split_rows(data, unpack_sizes(self._buffer, start, prefix))
-        if end == self._end:
-            self._start = self._end = 0
-        else:
-            self._start = end
+        self._start = end
+        self._settle()
         return prefix.kind, message, rows
+
+    def _settle(self) -> None:
+        """After a frame: an empty buffer begins anew, and one that had grown is given back."""
+        if self._start == self._end:
+            self._start = self._end = 0
+            if len(self._buffer) > BUFFER_BYTES:
+                self._renew(BUFFER_BYTES)
 
     def _begin_large(self, prefix: Prefix) -> None:
         start = self._start
@@ -161,19 +190,24 @@ class FramedSocket:
         have = self._end - rows_at
         large.view[:have] = self._view[rows_at : self._end]
         large.filled = have
-        self._start = self._end = 0
+        self._start = self._end
+        self._settle()
         self._large = large
 
     def _make_room(self, size: int) -> None:
-        """Lets the buffer hold `size` bytes from the first that was not taken."""
-        if self._start + size <= len(self._buffer):
+        """Lets the buffer take more of the `size` bytes that begin with the first that was not taken."""
+        if self._start + size <= len(self._buffer) or (not self._start and self._end < len(self._buffer)):
             return
         rest = bytes(self._view[self._start : self._end])
-        if size > len(self._buffer):
-            self._buffer = bytearray(size)
-            self._view = memoryview(self._buffer)
+        if len(rest) == len(self._buffer):
+            # Not at once to the size that is claimed: memory is for bytes that have come.
+            self._renew(min(size, 2 * len(rest)))
         self._view[: len(rest)] = rest
         self._start, self._end = 0, len(rest)
+
+    def _renew(self, size: int) -> None:
+        self._buffer = bytearray(size)
+        self._view = memoryview(self._buffer)
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -204,6 +238,11 @@ class FramedSocket:
         return []
 
     # --- the end ---------------------------------------------------------------------------------------------------
+
+    def give_up_after(self, seconds: float) -> None:
+        """Breaks the connection when what was sent stays unacknowledged so long: keep-alive does not ask meanwhile."""
+        if self._sock.family != getattr(socket, "AF_UNIX", None) and hasattr(socket, "TCP_USER_TIMEOUT"):
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
     def set_timeout(self, seconds: float | None) -> None:
         """How long `receive` waits before it raises TimeoutError."""

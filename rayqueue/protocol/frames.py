@@ -72,6 +72,8 @@ def unpack_prefix(data: bytes | bytearray, at: int) -> Prefix:
     magic, kind, message_size, row_count, rows_size = _PREFIX.unpack_from(data, at)
     if magic != MAGIC or kind > FAILURE:
         raise ProtocolError("these bytes are no frame; is the peer a rayqueue of the same version?")
+    if rows_size and not row_count:
+        raise ProtocolError("a frame says that it has bytes of rows, and no rows")
     return Prefix(kind, message_size, row_count, rows_size)
 
 

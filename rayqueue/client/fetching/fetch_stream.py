@@ -89,6 +89,10 @@ class FetchStream:
             log.exception("reading from %s:%d failed", self.endpoint.host, self.endpoint.port)
             yield self._end(self._failed(error))
 
+    def interrupted(self) -> None:
+        """Gives it up in the middle of a message, whether read or sent."""
+        self._inbox.put(self._end(BrokerNotAvailable("an interrupt came while the stream was in use")))
+
     def _end(self, error: RayQueueError) -> Closed:
         self.close()
         return Closed(self, self.endpoint, error)
@@ -100,8 +104,10 @@ class FetchStream:
             self._exchange.send(codec.encode(request))
         except RayQueueError as error:
             log.debug("a fetch request to %s:%d was not sent: %s", self.endpoint.host, self.endpoint.port, error)
-            self._inbox.put(Closed(self, self.endpoint, error))
-            self.close()
+            self._inbox.put(self._end(error))
+        except BaseException:
+            self.interrupted()
+            raise
 
     def close(self) -> None:
         """Ends the stream."""

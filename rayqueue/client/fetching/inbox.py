@@ -146,18 +146,25 @@ class Inbox:
     def _look(self, timeout_ms: int | None) -> None:
         """Reads the streams that have something, waiting for one that has."""
         ready, self._unread = self._unread, []
-        for fd, _ in self._poll.poll(0 if ready else timeout_ms):
-            stream = self._streams.get(fd)
-            if stream is not None and stream not in ready:
-                ready.append(stream)
-            elif fd == self._wake_read:
-                os.read(fd, 512)
-        for stream in ready:
-            for event in stream.read():
-                with self._lock:
-                    self._add(event)
-            if stream.unread:
-                self._unread.append(stream)
+        try:
+            for fd, _ in self._poll.poll(0 if ready else timeout_ms):
+                stream = self._streams.get(fd)
+                if stream is not None and stream not in ready:
+                    ready.append(stream)
+                elif fd == self._wake_read:
+                    os.read(fd, 512)
+            for stream in ready:
+                for event in stream.read():
+                    with self._lock:
+                        self._add(event)
+                if stream.unread:
+                    self._unread.append(stream)
+        except BaseException:
+            # Ctrl-C may have come between bytes and their count, or between a message and its place among the events:
+            # these streams are opened anew, from where the records end that are here.
+            for stream in ready:
+                stream.interrupted()
+            raise
         self._looked = time.monotonic()
 
     def close(self) -> None:

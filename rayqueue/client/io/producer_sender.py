@@ -5,6 +5,8 @@ machine under its lock. One thread at a time sends, the sender's or a caller's w
 the order in which the machine made them.
 """
 
+# size: the one place where what the machine says is done
+
 from __future__ import annotations
 
 import logging
@@ -41,6 +43,9 @@ from rayqueue.errors import BrokerNotAvailable, RayQueueError, UnknownTopicOrPar
 from rayqueue.protocol.messages import MetadataResponse, TopicInfo
 
 log = logging.getLogger("rayqueue.producer")
+
+# With no linger, records that are close behind each other wait for the answer to the first, but no longer than this.
+GATHER_MS = 25.0
 
 
 def assert_never(value: NoReturn) -> NoReturn:
@@ -108,6 +113,7 @@ class Sender:
         self._work: deque[Chunk | TablePiece] = deque()  # closed, not yet encoded; the thread's own
         self._stopping = False
         self._sleeps_until = math.inf
+        self._awake = False
         self._guard = SendGuard(config.request_timeout_ms / 1000, self._hanging)
         self.bell = Doorbell()
         self._thread = threading.Thread(target=self._run, name="rayqueue-producer-sender", daemon=True)
@@ -185,7 +191,8 @@ class Sender:
         with self._core:
             effects = self._machine.answered(link.node, link, results, now_ms())
             deadline = self._machine.next_deadline_ms()
-            more = self._machine.has_work or self._accumulator.pending
+            gathering = self._config.linger_ms == 0 and self._machine.owing == 1 and not self._accumulator.closed
+            more = self._machine.has_work or (self._accumulator.pending and not gathering)
         self._perform(effects)
         # Waking the sender for nothing would hold up the caller who waits for this very ack.
         if more or (deadline is not None and deadline < self._sleeps_until):
@@ -207,40 +214,53 @@ class Sender:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._sleeps_until = math.inf  # awake: who finds something with a deadline rings, and it is kept
+                self._awake = True
+                self._sleeps_until = math.inf  # who finds something with a deadline rings, and it is kept
                 with self._stepping:
                     deadline = self._step()
+                if self._config.linger_ms == 0 and self._machine.owing:
+                    deadline = min(deadline or math.inf, now_ms() + GATHER_MS)
                 if deadline is None:
+                    self._awake = False
                     self.bell.wait(None)
                 elif (left := deadline - now_ms()) > 0:
                     self._sleeps_until = deadline
+                    self._awake = False
                     self.bell.wait(left / 1000)
         except BaseException as error:
             log.exception("the producer's sender failed")
             self._died(error)
 
     def send_now(self) -> None:
-        """Has a record that opened a chunk sent: by this thread, if nothing is on its way (it is spared the waking of
-        another); by the answer, if one server owes some, with all that gathers till then; else by the sender."""
+        """Has a record that opened a chunk sent.
+
+        By this thread, if nothing is on its way: it is spared the waking of another. If one server owes an answer: by
+        that answer, with all that gathers till then, or by the sender after `GATHER_MS`. Else by the sender.
+        """
         with self._core:
             owing = self._machine.owing
             alone = not owing and not self._work and self._machine.next_deadline_ms() is None
         if owing == 1 and not self._accumulator.closed:
-            return
+            # While answers are owed the sender sleeps no longer; of a request that was not its own it is told.
+            if self._awake or self._sleeps_until <= now_ms() + GATHER_MS:
+                return
         if not alone or not self._stepping.acquire(blocking=False):
             self.bell.ring()
             return
+        deadline: float | None = 0.0  # should the step end early, the sender looks what is left
         try:
             with Uninterrupted():
                 deadline = self._step()
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise  # before the step, or after it
+        except BaseException as error:
             log.exception("the producer's sender failed")
             self._died(error)
-            return
+            raise
         finally:
             self._stepping.release()
-        if deadline is not None and deadline < self._sleeps_until:
-            self.bell.ring()
+            if deadline is not None and deadline < self._sleeps_until:
+                self.bell.ring()
 
     def _step(self) -> float | None:
         """Takes what is due, sends what may be sent; when there will be more to do."""
