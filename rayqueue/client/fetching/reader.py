@@ -133,9 +133,9 @@ class Reader:
         """No rows, in the schema of the first topic assigned."""
         cursor = next(iter(self._machine.cursors.values()), None)
         if cursor is not None:
-            return self._engine.layout(cursor).project(columns).schema.empty_table()
+            return _empty(self._engine.layout(cursor).project(columns).schema)
         schema = DEFAULT_TABLE_SCHEMA
-        return (schema if columns is None else pa.schema([schema.field(name) for name in columns])).empty_table()
+        return _empty(schema if columns is None else pa.schema([schema.field(name) for name in columns]))
 
     def messages(self, batch: int, until: Callable[[], bool] | None, guard: Guard) -> Iterator[Message]:
         """Records one after another; looks around (other partitions, news) after each `batch` of them."""
@@ -239,3 +239,8 @@ class Reader:
     def _forget_hand(self) -> None:
         self._rows = self._cursor = None
         self._next = self._end = 0
+
+
+def _empty(schema: pa.Schema) -> pa.Table:
+    """No rows. (`Schema.empty_table` imports pandas, for a second.)"""
+    return pa.Table.from_batches([], schema)

@@ -240,10 +240,10 @@ class Sender:
         with self._core:
             owing = self._machine.owing
             alone = not owing and not self._work and self._machine.next_deadline_ms() is None
-        if owing == 1 and not self._accumulator.closed:
-            # While answers are owed the sender sleeps no longer; of a request that was not its own it is told.
-            if self._awake or self._sleeps_until <= now_ms() + GATHER_MS:
-                return
+        # While answers are owed the sender sleeps no longer than that; of a request that was not its own it is told.
+        bounded = self._awake or self._sleeps_until <= now_ms() + GATHER_MS
+        if owing == 1 and bounded and not self._accumulator.closed:
+            return
         if not alone or not self._stepping.acquire(blocking=False):
             self.bell.ring()
             return
