@@ -218,8 +218,11 @@ class Sender:
                 self._sleeps_until = math.inf  # who finds something with a deadline rings, and it is kept
                 with self._stepping:
                     deadline = self._step()
-                if self._config.linger_ms == 0 and self._machine.owing:
-                    deadline = min(deadline or math.inf, now_ms() + GATHER_MS)
+                if self._config.linger_ms == 0:
+                    with self._core:
+                        owing = self._machine.owing
+                    if owing:
+                        deadline = min(deadline or math.inf, now_ms() + GATHER_MS)
                 if deadline is None:
                     self._awake = False
                     self.bell.wait(None)
