@@ -102,7 +102,7 @@ class Exchange:
             finally:
                 self._writing.release()
         if self._blocked:
-            self._wake()
+            self.wake()
 
     def _write_one(self, wait: bool) -> None:
         """Writes the first message of the outbox; if it may not `wait`, perhaps only its beginning."""
@@ -123,10 +123,7 @@ class Exchange:
             written()
 
     def wake(self) -> None:
-        """Has `on_idle` called by the thread, soon: for work that the caller has no time for."""
-        self._wake()
-
-    def _wake(self) -> None:
+        """Has the thread write what is left, and call `on_idle`: for what the caller has no time for."""
         if self._thread is None:
             with self._starting:
                 if self._thread is None and not self._finished:

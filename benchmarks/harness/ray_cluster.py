@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,16 +161,6 @@ class LocalPeer:
                 "run without --address to compare"
             )
         return self._peer.start(directory, cache, say)
-
-
-@contextlib.contextmanager
-def open_cluster(
-    address: str, directory: Path, config: dict[str, Any] | None = None
-) -> Iterator[tuple[ClusterSystem, Callable[..., Load]]]:
-    """rayqueue on a Ray cluster, and what starts loads on its nodes; see `RayCluster`."""
-    cluster = RayCluster(address, config)
-    with cluster.start(directory) as system:
-        yield system, cluster.start_load
 
 
 def connect(address: str) -> None:

@@ -244,10 +244,6 @@ class FramedSocket:
         if self._sock.family != getattr(socket, "AF_UNIX", None) and hasattr(socket, "TCP_USER_TIMEOUT"):
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
-    def set_timeout(self, seconds: float | None) -> None:
-        """How long `receive` waits before it raises TimeoutError."""
-        self._sock.settimeout(seconds)
-
     def shut_down(self, how: int = socket.SHUT_RDWR) -> None:
         """Ends the connection; a thread that waits in it returns. The descriptor stays until `close`."""
         with contextlib.suppress(OSError):  # it has ended already

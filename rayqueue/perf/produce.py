@@ -26,8 +26,8 @@ BATCHES_WAITING_MAX = 64
 Timed: TypeAlias = Callable[[int], None]
 
 
-class RowsIn(Load[Producer]):
-    """One producer that sends records one by one, each with its future.
+class _Sending(Load[Producer]):
+    """A producer of its own.
 
     Args:
         client: the connection's settings.
@@ -36,6 +36,10 @@ class RowsIn(Load[Producer]):
 
     def __init__(self, client: dict[str, Any], **tuning: Any) -> None:
         super().__init__(Producer(**{**client, **tuning}))
+
+
+class RowsIn(_Sending):
+    """One producer that sends records one by one, each with its future."""
 
     def run(
         self,
@@ -113,16 +117,8 @@ def _places(futures: list[Any]) -> int:
     return len(set(found))
 
 
-class BatchesIn(Load[Producer]):
-    """One producer that sends Arrow tables.
-
-    Args:
-        client: the connection's settings.
-        tuning: settings of the producer, such as linger_ms=5.
-    """
-
-    def __init__(self, client: dict[str, Any], **tuning: Any) -> None:
-        super().__init__(Producer(**{**client, **tuning}))
+class BatchesIn(_Sending):
+    """One producer that sends Arrow tables."""
 
     def run(
         self,

@@ -26,9 +26,6 @@ MAX_TIMESTAMP_MS = 9_000_000_000_000  # in the year 2255: fits Python's datetime
 MAX_COLUMNS = 1000
 MAX_DEPTH = 16
 
-# The one schema of Flight messages on our exchanges: each row the bytes of record batch messages.
-WIRE_SCHEMA = pa.schema([pa.field("data", pa.large_binary())])
-
 
 def storable_type(kind: pa.DataType, depth: int = 0) -> pa.DataType:
     """The type a column has in the log: as given, dictionaries decoded (no dictionary batches stand in the log).
@@ -108,28 +105,3 @@ def deserialize_schema(data: bytes) -> pa.Schema:
         return pa.ipc.read_schema(pa.py_buffer(data))
     except (pa.ArrowInvalid, OSError) as error:
         raise SchemaMismatch(f"the bytes given as a schema are not one: {error}") from error
-
-
-def wire_batch(messages: list[pa.Buffer]) -> pa.RecordBatch:
-    """Rows for a Flight message. One row shares memory with its message; several are joined."""
-    if len(messages) == 1:
-        data = messages[0]
-        ends = [0, data.size]
-    else:
-        ends = [0]
-        for message in messages:
-            ends.append(ends[-1] + message.size)
-        data = pa.py_buffer(b"".join(memoryview(message) for message in messages))
-    offsets = pa.py_buffer(b"".join(end.to_bytes(8, "little") for end in ends))
-    column = pa.Array.from_buffers(pa.large_binary(), len(messages), [None, offsets, data])
-    return pa.RecordBatch.from_arrays([column], schema=WIRE_SCHEMA)
-
-
-def wire_rows(batch: pa.RecordBatch) -> list[pa.Buffer]:
-    """The rows of a Flight message, without copying. The batch must have passed `validate`."""
-    _, offsets, data = batch.column(0).buffers()
-    if batch.num_rows == 0 or data is None:
-        return []
-    start = batch.column(0).offset
-    ends = memoryview(offsets).cast("q")[start : start + batch.num_rows + 1]
-    return [data.slice(ends[i], ends[i + 1] - ends[i]) for i in range(batch.num_rows)]

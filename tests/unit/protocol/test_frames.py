@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from rayqueue.client.framed_socket import BUFFER_BYTES, HEAD_BYTES, FramedSocket, views_of
 from rayqueue.errors import ProtocolError
-from rayqueue.protocol.frames import FAILURE, MAGIC, MESSAGE, PREFIX_SIZE, pack_head, unpack_prefix, unpack_sizes
+from rayqueue.protocol.frames import (
+    FAILURE,
+    MAGIC,
+    MESSAGE,
+    PREFIX_SIZE,
+    pack_head,
+    split_rows,
+    unpack_prefix,
+    unpack_sizes,
+)
 
 LIMIT = 1 << 22
 
@@ -23,7 +32,6 @@ def ends() -> Iterator[tuple[FramedSocket, socket.socket]]:
     ours, theirs = socket.socketpair()
     theirs.settimeout(5)
     framed = FramedSocket(ours, LIMIT)
-    framed.set_timeout(5)
     yield framed, theirs
     framed.close()
     theirs.close()
@@ -101,7 +109,6 @@ def test_sending_without_waiting_stops_when_the_peer_reads_nothing(ends: tuple[F
     rows = [os.urandom(1 << 20) for _ in range(4)]
     views = views_of(pack_head(b"m", [pa.py_buffer(row) for row in rows]), [pa.py_buffer(row) for row in rows])
     total = sum(view.nbytes for view in views)
-    framed.set_timeout(None)
     left = framed.send_some(views, wait=False)
     while (fewer := framed.send_some(left, wait=False)) and fewer is not left:
         left = fewer
@@ -113,6 +120,14 @@ def test_sending_without_waiting_stops_when_the_peer_reads_nothing(ends: tuple[F
     while len(got) < total:
         got += peer.recv(1 << 20)
     assert got == whole(b"m", rows)
+
+
+@pytest.mark.parametrize("rows", [[b"one"], [b"one", b"", b"three"]])
+def test_rows_share_the_memory_they_came_in(rows: list[bytes]) -> None:
+    data = pa.py_buffer(b"".join(rows))
+    split = split_rows(data, [len(row) for row in rows])
+    assert [row.to_pybytes() for row in split] == rows
+    assert split[0].address == data.address
 
 
 def test_empty_rows_have_no_piece() -> None:

@@ -16,8 +16,6 @@ from rayqueue.protocol.schemas import (
     serialize_schema,
     storable_type,
     typed_log_schema,
-    wire_batch,
-    wire_rows,
 )
 
 
@@ -91,18 +89,3 @@ def test_a_schema_reads_as_it_was_written_without_its_metadata() -> None:
 def test_other_bytes_are_no_schema(data: bytes) -> None:
     with pytest.raises(SchemaMismatch, match="are not one"):
         deserialize_schema(data)
-
-
-@pytest.mark.parametrize("rows", [[b"one"], [b"one", b"", b"three"], []])
-def test_rows_there_and_back(rows: list[bytes]) -> None:
-    batch = wire_batch([pa.py_buffer(row) for row in rows])
-    batch.validate(full=True)
-    assert [row.to_pybytes() for row in wire_rows(batch)] == rows
-    if len(rows) == 3:
-        assert [row.to_pybytes() for row in wire_rows(batch.slice(1))] == rows[1:]
-
-
-def test_one_row_is_not_copied() -> None:
-    row = pa.py_buffer(b"x" * 1000)
-    batch = wire_batch([row])
-    assert wire_rows(batch)[0].address == row.address
