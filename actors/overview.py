@@ -48,6 +48,8 @@ def describe(
             actor = state.replica_actors.get((broker.broker_id, slot))
             if actor is None or not machine.is_watching(actor.incarnation):
                 missing[replica_name(options.name, broker.broker_id, slot)] = "has not registered"
+            elif not machine.leads(actor):
+                missing[replica_name(options.name, broker.broker_id, slot)] = "is opening its partitions"
     request = MetadataRequest(None)
     incarnations = [broker.incarnation for broker in brokers] + [actor.incarnation for actor in actors]
     return ClusterOverview(

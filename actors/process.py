@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import sys
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,19 @@ def prepare_process() -> None:
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     _raise_priority()
+    _raise_file_limit()
+
+
+def _raise_file_limit() -> None:
+    """As many open files as we may have: two a segment that is written, one a client. The soft limit is often 1,024,
+    for programs that use select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError) as error:  # macOS has a lower bound of its own
+        log.warning("at most %d files can be open: %s", soft, error)
 
 
 def _raise_priority() -> None:

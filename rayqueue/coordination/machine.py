@@ -31,7 +31,7 @@ from rayqueue.coordination.events import (
     WatchEnded,
     WatchStarted,
 )
-from rayqueue.coordination.records import BrokerStateRecord, ClusterRecord, Record
+from rayqueue.coordination.records import BrokerStateRecord, ClusterRecord, Record, ReplicaActorRecord
 from rayqueue.coordination.state import ClusterState
 from rayqueue.coordination.views import describe_cluster
 from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ProtocolError, RayQueueError, RequestTimeout
@@ -103,6 +103,7 @@ class CoordinatorMachine:
         self.address = address
         self.state = ClusterState(around.config.topic_defaults)
         self._superseded: dict[tuple[int, int], deque[str]] = {}
+        self._registered: dict[tuple[int, int], int] = {}  # the end of the log with a process's registration
         self.end = 0
         for record in records:
             self._replay(record)
@@ -151,6 +152,11 @@ class CoordinatorMachine:
     def is_watching(self, incarnation: str) -> bool:
         """Whether the process of this incarnation has a stream of the metadata log open."""
         return incarnation in self._watching
+
+    def leads(self, actor: ReplicaActorRecord) -> bool:
+        """Whether this incarnation has said that it serves what it leads since it registered."""
+        registered = self._registered[actor.broker_id, actor.slot]
+        return self.is_watching(actor.incarnation) and self._applied.get(actor.incarnation, 0) >= registered
 
     # --- commands ------------------------------------------------------------------------------------------------
 
@@ -229,8 +235,10 @@ class CoordinatorMachine:
         present = self._incarnation(key)
         self.state.replay(record)
         self.end += 1
-        if present and self._incarnation(key) != present:
-            self._superseded.setdefault(key, deque(maxlen=_REMEMBERED_INCARNATIONS)).append(present)
+        if self._incarnation(key) != present:
+            self._registered[key] = self.end
+            if present:
+                self._superseded.setdefault(key, deque(maxlen=_REMEMBERED_INCARNATIONS)).append(present)
 
     def _incarnation(self, key: tuple[int, int]) -> str:
         process = self.state.brokers.get(key[0]) if key[1] == -1 else self.state.replica_actors.get(key)

@@ -10,7 +10,7 @@ from rayqueue.errors import StorageError
 from rayqueue.storage import checkpoint as checkpoints
 from rayqueue.storage import retention
 from rayqueue.storage.checkpoint import Checkpoint
-from rayqueue.storage.files import NO_SPACE
+from rayqueue.storage.files import PASSING
 from rayqueue.storage.recovery import rebuild_index
 from rayqueue.storage.segment import NO_TIMESTAMP, Segment
 from rayqueue.storage.state import LogState
@@ -94,7 +94,7 @@ class Durability:
         try:
             self._write_checkpoint()
         except OSError as error:
-            if error.errno not in NO_SPACE:
+            if error.errno not in PASSING:
                 raise
             _log.warning("no room for a checkpoint in %s: a start after a crash takes longer", self._state.directory)
             return False

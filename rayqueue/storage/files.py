@@ -20,8 +20,11 @@ import pyarrow as pa
 
 Piece: TypeAlias = "bytes | pa.Buffer"
 
-# A full disk is the one failure of a write after which a log goes on.
+# Failures of a write after which a log goes on, for nothing of it is left in the files: a full disk, and no descriptor
+# to open a file with. After any other nobody knows what the disk holds.
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+PASSING = NO_SPACE | NO_DESCRIPTORS
 
 _IOV_MAX = 1024
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -16,7 +16,7 @@ from rayqueue.protocol.schemas import serialize_schema
 from rayqueue.storage import retention, snapshots
 from rayqueue.storage.appender import LogBatch, append
 from rayqueue.storage.durability import Durability
-from rayqueue.storage.files import NO_SPACE, FileSystem
+from rayqueue.storage.files import NO_DESCRIPTORS, PASSING, FileSystem
 from rayqueue.storage.index import Entries
 from rayqueue.storage.lookup import Lookup
 from rayqueue.storage.reader import LogSlice
@@ -117,8 +117,9 @@ class Log:
             closed segments do not pile up unflushed.
 
         Raises:
-            StorageError: on a full disk nothing was appended, and the log stays usable. After any other I/O error it
-                is offline, every later call raises, and only recovery tells whether the batches are in it.
+            StorageError: on a full disk, or without a descriptor left, nothing was appended, and the log stays usable.
+                After any other I/O error it is offline, every later call raises, and only recovery tells whether the
+                batches are in it.
             OffsetOutOfRange, CorruptRecord: the batches do not continue the log, or are no whole messages.
         """
         state = self._state
@@ -146,11 +147,11 @@ class Log:
         return len(created) > (not segments)
 
     def _refused(self, error: OSError) -> StorageError:
-        if error.errno not in NO_SPACE:
+        if error.errno not in PASSING:
             return self._state.go_offline(error)
-        return StorageError(
-            f"cannot write to {self._state.directory}: {error.strerror}; free space or lower retention, then retry"
-        )
+        none_left = error.errno in NO_DESCRIPTORS
+        hint = "raise the limit of open files (ulimit -n)" if none_left else "free space or lower retention"
+        return StorageError(f"cannot write to {self._state.directory}: {error.strerror}; {hint}, then retry")
 
     def flush(self) -> int:
         """Makes durable what is appended (fdatasync), and what recovery found above the recovery point. Callable from

@@ -24,7 +24,7 @@ from rayqueue.protocol.ipc import END_OF_STREAM
 from rayqueue.storage import checkpoint as checkpoints
 from rayqueue.storage import scan, snapshots
 from rayqueue.storage.checkpoint import Checkpoint
-from rayqueue.storage.files import NO_SPACE, FileSystem
+from rayqueue.storage.files import PASSING, FileSystem
 from rayqueue.storage.index import ENTRY, ENTRY_SIZE, Entries, pack_entry, sound_entries
 from rayqueue.storage.reader import DATA_SUFFIX, INDEX_SUFFIX, Extent, segment_bases, segment_path
 from rayqueue.storage.segment import NO_TIMESTAMP, Segment
@@ -325,7 +325,7 @@ class Recovery:
         try:
             checkpoints.write(self._files, self._directory, checkpoint)
         except OSError as error:
-            if error.errno not in NO_SPACE:
+            if error.errno not in PASSING:
                 raise
             _log.warning("no room for a checkpoint in %s", self._directory)
 

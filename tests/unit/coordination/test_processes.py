@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rayqueue.coordination.events import WatchStarted
 from rayqueue.coordination.machine import BROKER_SESSION_MS, METADATA_WAIT_MS, FormatCluster
 from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ConfigError, ProtocolError
 from rayqueue.protocol.messages import (
@@ -247,3 +248,33 @@ def test_recovery_is_replay(cluster: Harness) -> None:
     cluster.restart()
     assert dump(cluster.state) == before and cluster.machine.end == end
     assert cluster.machine.epoch == epoch + 1
+
+
+# --- who leads ------------------------------------------------------------------------------------------------------
+
+
+def test_an_actor_leads_once_it_has_applied_its_own_registration(cluster: Harness) -> None:
+    """`start` waits for this: between watching and leading lies the opening of all logs."""
+    cluster.create("t", 2)
+    actor = cluster.state.replica_actors[0, 1]
+    assert cluster.machine.leads(actor)
+    before = len(cluster.log)
+    cluster.actor(0, 1, generation=1)
+    successor = cluster.state.replica_actors[0, 1]
+    cluster.call(Applied(successor.incarnation, before))
+    assert not cluster.machine.leads(successor) and not cluster.machine.leads(actor)
+    cluster.call(Applied(successor.incarnation, len(cluster.log)))
+    assert cluster.machine.leads(successor)
+    cluster.stop(successor.incarnation)
+    assert not cluster.machine.leads(successor)
+
+
+def test_after_a_restart_of_the_coordinator_an_actor_leads_when_it_says_so_again(cluster: Harness) -> None:
+    cluster.apply_all()
+    actor = cluster.state.replica_actors[1, 0]
+    assert cluster.machine.leads(actor)
+    cluster.restart()
+    assert not cluster.machine.leads(actor)
+    cluster.step(WatchStarted(actor.incarnation))
+    cluster.call(Applied(actor.incarnation, len(cluster.log)))
+    assert cluster.machine.leads(actor)

@@ -74,6 +74,41 @@ def test_a_full_disk_at_the_first_append(tmp_path: Path) -> None:
     assert values(log) == expected(0, 1)
 
 
+class NoDescriptors(FastFiles):
+    """A process that may open `left` more files; None: enough."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+
+    def open_append(self, path: str, create: bool = True) -> AppendFile:
+        if self.left is not None:
+            if self.left == 0:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+            self.left -= 1
+        return super().open_append(path, create)
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+def test_too_many_open_files_refuse_an_append_and_harm_nothing(tmp_path: Path, left: int) -> None:
+    """The third batch begins the second segment, so every place where a file is opened has its turn."""
+    files = NoDescriptors()
+    log = Log.open(files, str(tmp_path / "p"), DEFAULT_SCHEMA, config(segment_bytes=2500))
+    files.left = left
+    if left < 2:
+        with pytest.raises(StorageError, match="limit of open files"):
+            log.append([batch(0)], 0)
+        assert log.log_end_offset == 0
+    else:
+        fill(log, 2)
+        with pytest.raises(StorageError, match="limit of open files"):
+            log.append([batch(2), batch(3), batch(4)], 0)
+        assert log.log_end_offset == 2 and values(log) == expected(0, 2)
+    files.left = None
+    fill(log, 5 - log.log_end_offset)
+    assert values(log) == expected(0, 5)
+    assert values(Log.open(FastFiles(), str(tmp_path / "p"), DEFAULT_SCHEMA, SETTINGS)) == expected(0, 5)
+
+
 def test_a_full_disk_where_nothing_can_be_taken_back_is_offline(tmp_path: Path) -> None:
     files = FullDisk()
     log = Log.open(files, str(tmp_path / "p"), DEFAULT_SCHEMA, SETTINGS)
