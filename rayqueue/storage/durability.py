@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rayqueue.errors import StorageError
 from rayqueue.storage import checkpoint as checkpoints
@@ -147,6 +149,30 @@ class Durability:
                             f"{offset}; free space, then delete again"
                         )
                 _remove(gone)
+            except OSError as error:
+                raise state.go_offline(error) from error
+
+    @contextmanager
+    def cutting(self, end: int, start: int) -> Iterator[None]:
+        """Around a cut of the log back to `end`, or to nothing where `start` is the end: from `end` on nothing counts
+        as durable any more, and that is durable before the first byte goes. No flush and no other checkpoint meanwhile.
+
+        Raises:
+            StorageError: the disk is full and nothing has changed; or it failed, here or in the block, and the log is
+                offline.
+        """
+        state = self._state
+        with self._flush_lock, self._checkpoint_lock:
+            before = self._flushed, state.generation, state.log_start
+            self._flushed = end if start == end else min(self._flushed, end)
+            state.log_start = start
+            state.generation += 1
+            try:
+                state.files.make_directory(state.directory)
+                if not self._try_checkpoint():
+                    self._flushed, state.generation, state.log_start = before
+                    raise StorageError(f"no room in {state.directory} to note a cut: free space, then retry")
+                yield
             except OSError as error:
                 raise state.go_offline(error) from error
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from rayqueue.config.topic import TopicConfig
 from rayqueue.errors import OffsetOutOfRange, StorageError
 from rayqueue.protocol.schemas import serialize_schema
-from rayqueue.storage import retention, snapshots
+from rayqueue.storage import retention, snapshots, truncation
 from rayqueue.storage.appender import LogBatch, append
 from rayqueue.storage.durability import Durability
 from rayqueue.storage.files import NO_DESCRIPTORS, PASSING, FileSystem
@@ -267,6 +267,31 @@ class Log:
         if offset > state.log_start:
             self._durability.move_start(offset)
         return state.log_start
+
+    def truncate(self, offset: int) -> int:
+        """Cuts the log back to `offset`, or to the start of the batch that holds it: for a follower whose leader has
+        other records there. Bytes that are kept may be written anew, so this takes time, and the log has a new
+        generation; a crash meanwhile leaves the old log or a part of it that reaches at least to the cut.
+
+        Returns:
+            The new log end offset.
+
+        Raises:
+            StorageError: the disk is full and nothing was cut; or it failed, and the log is offline.
+            CorruptRecord: the index is damaged there.
+        """
+        self._state.check_online()
+        truncation.truncate(self._state, self._durability, offset)
+        return self._state.log_end
+
+    def reset(self, start: int) -> None:
+        """Removes all records; the log begins at `start` (KIP-101: a follower whose leader has deleted more).
+
+        Raises:
+            StorageError: as `truncate`.
+        """
+        self._state.check_online()
+        truncation.reset(self._state, self._durability, start)
 
     # --- the rest --------------------------------------------------------------------------------------------------
 

@@ -227,6 +227,14 @@ class Segment:
         self.release_writers()
         self._view = None
 
+    def pin(self) -> SegmentView:
+        """Maps all of it. A reader that holds this segment then goes on reading these very files, whatever stands
+        under their names later: in shorter ones it would touch bytes beyond the end."""
+        view = self.view()
+        view.entries(self.extent.entries)
+        view.data(0, self.extent.size)
+        return view
+
     def remove_files(self) -> None:
         """Unlinks the segment; readers that have it mapped keep it.
 
@@ -237,6 +245,18 @@ class Segment:
         self._files.remove(self.path(DATA_SUFFIX))
         self._files.remove(self.path(INDEX_SUFFIX))
         self.release()
+
+    def replace_files(self) -> None:
+        """Unlinks the segment to make room for another of its name; see `pin`.
+
+        Raises:
+            OSError: a file could not be mapped or unlinked.
+        """
+        self.pin()
+        self.removed = True
+        self._files.remove(self.path(DATA_SUFFIX))
+        self._files.remove(self.path(INDEX_SUFFIX))
+        self.release_writers()
 
     @property
     def file_names(self) -> list[str]:
