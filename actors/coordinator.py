@@ -37,7 +37,7 @@ from rayqueue.actors.process import prepare_process
 from rayqueue.actors.progress import Progress
 from rayqueue.actors.topic_schemas import ArrowSchemas
 from rayqueue.actors.watch_hub import WatchHub
-from rayqueue.coordination.commands import Surroundings
+from rayqueue.coordination.commands import COMMANDS, Surroundings
 from rayqueue.coordination.events import (
     Append,
     Call,
@@ -54,21 +54,7 @@ from rayqueue.coordination.machine import MAX_WAIT_MS, CoordinatorMachine, Forma
 from rayqueue.coordination.records import decode_record, encode_record
 from rayqueue.coordination.state import ClusterState
 from rayqueue.errors import BrokerNotAvailable, CorruptRecord, RayQueueError, RequestTimeout, StorageError
-from rayqueue.protocol.messages import (
-    PROTOCOL_VERSION,
-    AllocateProducerIds,
-    AlterConfigRequest,
-    Applied,
-    CreatePartitionsRequest,
-    CreateTopicsRequest,
-    DeleteTopicsRequest,
-    Identity,
-    MetadataBatch,
-    MetadataRequest,
-    RegisterBroker,
-    RegisterReplicaActor,
-    WatchRequest,
-)
+from rayqueue.protocol.messages import PROTOCOL_VERSION, Identity, MetadataBatch, MetadataRequest, WatchRequest
 from rayqueue.storage.files import FileSystem, OsFiles
 
 log = logging.getLogger(__name__)
@@ -161,16 +147,6 @@ class Coordinator:
 
     def _listen(self, port: int) -> FlightServer:
         options = self.options
-        requests = {
-            "create_topics": CreateTopicsRequest,
-            "delete_topics": DeleteTopicsRequest,
-            "create_partitions": CreatePartitionsRequest,
-            "alter_config": AlterConfigRequest,
-            "register_broker": RegisterBroker,
-            "register_replica_actor": RegisterReplicaActor,
-            "applied": Applied,
-            "allocate_producer_ids": AllocateProducerIds,
-        }
         return FlightServer(
             options.listen_host,
             port,
@@ -178,7 +154,7 @@ class Coordinator:
             identity=Identity(PROTOCOL_VERSION, "", "coordinator", -1, self.incarnation, os.getpid()),
             actions={
                 "metadata": typed(MetadataRequest, self._metadata),
-                **{name: typed(kind, self.ask) for name, kind in requests.items()},
+                **{name: typed(kind, self.ask) for name, kind in COMMANDS.items()},
             },
             streams={"watch": self._watch},
             max_message_bytes=options.config.socket_request_max_bytes,

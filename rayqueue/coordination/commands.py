@@ -9,6 +9,32 @@ from typing import Any
 from rayqueue.config.broker import BrokerConfig
 from rayqueue.coordination.records import Record
 from rayqueue.coordination.topic_rules import Schemas
+from rayqueue.protocol.messages import (
+    AllocateProducerIds,
+    AlterConfigRequest,
+    AlterPartitionsRequest,
+    Applied,
+    CreatePartitionsRequest,
+    CreateTopicsRequest,
+    DeleteTopicsRequest,
+    PreferLeadersRequest,
+    RegisterBroker,
+    RegisterReplicaActor,
+)
+
+# What the coordinator can be asked to do, by the name of the action.
+COMMANDS: dict[str, type] = {
+    "create_topics": CreateTopicsRequest,
+    "delete_topics": DeleteTopicsRequest,
+    "create_partitions": CreatePartitionsRequest,
+    "alter_config": AlterConfigRequest,
+    "alter_partitions": AlterPartitionsRequest,
+    "prefer_leaders": PreferLeadersRequest,
+    "register_broker": RegisterBroker,
+    "register_replica_actor": RegisterReplicaActor,
+    "applied": Applied,
+    "allocate_producer_ids": AllocateProducerIds,
+}
 
 # The replica actors by (broker id, slot) that a response waits for.
 Actors = frozenset[tuple[int, int]]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from rayqueue.coordination.commands import Result
+from rayqueue.coordination.leadership import after_start
 from rayqueue.coordination.records import (
     BrokerRecord,
     BrokerStateRecord,
-    PartitionRecord,
     ProducerIdsRecord,
-    Record,
     ReplicaActorRecord,
 )
 from rayqueue.coordination.state import ClusterState
@@ -58,10 +57,7 @@ def register_broker(state: ClusterState, request: RegisterBroker) -> Result:
 
 
 def register_replica_actor(state: ClusterState, request: RegisterReplicaActor) -> Result:
-    """A replica actor's process has started: what its predecessor led it leads under new leader epochs.
-
-    A process that cut a torn tail must not write under the epoch of what was cut: the same (epoch, offset) would
-    hold two records. Hence the new epoch at every start, also of a process that was the only replica.
+    """A replica actor's process has started: see `leadership.after_start`.
 
     Raises:
         BrokerNotAvailable: its broker has not registered yet. ClusterMismatch: the broker has no such slot.
@@ -76,27 +72,8 @@ def register_replica_actor(state: ClusterState, request: RegisterReplicaActor) -
     known = state.replica_actors.get((request.broker_id, request.slot))
     if known is not None and known.incarnation == request.incarnation:
         return Result([], Registered(-1))
-    records: list[Record] = [
-        ReplicaActorRecord(request.broker_id, request.slot, request.incarnation, request.host, request.port)
-    ]
-    for _, partition in state.partitions_led_by(request.broker_id, request.slot):
-        records.append(next_epoch(partition))
-    return Result(records, Registered(-1))
-
-
-def next_epoch(partition: PartitionRecord) -> PartitionRecord:
-    """The partition under a new leader epoch of the same leader."""
-    return PartitionRecord(
-        partition.topic_id,
-        partition.partition,
-        partition.replicas,
-        partition.slots,
-        partition.isr,
-        partition.elr,
-        partition.leader,
-        partition.leader_epoch + 1,
-        partition.partition_epoch + 1,
-    )
+    started = ReplicaActorRecord(request.broker_id, request.slot, request.incarnation, request.host, request.port)
+    return Result([started, *after_start(state, request.broker_id, request.slot)], Registered(-1))
 
 
 def allocate_producer_ids(state: ClusterState, request: AllocateProducerIds) -> Result:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from rayqueue.config.topic import topic_setting_name
 from rayqueue.coordination.commands import Actors, Result, Surroundings
 from rayqueue.coordination.placement import Placement
@@ -169,6 +171,11 @@ def alter_config(state: ClusterState, request: AlterConfigRequest, around: Surro
     for name in sorted(named):
         if checked.get(name) != topic.overrides.get(name):
             records.append(ConfigRecord(topic.topic_id, name, checked.get(name)))
+    if any(isinstance(record, ConfigRecord) and record.name == "min.insync.replicas" for record in records):
+        # Eligible is who left while the high watermark could not move. With another minimum it may.
+        records += [
+            msgspec.structs.replace(p, elr=[], partition_epoch=p.partition_epoch + 1) for p in topic.partitions if p.elr
+        ]
     response = TopicsResponse(-1, [outcome(request.name)])
     return Result(records, response, hosts(state, topic), False, request.timeout_ms)
 

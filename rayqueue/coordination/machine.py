@@ -12,11 +12,11 @@ Nothing uncommitted ever leaves: answers wait for their index, also those of cal
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from rayqueue.coordination import commands_processes, commands_topics
+from rayqueue.coordination import commands_partitions, commands_processes, commands_topics
 from rayqueue.coordination.commands import Actors, Result, Surroundings
 from rayqueue.coordination.events import (
     Append,
@@ -31,13 +31,22 @@ from rayqueue.coordination.events import (
     WatchEnded,
     WatchStarted,
 )
-from rayqueue.coordination.records import BrokerStateRecord, ClusterRecord, Record, ReplicaActorRecord
+from rayqueue.coordination.leadership import after_loss, after_return
+from rayqueue.coordination.records import (
+    BrokerStateRecord,
+    ClusterRecord,
+    Record,
+    ReplicaActorRecord,
+    ReplicaActorStateRecord,
+)
+from rayqueue.coordination.sessions import BROKER, Sessions
 from rayqueue.coordination.state import ClusterState
 from rayqueue.coordination.views import describe_cluster
 from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ProtocolError, RayQueueError, RequestTimeout
 from rayqueue.protocol.messages import (
     AllocateProducerIds,
     AlterConfigRequest,
+    AlterPartitionsRequest,
     Applied,
     CreatePartitionsRequest,
     CreateTopicsRequest,
@@ -45,13 +54,12 @@ from rayqueue.protocol.messages import (
     Empty,
     MetadataRequest,
     NamedError,
+    PreferLeadersRequest,
     RegisterBroker,
     RegisterReplicaActor,
     TopicsResponse,
 )
 
-# A broker whose watch stream is gone so long does not count as alive: nothing new is placed on it.
-BROKER_SESSION_MS = 6_000
 # Longest wait of a metadata request for an index that is not there yet.
 METADATA_WAIT_MS = 2_000
 MAX_WAIT_MS = 10 * 60 * 1000
@@ -90,8 +98,7 @@ class Parked:
 class CoordinatorMachine:
     """The active coordinator.
 
-    Invariants: committed <= end; a call is parked at most once and answered exactly once; every broker that counts as
-    alive either has a watch stream or a deadline by which it must have one.
+    Invariants: committed <= end; a call is parked at most once and answered exactly once; see `Sessions`.
     """
 
     def __init__(
@@ -110,9 +117,7 @@ class CoordinatorMachine:
         self.committed = self.end
         self._parked: dict[int, Parked] = {}
         self._applied: dict[str, int] = {}
-        self._watching: Counter[str] = Counter()
-        self._broker_deadlines: dict[int, int] = {}
-        self._watch_brokers(now_ms)
+        self._sessions = Sessions(self.state, now_ms)
 
     # --- events --------------------------------------------------------------------------------------------------
 
@@ -130,28 +135,26 @@ class CoordinatorMachine:
                     self.committed = event.end
                     effects.append(Publish(event.end))
             case WatchStarted():
-                self._watching[event.watcher] += 1
+                self._sessions.started(event.watcher)
                 self._revive(event.watcher, effects)
             case WatchEnded():
-                self._watching[event.watcher] -= 1
-                if self._watching[event.watcher] <= 0:
-                    del self._watching[event.watcher]
+                self._sessions.ended(event.watcher, now_ms)
             case Tick():
                 pass
-        self._watch_brokers(now_ms)
-        self._expire_brokers(now_ms, effects)
+        self._sessions.refresh(now_ms)
+        self._expire(now_ms, effects)
         self._answer(now_ms, effects)
         return effects
 
     def next_deadline_ms(self) -> int | None:
         """When `Tick` is due, whatever else happens; None: nothing waits."""
         deadlines = [parked.deadline_ms for parked in self._parked.values()]
-        deadlines += self._broker_deadlines.values()
-        return min(deadlines, default=None)
+        session = self._sessions.next_deadline_ms()
+        return min(deadlines if session is None else [*deadlines, session], default=None)
 
     def is_watching(self, incarnation: str) -> bool:
         """Whether the process of this incarnation has a stream of the metadata log open."""
-        return incarnation in self._watching
+        return self._sessions.is_watching(incarnation)
 
     def leads(self, actor: ReplicaActorRecord) -> bool:
         """Whether this incarnation has said that it serves what it leads since it registered."""
@@ -170,6 +173,7 @@ class CoordinatorMachine:
             self._park_metadata(event.call, request, now_ms)
             return
         elif isinstance(request, Applied):
+            self._forget_applied()
             self._applied[request.incarnation] = max(request.index, self._applied.get(request.incarnation, 0))
             effects.append(Reply(event.call, Empty()))
             return
@@ -182,6 +186,11 @@ class CoordinatorMachine:
         self._parked[event.call] = Parked(
             event.call, result.response, self.end, result.waits_for, result.dead_too, deadline
         )
+
+    def _forget_applied(self) -> None:
+        current = {actor.incarnation for actor in self.state.replica_actors.values()}
+        for incarnation in [i for i in self._applied if i not in current]:
+            del self._applied[incarnation]
 
     def _command(self, request: Any) -> Result:
         match request:
@@ -199,6 +208,10 @@ class CoordinatorMachine:
             case RegisterReplicaActor():
                 self._refuse_superseded((request.broker_id, request.slot), request.incarnation)
                 return commands_processes.register_replica_actor(self.state, request)
+            case AlterPartitionsRequest():
+                return commands_partitions.alter_partitions(self.state, request)
+            case PreferLeadersRequest():
+                return commands_partitions.prefer_leaders(self.state, request)
             case AllocateProducerIds():
                 return commands_processes.allocate_producer_ids(self.state, request)
             case _:
@@ -295,28 +308,28 @@ class CoordinatorMachine:
                 missing.add(key)
         return missing
 
-    # --- which brokers are alive ---------------------------------------------------------------------------------
+    # --- which processes are there -------------------------------------------------------------------------------
 
-    def _watch_brokers(self, now_ms: int) -> None:
-        """A broker that counts as alive without a stream gets a deadline; one with a stream has none."""
-        for broker_id, broker in self.state.brokers.items():
-            if not self.state.alive[broker_id] or self.is_watching(broker.incarnation):
-                self._broker_deadlines.pop(broker_id, None)
-            else:
-                self._broker_deadlines.setdefault(broker_id, now_ms + BROKER_SESSION_MS)
-        current = {actor.incarnation for actor in self.state.replica_actors.values()}
-        for incarnation in [i for i in self._applied if i not in current]:
-            del self._applied[incarnation]
-
-    def _expire_brokers(self, now_ms: int, effects: list[Effect]) -> None:
-        for broker_id in [b for b, deadline in self._broker_deadlines.items() if now_ms >= deadline]:
-            del self._broker_deadlines[broker_id]
-            self._append([BrokerStateRecord(broker_id, False)], effects)
+    def _expire(self, now_ms: int, effects: list[Effect]) -> None:
+        """Who has not come back counts as gone, and what it led is led by others."""
+        for broker_id, slot in self._sessions.expired(now_ms):
+            if slot == BROKER:
+                self._append([BrokerStateRecord(broker_id, False)], effects)
+                continue
+            actor = self.state.replica_actors[broker_id, slot]
+            self._append([ReplicaActorStateRecord(broker_id, slot, actor.incarnation, False)], effects)
+            self._append(list(after_loss(self.state, broker_id, slot)), effects)
+        self._sessions.refresh(now_ms)
 
     def _revive(self, watcher: str, effects: list[Effect]) -> None:
+        """Who counted as gone has opened a stream."""
         for broker_id, broker in self.state.brokers.items():
             if broker.incarnation == watcher and not self.state.alive[broker_id]:
                 self._append([BrokerStateRecord(broker_id, True)], effects)
+        for broker_id, slot in sorted(self.state.lost):
+            if self.state.replica_actors[broker_id, slot].incarnation == watcher:
+                self._append([ReplicaActorStateRecord(broker_id, slot, watcher, True)], effects)
+                self._append(list(after_return(self.state, broker_id, slot)), effects)
 
     # --- invariants ----------------------------------------------------------------------------------------------
 
@@ -324,8 +337,5 @@ class CoordinatorMachine:
         """Asserts every invariant; for tests, after each event."""
         self.state.validate()
         assert 0 <= self.committed <= self.end
-        assert all(count > 0 for count in self._watching.values())
         assert all(call == parked.call for call, parked in self._parked.items())
-        for broker_id, broker in self.state.brokers.items():
-            waits = self.state.alive[broker_id] and not self.is_watching(broker.incarnation)
-            assert (broker_id in self._broker_deadlines) == waits
+        self._sessions.validate()

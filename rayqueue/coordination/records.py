@@ -97,6 +97,15 @@ class ProducerIdsRecord(msgspec.Struct, tag=9, array_like=True, frozen=True):
     next_id: int
 
 
+class ReplicaActorStateRecord(msgspec.Struct, tag=10, array_like=True, frozen=True):
+    """Whether the coordinator counts this process of a replica actor as there. One that registers does."""
+
+    broker_id: int
+    slot: int
+    incarnation: str
+    there: bool
+
+
 Record = (
     ClusterRecord
     | BrokerRecord
@@ -107,6 +116,7 @@ Record = (
     | ConfigRecord
     | RemoveTopicRecord
     | ProducerIdsRecord
+    | ReplicaActorStateRecord
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -22,6 +22,7 @@ from rayqueue.coordination.records import (
     Record,
     RemoveTopicRecord,
     ReplicaActorRecord,
+    ReplicaActorStateRecord,
     TopicRecord,
 )
 from rayqueue.errors import CorruptRecord
@@ -84,6 +85,7 @@ class ClusterState:
         self.brokers: dict[int, BrokerRecord] = {}
         self.alive: dict[int, bool] = {}
         self.replica_actors: dict[tuple[int, int], ReplicaActorRecord] = {}
+        self.lost: set[tuple[int, int]] = set()  # replica actors whose process counts as gone
         self.topics: dict[str, Topic] = {}
         self.topics_by_id: dict[bytes, Topic] = {}
         self.partition_count = 0
@@ -108,6 +110,9 @@ class ClusterState:
                 self.alive[record.broker_id] = record.alive
             case ReplicaActorRecord():
                 self.replica_actors[record.broker_id, record.slot] = record
+                self.lost.discard((record.broker_id, record.slot))
+            case ReplicaActorStateRecord():
+                self._replay_actor_state(record)
             case TopicRecord():
                 topic = Topic(record.name, record.topic_id, record.schema, record.typed, record.key_column, {}, [])
                 self.topics[record.name] = self.topics_by_id[record.topic_id] = topic
@@ -136,6 +141,17 @@ class ClusterState:
         self.alive[record.broker_id] = True
         for key in [k for k in self.replica_actors if k[0] == record.broker_id and k[1] >= record.pool_size]:
             del self.replica_actors[key]
+            self.lost.discard(key)
+
+    def _replay_actor_state(self, record: ReplicaActorStateRecord) -> None:
+        key = record.broker_id, record.slot
+        actor = self.replica_actors.get(key)
+        if actor is None or actor.incarnation != record.incarnation:
+            raise CorruptRecord(f"the metadata log speaks of a process of replica actor {key} that is over")
+        if record.there:
+            self.lost.discard(key)
+        else:
+            self.lost.add(key)
 
     def _replay_partition(self, record: PartitionRecord) -> None:
         topic = self._known(record.topic_id)
@@ -179,6 +195,11 @@ class ClusterState:
         slot = self.slot_of(partition, partition.leader)
         return None if slot is None else self.replica_actors.get((partition.leader, slot))
 
+    def is_there(self, partition: PartitionRecord, broker_id: int) -> bool:
+        """Whether the process that hosts the partition on a broker counts as there."""
+        slot = self.slot_of(partition, broker_id)
+        return slot is not None and (broker_id, slot) in self.replica_actors and (broker_id, slot) not in self.lost
+
     def partitions(self) -> Iterator[tuple[Topic, PartitionRecord]]:
         """All partitions, topic by topic."""
         for topic in self.topics.values():
@@ -188,10 +209,6 @@ class ClusterState:
     def partitions_on(self, broker_id: int, slot: int) -> list[tuple[Topic, PartitionRecord]]:
         """Partitions with a replica in that replica actor."""
         return [(t, p) for t, p in self.partitions() if self.slot_of(p, broker_id) == slot]
-
-    def partitions_led_by(self, broker_id: int, slot: int) -> list[tuple[Topic, PartitionRecord]]:
-        """Partitions that this replica actor leads."""
-        return [(t, p) for t, p in self.partitions() if p.leader == broker_id and self.slot_of(p, broker_id) == slot]
 
     def alive_brokers(self) -> list[BrokerRecord]:
         """Brokers that count as alive, by id."""
@@ -208,6 +225,7 @@ class ClusterState:
         for (broker_id, slot), actor in self.replica_actors.items():
             assert (actor.broker_id, actor.slot) == (broker_id, slot)
             assert 0 <= slot < self.brokers[broker_id].pool_size
+        assert self.lost <= set(self.replica_actors), "a process is lost that never was"
         for topic, partition in self.partitions():
             assert topic.partitions[partition.partition] is partition
             validate_partition(partition)

@@ -434,6 +434,47 @@ class Registered(msgspec.Struct, array_like=True):
     index: int  # metadata index of the registration
 
 
+class AlterPartition(msgspec.Struct, array_like=True):
+    """A leader's wish for one partition. isr: (broker id, incarnation) of each member, itself included."""
+
+    topic_id: bytes
+    partition: int
+    leader_epoch: int
+    partition_epoch: int
+    isr: list[tuple[int, str]]
+
+
+class AlterPartitionsRequest(msgspec.Struct, array_like=True):
+    """From the process of a replica actor that leads all of them."""
+
+    broker_id: int
+    slot: int
+    incarnation: str
+    partitions: list[AlterPartition]
+
+
+class AlterPartitionsResponse(msgspec.Struct, array_like=True):
+    """Attributes: errors: by name, one a partition, "" where it was done; what was done is in the metadata log."""
+
+    index: int
+    errors: list[str]
+
+
+class PreferLeadersRequest(msgspec.Struct, array_like=True):
+    """Give partitions back to their preferred leaders. keys: (topic id, partition), or None for all."""
+
+    keys: list[tuple[bytes, int]] | None
+    timeout_ms: int = 30_000
+
+
+class PreferLeadersResponse(msgspec.Struct, array_like=True):
+    """Attributes: moved: how many changed their leader; errors: by name, one a partition asked for."""
+
+    index: int
+    moved: int
+    errors: list[str]
+
+
 class WatchRequest(msgspec.Struct, array_like=True):
     """Streams the metadata log from `index` on (the next index wanted); a silence is filled with empty batches."""
 

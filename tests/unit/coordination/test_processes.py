@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rayqueue.coordination.events import WatchStarted
-from rayqueue.coordination.machine import BROKER_SESSION_MS, METADATA_WAIT_MS, FormatCluster
+from rayqueue.coordination.machine import METADATA_WAIT_MS, FormatCluster
+from rayqueue.coordination.sessions import BROKER_SESSION_MS
 from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ConfigError, ProtocolError
 from rayqueue.protocol.messages import (
     AllocateProducerIds,
@@ -116,7 +117,7 @@ def test_a_smaller_pool_moves_partitions_to_the_slots_that_are_left(cluster: Har
     cluster.create("a", 4)
     cluster.call(register(0, "b0.1", pool=1))
     cluster.actor(0, 0, generation=1)
-    led = cluster.state.partitions_led_by(0, 0)
+    led = [(t, p) for t, p in cluster.state.partitions_on(0, 0) if p.leader == 0]
     assert len(led) == 2 and all(p.leader_epoch == 1 for _, p in led)
     assert (0, 1) not in cluster.state.replica_actors
 

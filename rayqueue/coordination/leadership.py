@@ -1,0 +1,106 @@
+"""Who leads a partition, and who is in sync: what the loss or the start of a replica actor's process changes.
+
+::
+
+    lost     in sync, others are too  -> out of the ISR; a leader's place goes to the first of the others that is alive
+             the last one in sync     -> nothing: only it is known to hold every acked record; it is waited for
+    started  as above, for the process before it, whose loss nobody may have noticed; then
+             leader, or eligible where the leader's process is gone -> leads, under a new leader epoch
+
+A process start is a new incarnation. It has to follow the leader again before it counts as in sync, also when its
+files are whole (KIP-903): so it is taken out of the ISR first, and only the leader asks for it to be put back.
+
+A replica that leaves an ISR which thereby falls below `min.insync.replicas` holds everything below the high watermark,
+which cannot move until the ISR has grown again: it is kept as eligible (ELR, KIP-966).
+
+Every function gives the records of the partitions that change, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from rayqueue.coordination.records import PartitionRecord
+from rayqueue.coordination.state import ClusterState, Topic
+
+
+def after_loss(state: ClusterState, broker_id: int, slot: int) -> list[PartitionRecord]:
+    """The process of a replica actor is gone."""
+    changed = []
+    for topic, partition in state.partitions_on(broker_id, slot):
+        record = _without(state, topic, partition, broker_id)
+        if record is not None:
+            changed.append(record)
+    return changed
+
+
+def after_start(state: ClusterState, broker_id: int, slot: int) -> list[PartitionRecord]:
+    """A replica actor has a new process, which the state knows already.
+
+    What it is to lead it leads under a new epoch: a process that cut a torn tail must not write under the epoch of what
+    was cut, else the same (epoch, offset) would hold two records.
+    """
+    changed = []
+    for topic, partition in state.partitions_on(broker_id, slot):
+        record = _without(state, topic, partition, broker_id)
+        if record is None and (partition.leader == broker_id or _orphaned(state, partition, broker_id)):
+            record = _taken_over(state, topic, partition, broker_id)
+        if record is not None:
+            changed.append(record)
+    return changed
+
+
+def after_return(state: ClusterState, broker_id: int, slot: int) -> list[PartitionRecord]:
+    """A process that counted as lost is there after all, in the same incarnation: where it is eligible and nobody
+    leads, it does."""
+    return [
+        _taken_over(state, topic, partition, broker_id)
+        for topic, partition in state.partitions_on(broker_id, slot)
+        if partition.leader != broker_id and _orphaned(state, partition, broker_id)
+    ]
+
+
+def prefer(state: ClusterState, topic: Topic, partition: PartitionRecord) -> PartitionRecord | None:
+    """The partition led by the first of its replicas (where placement wanted its leader); None when it is already, or
+    when that one is not in sync, or away."""
+    first = partition.replicas[0]
+    if partition.leader == first or first not in partition.isr or not state.is_there(partition, first):
+        return None
+    return _led_by(with_isr(state, topic, partition, partition.isr), first)
+
+
+def with_isr(state: ClusterState, topic: Topic, partition: PartitionRecord, isr: list[int]) -> PartitionRecord:
+    """The partition with another ISR under the same leader."""
+    elr = _eligible(state, topic, partition, isr)
+    return msgspec.structs.replace(partition, isr=isr, elr=elr, partition_epoch=partition.partition_epoch + 1)
+
+
+def _without(state: ClusterState, topic: Topic, partition: PartitionRecord, broker_id: int) -> PartitionRecord | None:
+    """The partition without this replica in sync; None when that changes nothing, or when no other in sync is there."""
+    rest = [member for member in partition.isr if member != broker_id]
+    there = [member for member in partition.replicas if member in rest and state.is_there(partition, member)]
+    if broker_id not in partition.isr or not there:
+        return None
+    record = with_isr(state, topic, partition, rest)
+    return record if partition.leader in there else _led_by(record, there[0])
+
+
+def _orphaned(state: ClusterState, partition: PartitionRecord, broker_id: int) -> bool:
+    """Whether the leader's process is gone and this replica could take its place."""
+    return broker_id in (*partition.isr, *partition.elr) and not state.is_there(partition, partition.leader)
+
+
+def _taken_over(state: ClusterState, topic: Topic, partition: PartitionRecord, leader: int) -> PartitionRecord:
+    """The partition led by a replica that has all of it, together with those in sync that are there."""
+    isr = [member for member in partition.isr if member != leader and state.is_there(partition, member)]
+    return _led_by(with_isr(state, topic, partition, sorted([*isr, leader])), leader)
+
+
+def _led_by(partition: PartitionRecord, leader: int) -> PartitionRecord:
+    return msgspec.structs.replace(partition, leader=leader, leader_epoch=partition.leader_epoch + 1)
+
+
+def _eligible(state: ClusterState, topic: Topic, partition: PartitionRecord, isr: list[int]) -> list[int]:
+    if len(isr) >= int(state.configs(topic)["min.insync.replicas"]):
+        return []
+    return sorted({*partition.elr, *partition.isr} - set(isr))
