@@ -13,6 +13,7 @@ from rayqueue.client.accumulator import Accumulator, Chunk
 from rayqueue.client.io.interrupts import Uninterrupted
 from rayqueue.client.io.producer_sender import Sender
 from rayqueue.producer import Producer
+from rayqueue.protocol.messages import PartitionInfo
 from tests.interrupting import Interrupter, codes_of
 from tests.unit.client.fake_cluster import WAIT_S, FakeCluster, FakeLink, producing
 
@@ -79,6 +80,27 @@ def test_a_full_chunk_waits_for_no_answer(cluster: FakeCluster, monkeypatch: pyt
         while cluster.links[0].unanswered:
             cluster.links[0].answer()
         assert one.flush(WAIT_S) == 0
+
+
+def test_a_server_that_answers_no_more_does_not_hold_up_the_others(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It owes the only answer, so a record for another server gathers behind it, but not for ever."""
+    cluster.add_topic("two", 2)
+    cluster.topics["two"].partitions[1] = PartitionInfo(1, 1, 1, [1], [1], "b", 2, "inc")
+    with producing(monkeypatch, cluster, linger_ms=0) as one:
+        for partition in (0, 1):
+            one.produce("two", b"connects", partition=partition).result(WAIT_S)
+        cluster.answering = False
+        silent = one.produce("two", b"never answered", partition=0)
+        others = [one.produce("two", b"x", partition=1)]
+        (to_b,) = [link for link in cluster.links if link.node[0] == "b"]
+        for number in range(3):
+            cluster.wait_for(lambda: to_b.unanswered)
+            to_b.answer()
+            assert others[-1].result(WAIT_S).offset == number + 1
+            others.append(one.produce("two", b"x", partition=1))
+        assert not silent.done()
 
 
 def test_with_a_linger_the_sender_sends(
