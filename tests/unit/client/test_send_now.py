@@ -88,7 +88,8 @@ def test_a_server_that_answers_no_more_does_not_hold_up_the_others(
     """It owes the only answer, so a record for another server gathers behind it, but not for ever."""
     cluster.add_topic("two", 2)
     cluster.topics["two"].partitions[1] = PartitionInfo(1, 1, 1, [1], [1], "b", 2, "inc")
-    with producing(monkeypatch, cluster, linger_ms=0) as one:
+    far = {"request_timeout_ms": 600_000, "delivery_timeout_ms": 1_200_000}  # none of these wakes the sender
+    with producing(monkeypatch, cluster, linger_ms=0, **far) as one:
         for partition in (0, 1):
             one.produce("two", b"connects", partition=partition).result(WAIT_S)
         cluster.answering = False
