@@ -167,16 +167,20 @@ class Producer:
         if size > topic.record_max:
             raise too_large("the record", size, topic.record_max, name)
         number = self._partition(topic, key, partition)
-        with self._lock:
-            chunk = self._writable(topic, size)
-            index = chunk.append(value, None if topic.typed else key, time_at, pairs, number, size)
-            pipeline.accumulator.offer_fast(topic)
-            if chunk.room <= 0:
-                pipeline.accumulator.close(topic)
-        if index == 0 and chunk.room > 0 and size <= _SMALL:
-            pipeline.send_now()
-        elif index == 0 or chunk.room <= 0:
-            pipeline.ring()
+        try:
+            with self._lock:
+                chunk = self._writable(topic, size)
+                index = chunk.append(value, None if topic.typed else key, time_at, pairs, number, size)
+                pipeline.accumulator.offer_fast(topic)
+                if chunk.room <= 0:
+                    pipeline.accumulator.close(topic)
+            if index == 0 and chunk.room > 0 and size <= _SMALL:
+                pipeline.send_now()
+            elif index == 0 or chunk.room <= 0:
+                pipeline.ring()
+        except BaseException:
+            pipeline.ring()  # Ctrl-C between a chunk's first record and this: those behind it would wake nobody
+            raise
         future = RecordFuture(chunk.receipt, index)
         if on_delivery is not None:
             chunk.receipt.on_delivery(index, Delivery(on_delivery), future)

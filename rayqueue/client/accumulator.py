@@ -75,21 +75,25 @@ class Chunk:
         """
         assert not self.closed, "a closed chunk takes no records"
         count = len(self.values)
-        if key is not None and self.keys is None:
-            self.keys = [None] * count
-        if headers is not None and self.headers is None:
-            self.headers = [None] * count
-        if partition >= 0 and self.partitions is None:
-            self.partitions = [-1] * count
-        if self.keys is not None:
-            self.keys.append(key)
-        if self.headers is not None:
-            self.headers.append(headers)
-        if self.partitions is not None:
-            self.partitions.append(partition)
-        self.times.append(time_ns)
+        try:
+            if key is not None and self.keys is None:
+                self.keys = [None] * count
+            if headers is not None and self.headers is None:
+                self.headers = [None] * count
+            if partition >= 0 and self.partitions is None:
+                self.partitions = [-1] * count
+            if self.keys is not None:
+                self.keys.append(key)
+            if self.headers is not None:
+                self.headers.append(headers)
+            if self.partitions is not None:
+                self.partitions.append(partition)
+            self.times.append(time_ns)
+            self.values.append(value)
+        except BaseException:
+            self.truncate(count)
+            raise
         self.room -= size
-        self.values.append(value)
         return count
 
     def truncate(self, count: int) -> None:

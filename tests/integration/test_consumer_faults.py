@@ -177,6 +177,42 @@ def test_an_interrupt_gets_through_to_a_waiting_poll(world: World) -> None:
     assert consumer.poll(0) is None, "it can be used on"
 
 
+def test_without_threads_a_consumer_tries_again_and_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = world.topic()
+    world.fill(topic, 5)
+    start = threading.Thread.start
+    refused: list[str] = []
+
+    def refusing(self: threading.Thread) -> None:
+        kind = self.name.rsplit("-", 1)[0] if self.name[-1].isdigit() else self.name
+        if kind in ("rayqueue-fetch", "rayqueue-metadata", "rayqueue-offsets") and refused.count(kind) < 2:
+            refused.append(kind)
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refusing)
+        consumer = world.consumer(topic, retry_backoff_ms=1)
+        assert numbers(take(consumer, 5)) == [0, 1, 2, 3, 4]
+    assert set(refused) == {"rayqueue-fetch", "rayqueue-metadata", "rayqueue-offsets"}
+
+
+def test_a_consumer_whose_stream_never_had_a_thread_can_be_closed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refusing(self: threading.Thread) -> None:
+        if self.name.startswith("rayqueue-fetch"):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    consumer = world.consumer()
+    consumer.assign([TopicPartition(world.topic(), 0, 0)])
+    consumer.close()
+
+
 def test_a_waiting_poll_wakes_when_a_record_comes(world: World, mapped: bool) -> None:
     topic = world.topic()
     consumer = world.consumer(topic, mapped_reads=mapped)

@@ -273,3 +273,29 @@ def test_a_process_that_ends_without_close_delivers_and_says_so(world: World) ->
     )
     assert "100 records undelivered" in done.stderr
     assert world.values(topic) == [b"%d" % i for i in range(100)]
+
+
+def test_without_acks_nothing_is_lost_at_the_end_of_a_process(world: World) -> None:
+    """What was sent may be all that the server ever hears: closing must not take it back (no reset, no early end)."""
+    count, processes = 2000, {}
+    for end in ("producer.close()", "producer.flush()", "pass"):
+        topic = world.topic()
+        script = f"""
+            from rayqueue.producer import Producer
+            producer = Producer(bootstrap_servers={world.cluster.bootstrap_servers!r}, acks=0)
+            for i in range({count}):
+                producer.produce({topic!r}, b"%d" % i)
+            {end}
+        """
+        processes[topic] = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
+    for topic, process in processes.items():
+        assert process.wait(60) == 0
+        with Consumer(
+            topic, bootstrap_servers=world.cluster.bootstrap_servers, auto_offset_reset="earliest"
+        ) as consumer:
+            found: list[Any] = []
+            while len(found) < count:
+                got = consumer.consume(count - len(found), timeout=WAIT_S)
+                assert got, f"{len(found)} of {count} came"
+                found += got
+        assert [int(message.value) for message in found] == list(range(count))

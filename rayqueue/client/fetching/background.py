@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rayqueue.client.cluster_client import ClusterClient
 from rayqueue.client.fetching.inbox import Inbox, MetadataCame, OffsetsCame
 from rayqueue.client.streams import LookUp, Refresh
-from rayqueue.errors import RayQueueError
+from rayqueue.errors import BrokerNotAvailable, RayQueueError
 from rayqueue.protocol.messages import ListOffsetsRequest, ListOffsetsResponse
 
 
@@ -21,7 +21,7 @@ def ask_metadata(client: ClusterClient, refresh: Refresh, inbox: Inbox) -> None:
         except RayQueueError as error:
             inbox.put(MetadataCame(refresh.topics, error))
 
-    _start(run, "metadata")
+    _start(run, "metadata", lambda error: inbox.put(MetadataCame(refresh.topics, error)))
 
 
 def ask_offsets(client: ClusterClient, lookup: LookUp, inbox: Inbox, timeout_s: float) -> None:
@@ -35,8 +35,11 @@ def ask_offsets(client: ClusterClient, lookup: LookUp, inbox: Inbox, timeout_s: 
         except RayQueueError as error:
             inbox.put(OffsetsCame(lookup.number, error))
 
-    _start(run, "offsets")
+    _start(run, "offsets", lambda error: inbox.put(OffsetsCame(lookup.number, error)))
 
 
-def _start(run: Callable[[], None], what: str) -> None:
-    threading.Thread(target=run, name=f"rayqueue-{what}", daemon=True).start()
+def _start(run: Callable[[], None], what: str, failed: Callable[[RayQueueError], None]) -> None:
+    try:
+        threading.Thread(target=run, name=f"rayqueue-{what}", daemon=True).start()
+    except RuntimeError as error:  # too many threads: an answer like another, so that it is asked again
+        failed(BrokerNotAvailable(f"no thread to ask for {what} can be started: {error}"))

@@ -16,6 +16,7 @@ from rayqueue.client.fetching.chunk import LogChunk, Run
 from rayqueue.client.fetching.fetch_stream import FetchStream
 from rayqueue.client.fetching.inbox import Closed, Event, Inbox, MetadataCame, OffsetsCame, Opened, Received
 from rayqueue.client.fetching.layout import TopicLayout
+from rayqueue.client.io.interrupts import Uninterrupted
 from rayqueue.client.readiness import Readiness
 from rayqueue.client.streams import Close, DropMapping, Effect, Endpoint, LookUp, Open, Refresh, Send, Warn
 from rayqueue.config.clients import ConsumerConfig
@@ -77,12 +78,17 @@ class Engine:
 
     def turn(self) -> None:
         """Takes in what has happened, and does what follows from it. Never waits."""
-        for event in self.inbox.take():
-            self._handle(event)
-        self.perform()
+        with Uninterrupted():  # an event that was taken and not handled, an effect not performed would be lost
+            for event in self.inbox.take():
+                self._handle(event)
+            self._perform_all()
 
     def perform(self) -> None:
         """Does what the machine's state asks for."""
+        with Uninterrupted():
+            self._perform_all()
+
+    def _perform_all(self) -> None:
         for effect in self.machine.plan(self.now_ms()):
             self._perform(effect)
 

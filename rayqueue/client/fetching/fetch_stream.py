@@ -43,7 +43,10 @@ class FetchStream:
         self.unread = False
         self._decode = codec.decoder(FetchResponse).decode
         self._thread = threading.Thread(target=self._open, name=f"rayqueue-fetch-{endpoint.port}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # too many threads: this server is tried again later, the others are read on
+            inbox.put(Closed(self, endpoint, self._failed(error)))
 
     def _open(self) -> None:
         try:
@@ -120,7 +123,8 @@ class FetchStream:
 
     def join(self, timeout_s: float) -> None:
         """Waits for the thread that opens it to end."""
-        self._thread.join(timeout_s)
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
 
 
 def on_this_host(welcome: Welcome) -> bool:

@@ -17,6 +17,7 @@ from rayqueue.client.fetching.guard import Guard
 from rayqueue.client.fetching.layout import DEFAULT_TABLE_SCHEMA, TopicLayout
 from rayqueue.client.fetching.rows import Rows
 from rayqueue.client.fetching.tables import TableBuilder
+from rayqueue.client.io.interrupts import Uninterrupted
 from rayqueue.errors import RayQueueError
 from rayqueue.message import Message
 
@@ -61,26 +62,33 @@ class Reader:
             return None
         row, rows, cursor = self._next, self._rows, self._cursor
         assert rows is not None and cursor is not None
+        message = Message(rows, row)  # before it counts as handed out: Ctrl-C may come here
         self._next = row + 1
         cursor.position = rows.base_offset + row + 1
-        return Message(rows, row)
+        return message
 
     def consume(self, count: int, timeout_s: float | None) -> list[Message]:
         """Up to `count` records, as soon as there are any."""
         found: list[Message] = []
         if not self._await(timeout_s, self._grab):
             return found
+        before: dict[Cursor, int | None] = {}
         try:
-            while len(found) < count and self._grab():
-                rows, cursor, start = self._rows, self._cursor, self._next
-                assert rows is not None and cursor is not None
-                stop = min(self._end, start + count - len(found))
-                found += map(Message, repeat(rows, stop - start), range(start, stop))
-                self._next = stop
-                cursor.position = rows.base_offset + stop
-        except RayQueueError as error:
-            self._kept_error = error  # what was taken before it is handed out first
-        self._settle_hand()
+            try:
+                while len(found) < count and self._grab():
+                    rows, cursor, start = self._rows, self._cursor, self._next
+                    assert rows is not None and cursor is not None
+                    before.setdefault(cursor, cursor.position)
+                    stop = min(self._end, start + count - len(found))
+                    found += map(Message, repeat(rows, stop - start), range(start, stop))
+                    self._next = stop
+                    cursor.position = rows.base_offset + stop
+            except RayQueueError as error:
+                self._kept_error = error  # what was taken before it is handed out first
+            self._settle_hand()
+        except BaseException:
+            self._put_back(before)
+            raise
         return found
 
     def table(
@@ -93,12 +101,24 @@ class Reader:
         """What is there, of topics of one kind; empty when there is nothing in time."""
         self.let_go()
         tables: list[pa.Table] = []
-        if self._await(timeout_s, self._engine.anything, until):
-            self._gather(tables, max_records, columns)
-        self._engine.perform()
-        return pa.concat_tables(tables) if tables else self.empty_table(columns)
+        before: dict[Cursor, int | None] = {}
+        try:
+            if self._await(timeout_s, self._engine.anything, until):
+                self._gather(tables, max_records, columns, before)
+            self._engine.perform()
+            found = pa.concat_tables(tables) if tables else self.empty_table(columns)
+        except BaseException:
+            self._put_back(before)
+            raise
+        return found
 
-    def _gather(self, tables: list[pa.Table], max_records: int | None, columns: tuple[str, ...] | None) -> None:
+    def _gather(
+        self,
+        tables: list[pa.Table],
+        max_records: int | None,
+        columns: tuple[str, ...] | None,
+        before: dict[Cursor, int | None],
+    ) -> None:
         engine = self._engine
         kind: bytes | None = None
         left = max_records
@@ -117,6 +137,7 @@ class Reader:
                 if turn is None:
                     return
                 cursor, layout, run, start, stop = turn
+                before.setdefault(cursor, cursor.position)
                 kind = layout.kind
                 if left is not None:
                     stop = min(stop, start + left)
@@ -147,9 +168,10 @@ class Reader:
             assert rows is not None and cursor is not None
             base = rows.base_offset + 1
             for row in range(start, min(self._end, start + batch)):
+                message = Message(rows, row)
                 self._next = row + 1
                 cursor.position = base + row
-                yield Message(rows, row)
+                yield message
                 if self._rows is not rows or self._next != row + 1:
                     break  # the user has moved, or taken records otherwise
 
@@ -217,10 +239,12 @@ class Reader:
         turn = self._engine.next_turn(_all_columns, _ROWS_BYTES, records=True)
         if turn is None:
             return False
-        cursor, layout, run, self._next, self._end = turn
+        cursor, layout, run, start, end = turn
         if run.rows is None:
             run.rows = Rows(layout, cursor.partition, run, self._value_deserializer, self._key_deserializer)
+        # Together, with no call in between: Ctrl-C finds all of it in hand, or nothing.
         self._rows, self._cursor, self._drops = run.rows, cursor, cursor.drops
+        self._next, self._end = start, end
         return True
 
     def _settle_hand(self) -> None:
@@ -235,6 +259,14 @@ class Reader:
         if cursor is not None and cursor.position is not None and cursor.drops == self._drops:
             self._machine.advance(cursor, cursor.position)
         self._forget_hand()
+
+    def _put_back(self, before: dict[Cursor, int | None]) -> None:
+        """What was taken and did not get out, since Ctrl-C came, is fetched again: these were the positions."""
+        with Uninterrupted():
+            self._forget_hand()
+            for cursor, position in before.items():
+                if position is not None and self._machine.cursors.get(cursor.key) is cursor:
+                    self._machine.seek(cursor, position)
 
     def _forget_hand(self) -> None:
         self._rows = self._cursor = None

@@ -1,4 +1,4 @@
-"""Ctrl-C while the producer's state machine runs on the caller's own thread: it comes when the machine is done."""
+"""Signals while a client's state machine runs on the caller's own thread: handlers run when the machine is done."""
 
 from __future__ import annotations
 
@@ -13,34 +13,54 @@ try:
 except ImportError:  # another interpreter
     _handlers = signal
 
+# Those whose handlers raise in practice: Ctrl-C, requests to end, alarms, the users' own. To ask for all costs more.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGUSR1", "SIGUSR2")
+_SIGNALS = tuple(int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name))
+
 
 class Uninterrupted:
-    """Keeps KeyboardInterrupt out of the block, and raises it at the end.
+    """Keeps signal handlers out of the block, and has them run, and raise, at the end.
 
     Only the main thread is ever interrupted; in any other this does nothing.
     """
 
-    __slots__ = ("_handler", "_pending")
+    __slots__ = ("_held", "_pending")
 
     def __init__(self) -> None:
-        self._handler: Any = None
-        self._pending = False
+        self._held: list[tuple[int, Any]] = []
+        self._pending: set[int] = set()
 
     def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            handler = _handlers.getsignal(signal.SIGINT)
-            if callable(handler):  # else Ctrl-C ends the process, or is ignored
-                self._handler = handler
-                _handlers.signal(signal.SIGINT, self._note)
+        if threading.current_thread() is not threading.main_thread():
+            return
+        try:
+            for number in _SIGNALS:
+                handler = _handlers.getsignal(number)
+                if callable(handler):  # else the signal ends the process, or is ignored
+                    self._held.append((number, handler))
+                    _handlers.signal(number, self._note)
+        except BaseException:  # a handler that was not held yet
+            self._let_go()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        handler, self._handler = self._handler, None
-        if handler is not None:
-            _handlers.signal(signal.SIGINT, handler)
-            if self._pending:
-                signal.raise_signal(signal.SIGINT)
+        if self._held:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        held = self._held
+        try:
+            while held:
+                number, handler = held[-1]
+                _handlers.signal(number, handler)
+                held.pop()
+                if number in self._pending:
+                    signal.raise_signal(number)
+        finally:
+            if held:
+                self._let_go()  # one of them has raised: the others are given back all the same
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._pending = True
+        self._pending.add(number)

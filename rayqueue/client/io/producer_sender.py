@@ -247,23 +247,24 @@ class Sender:
         bounded = self._awake or self._sleeps_until <= now_ms() + GATHER_MS
         if owing == 1 and bounded and not self._accumulator.closed:
             return
-        if not alone or not self._stepping.acquire(blocking=False):
+        if not alone:
             self.bell.ring()
             return
-        deadline: float | None = 0.0  # should the step end early, the sender looks what is left
-        try:
-            with Uninterrupted():
-                deadline = self._step()
-        except KeyboardInterrupt:
-            raise  # before the step, or after it
-        except BaseException as error:
-            log.exception("the producer's sender failed")
-            self._died(error)
-            raise
-        finally:
-            self._stepping.release()
-            if deadline is not None and deadline < self._sleeps_until:
+        with Uninterrupted():
+            if not self._stepping.acquire(blocking=False):
                 self.bell.ring()
+                return
+            deadline: float | None = 0.0  # should the step end early, the sender looks what is left
+            try:
+                deadline = self._step()
+            except BaseException as error:
+                log.exception("the producer's sender failed")
+                self._died(error)
+                raise
+            finally:
+                self._stepping.release()
+                if deadline is not None and deadline < self._sleeps_until:
+                    self.bell.ring()
 
     def _step(self) -> float | None:
         """Takes what is due, sends what may be sent; when there will be more to do."""

@@ -73,12 +73,15 @@ class FakeCluster:
 
     def rows(self) -> list[bytes | None]:
         """The values of all rows that were sent, in the order of requests."""
-        values = []
+        return [record["value"] for record in self.records()]
+
+    def records(self) -> list[dict[str, Any]]:
+        """All rows that were sent, in the order of requests."""
+        found: list[dict[str, Any]] = []
         for _, _, rows in self.requests:
             for row in rows:
-                batch = pa.ipc.read_record_batch(pa.ipc.read_message(row), DEFAULT_SCHEMA)
-                values += batch.column("value").to_pylist()
-        return values
+                found += pa.ipc.read_record_batch(pa.ipc.read_message(row), DEFAULT_SCHEMA).to_pylist()
+        return found
 
     def _append(self, request: ProduceRequest, number: int) -> Outcome:
         batch = request.batches[number]

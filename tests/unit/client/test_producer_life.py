@@ -23,7 +23,7 @@ from rayqueue.errors import (
 from rayqueue.producer import Producer
 from rayqueue.protocol.messages import PartitionInfo
 from rayqueue.protocol.schemas import typed_log_schema
-from tests.unit.client.fake_cluster import WAIT_S, FakeCluster, producing
+from tests.unit.client.fake_cluster import WAIT_S, FakeCluster, FakeLink, producing
 
 TYPED = typed_log_schema(pa.schema([("carrier", pa.string()), ("flight", pa.int32())]))
 
@@ -176,6 +176,29 @@ def test_a_stopped_server_that_was_replaced_is_left_at_once(
         assert producer.produce("t", b"2").result(WAIT_S).offset == 1
         assert cluster.refreshes, "a slow send is a reason to ask who leads"
         assert cluster.requests[-1][0][0] == "b"
+
+
+def test_a_link_that_gets_no_thread_is_tried_again_and_the_others_go_on(
+    cluster: FakeCluster, producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.topics["wide"].partitions[1] = PartitionInfo(1, 1, 1, [1], [1], "b", 2, "inc")
+    start = FakeLink.start
+    refused: list[Any] = []
+
+    def refusing(self: FakeLink) -> None:
+        if self.node[0] == "b" and len(refused) < 2:
+            with cluster.changed:
+                refused.append(self.node)
+                cluster.changed.notify_all()
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(FakeLink, "start", refusing)
+    late = producer.produce("wide", b"1", partition=1)
+    cluster.wait_for(lambda: refused)
+    assert producer.produce("wide", b"0", partition=0).result(WAIT_S).offset == 0
+    assert late.result(WAIT_S).offset == 0
+    assert len(refused) == 2
 
 
 # --- life -------------------------------------------------------------------------------------------------------------

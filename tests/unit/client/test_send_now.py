@@ -9,9 +9,15 @@ from typing import Any
 
 import pytest
 
+from rayqueue.client.accumulator import Accumulator, Chunk
 from rayqueue.client.io.interrupts import Uninterrupted
+from rayqueue.client.io.producer_sender import Sender
 from rayqueue.producer import Producer
+from rayqueue.protocol.messages import PartitionInfo
+from tests.interrupting import Interrupter, codes_of
 from tests.unit.client.fake_cluster import WAIT_S, FakeCluster, FakeLink, producing
+
+SENDING = codes_of(Sender, Producer._produce, Producer._writable, Chunk.append, Accumulator, FakeLink.send)
 
 
 @pytest.fixture
@@ -38,7 +44,7 @@ def senders(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
 @pytest.fixture
 def producer(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Producer]:
     with producing(monkeypatch, cluster, linger_ms=0) as made:
-        made.produce("t", b"connects").result(WAIT_S)
+        made.produce("t", b"0").result(WAIT_S)
         yield made
 
 
@@ -76,6 +82,28 @@ def test_a_full_chunk_waits_for_no_answer(cluster: FakeCluster, monkeypatch: pyt
         assert one.flush(WAIT_S) == 0
 
 
+def test_a_server_that_answers_no_more_does_not_hold_up_the_others(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It owes the only answer, so a record for another server gathers behind it, but not for ever."""
+    cluster.add_topic("two", 2)
+    cluster.topics["two"].partitions[1] = PartitionInfo(1, 1, 1, [1], [1], "b", 2, "inc")
+    far = {"request_timeout_ms": 600_000, "delivery_timeout_ms": 1_200_000}  # none of these wakes the sender
+    with producing(monkeypatch, cluster, linger_ms=0, **far) as one:
+        for partition in (0, 1):
+            one.produce("two", b"connects", partition=partition).result(WAIT_S)
+        cluster.answering = False
+        silent = one.produce("two", b"never answered", partition=0)
+        others = [one.produce("two", b"x", partition=1)]
+        (to_b,) = [link for link in cluster.links if link.node[0] == "b"]
+        for number in range(3):
+            cluster.wait_for(lambda: to_b.unanswered)
+            to_b.answer()
+            assert others[-1].result(WAIT_S).offset == number + 1
+            others.append(one.produce("two", b"x", partition=1))
+        assert not silent.done()
+
+
 def test_with_a_linger_the_sender_sends(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, senders: list[threading.Thread]
 ) -> None:
@@ -101,6 +129,86 @@ def test_an_interrupt_waits_for_the_end_of_a_send(
     assert producer.flush(WAIT_S) == 0
     assert len(cluster.requests) == 2
     assert producer.produce("t", b"and it goes on").result(WAIT_S).offset == 2
+
+
+class Struck(Exception):
+    """What the handlers of these tests raise."""
+
+
+@pytest.fixture(params=["SIGINT", "SIGTERM", "SIGALRM", "SIGUSR1"])
+def raising(request: pytest.FixtureRequest) -> Iterator[tuple[int, list[int]]]:
+    """A signal whose handler raises, and how often it has been called."""
+    number = getattr(signal, request.param)
+    calls: list[int] = []
+
+    def handler(number: int, frame: object) -> None:
+        calls.append(number)
+        raise Struck
+
+    before = signal.signal(number, handler)
+    yield number, calls
+    signal.signal(number, before)
+
+
+def test_a_signal_anywhere_in_a_lone_send_comes_once_and_harms_nothing(
+    cluster: FakeCluster, senders: list[threading.Thread], producer: Producer, raising: tuple[int, list[int]]
+) -> None:
+    number, calls = raising
+    certain, places, value = [0], [""], 0
+    while True:
+        value += 1
+        sent = len(senders)
+        struck = Interrupter(SENDING, len(places), number)
+        future = None
+        with struck.armed():
+            try:
+                future = producer.produce("t", b"%d" % value, b"key", timestamp=value)
+            except Struck:
+                assert struck.place
+        lone = senders[sent:] == [threading.current_thread()]
+        if future is not None or lone:
+            certain.append(value)
+        if struck.place:
+            places.append(struck.place.split(":")[0])
+        elif lone:
+            break  # every moment has been; else the sender was still at the last one, and it did not come so far
+        assert len(calls) == len(places) - 1, "it comes in the very call, and once"
+        value += 1
+        behind = producer.produce("t", b"%d" % value, b"key", timestamp=value).result(WAIT_S / 2)
+        assert behind.timestamp == value, f"after one at {struck.place}"
+        certain.append(value)
+    assert {"_produce", "append", "send_now", "_step", "_offer", "_perform", "_send", "send"} <= set(places)
+    assert producer.flush(WAIT_S) == 0
+    records = [(int(row["value"]), row["key"], row["timestamp"].timestamp() * 1000) for row in cluster.records()][1:]
+    numbers = [0, *(number for number, _, _ in records)]
+    assert set(certain) <= set(numbers)
+    assert sorted(set(numbers)) == numbers, "in order, none twice"
+    assert all(key == b"key" and round(time) == number for number, key, time in records)
+
+
+def test_two_signals_in_a_block_both_come_after_it_and_the_handlers_are_given_back() -> None:
+    calls: list[str] = []
+
+    def raising(name: str) -> Any:
+        def handler(number: int, frame: object) -> None:
+            calls.append(name)
+            raise Struck(name)
+
+        return handler
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.signal(number, raising(number.name)) for number in numbers]
+    given = [signal.getsignal(number) for number in numbers]
+    try:
+        with pytest.raises(Struck), Uninterrupted():
+            for number in numbers[:2] * 2:
+                signal.raise_signal(number)
+            assert calls == []
+        assert sorted(calls) == ["SIGINT", "SIGTERM"]
+        assert [signal.getsignal(number) for number in numbers] == given
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def test_the_handler_is_given_back_and_other_threads_are_left_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 
 from rayqueue import errors
 from rayqueue.protocol import codec
-from rayqueue.protocol.messages import MetadataRequest, ProduceBatch, ProduceRequest, Registered
+from rayqueue.protocol.messages import FetchRequest, Hello, MetadataRequest, ProduceBatch, ProduceRequest, Registered
 
 
 @pytest.fixture
@@ -25,6 +26,29 @@ def eager_switches() -> Iterator[None]:
 def decode_after(barrier: threading.Barrier, raw: bytes, kind: type, seen: list[object]) -> None:
     barrier.wait(10)
     seen.append(codec.decode(raw, kind))
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\x93\x01\xff", ProduceRequest),
+        (b"\x93", FetchRequest),
+        (b"\x93\x90", FetchRequest),
+        (b"\x92", MetadataRequest),
+        (b"", Hello),
+    ],
+)
+@pytest.mark.parametrize("count", [b"\xdd\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"])
+def test_a_count_that_the_bytes_do_not_bear_out_takes_no_memory(head: bytes, kind: type, count: bytes) -> None:
+    """Four thousand million elements, characters or bytes in a message of a few."""
+    codec.decoder(kind)
+    tracemalloc.start()
+    try:
+        with pytest.raises(errors.ProtocolError):
+            codec.decode(head + count + b"\x01\x01", kind)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_many_threads_meet_a_new_message_at_once(eager_switches: None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
+import tracemalloc
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -11,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayqueue.client.framed_socket import BUFFER_BYTES, HEAD_BYTES, FramedSocket, views_of
+from rayqueue.client import framed_socket
+from rayqueue.client.framed_socket import BUFFER_BYTES, HEAD_BYTES, MESSAGE_BYTES_MAX, FramedSocket, views_of
 from rayqueue.errors import ProtocolError
 from rayqueue.protocol.frames import (
     FAILURE,
@@ -102,6 +105,49 @@ def test_what_is_too_large_is_refused_before_memory_is_taken(ends: tuple[FramedS
     with pytest.raises(ProtocolError, match="socket.request.max.bytes"):
         framed.receive()
     assert pa.total_allocated_bytes() < LIMIT
+
+
+def test_memory_is_taken_for_bytes_that_have_come_and_not_for_those_announced(
+    ends: tuple[FramedSocket, socket.socket],
+) -> None:
+    framed, peer = ends
+    framed.head_bytes = MESSAGE_BYTES_MAX
+    peer.sendall(struct.pack("<HBxIII", MAGIC, MESSAGE, MESSAGE_BYTES_MAX, 0, 0) + bytes(2 * BUFFER_BYTES))
+    tracemalloc.start()
+    try:
+        assert framed.receive_nowait() is None
+        assert tracemalloc.get_traced_memory()[1] < 10 * BUFFER_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_frame_whose_sizes_do_not_add_up_is_refused_before_memory_is_taken(
+    ends: tuple[FramedSocket, socket.socket],
+) -> None:
+    framed, peer = ends
+    taken = pa.total_allocated_bytes()
+    peer.sendall(struct.pack("<HBxIIIII", MAGIC, MESSAGE, 0, 2, LIMIT - 100, 1, 2))
+    with pytest.raises(ProtocolError, match="have 3 bytes"):
+        framed.receive_nowait()
+    assert pa.total_allocated_bytes() == taken
+
+
+def test_who_sends_a_byte_now_and_then_has_no_more_time_than_others(
+    ends: tuple[FramedSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    framed, peer = ends
+    frame, now = whole(b"hello", []), [0.0]
+
+    def tick() -> float:
+        """A second passes, and another byte comes."""
+        peer.sendall(frame[int(now[0]) : int(now[0]) + 1])
+        now[0] += 1
+        return now[0]
+
+    monkeypatch.setattr(framed_socket.time, "monotonic", tick)
+    with pytest.raises(TimeoutError, match="not all of it"):
+        framed.receive_within(len(frame) / 2)
+    assert now[0] < len(frame)
 
 
 def test_sending_without_waiting_stops_when_the_peer_reads_nothing(ends: tuple[FramedSocket, socket.socket]) -> None:
