@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from itertools import repeat
+from itertools import islice
 
 import pyarrow as pa
 
@@ -45,43 +45,52 @@ class Reader:
         self._key_deserializer = deserializer(engine.config.key_deserializer, "key")
         self._tables = TableBuilder()
         self._kept_error: RayQueueError | None = None
-        # Rows [_next, _end) of `_rows` belong to `_cursor` and are to be handed out.
-        self._rows: Rows | None = None
+        # In hand: messages of `_cursor` to be handed out, up to the offset before `_end`. The next one is at the
+        # cursor's position, unless an interrupt came when one had been taken and the position not yet moved: so what
+        # is in hand is let go then, and opened anew from the position.
+        self._hand: Iterator[Message] = iter(())
         self._cursor: Cursor | None = None
-        self._drops = 0
-        self._next = 0
+        self._after = 0  # what added to the row of a message gives the offset after it
         self._end = 0
+        self._drops = 0
+        self._inbox = engine.inbox
 
     # --- ways out ----------------------------------------------------------------------------------------------
 
     def poll(self, timeout: float | None) -> Message | None:
         """The next record; None when there is none in time (`timeout` as the user gave it)."""
-        row = self._next
-        if (row == self._end or self._engine.inbox.events) and not self._await(timeout_of(timeout), self._grab):
-            return None
-        row, rows, cursor = self._next, self._rows, self._cursor
-        assert rows is not None and cursor is not None
-        self._next = row + 1
-        cursor.position = rows.base_offset + row + 1
-        return Message(rows, row)
+        try:
+            message = None if self._inbox.events else next(self._hand, None)
+            if message is None:
+                if not self._await(timeout_of(timeout), self._grab):
+                    return None
+                message = next(self._hand)
+            self._cursor.position = self._after + message._row  # type: ignore[union-attr]
+        except BaseException:
+            self.let_go()
+            raise
+        return message
 
     def consume(self, count: int, timeout_s: float | None) -> list[Message]:
         """Up to `count` records, as soon as there are any."""
         found: list[Message] = []
-        if not self._await(timeout_s, self._grab):
-            return found
         try:
-            while len(found) < count and self._grab():
-                rows, cursor, start = self._rows, self._cursor, self._next
-                assert rows is not None and cursor is not None
-                stop = min(self._end, start + count - len(found))
-                found += map(Message, repeat(rows, stop - start), range(start, stop))
-                self._next = stop
-                cursor.position = rows.base_offset + stop
-        except RayQueueError as error:
-            self._kept_error = error  # what was taken before it is handed out first
+            if self._await(timeout_s, self._grab):
+                self._take(found, count)
+        except BaseException:
+            self.let_go()
+            raise
         self._settle_hand()
         return found
+
+    def _take(self, found: list[Message], count: int) -> None:
+        try:
+            while len(found) < count and self._grab():
+                assert self._cursor is not None
+                found += islice(self._hand, count - len(found))
+                self._cursor.position = self._after + found[-1]._row
+        except RayQueueError as error:
+            self._kept_error = error  # what was taken before it is handed out first
 
     def table(
         self,
@@ -143,15 +152,18 @@ class Reader:
             with guard:
                 if not self._await(None, self._grab, until):
                     return
-            rows, cursor, start = self._rows, self._cursor, self._next
-            assert rows is not None and cursor is not None
-            base = rows.base_offset + 1
-            for row in range(start, min(self._end, start + batch)):
-                self._next = row + 1
-                cursor.position = base + row
-                yield Message(rows, row)
-                if self._rows is not rows or self._next != row + 1:
-                    break  # the user has moved, or taken records otherwise
+            hand, cursor, after = self._hand, self._cursor, self._after
+            assert cursor is not None
+            try:
+                for message in islice(hand, batch):
+                    cursor.position = after + message._row
+                    yield message
+                    if self._hand is not hand:
+                        break  # the user has moved
+            except KeyboardInterrupt:
+                with guard:
+                    self.let_go()
+                raise
 
     # --- waiting -----------------------------------------------------------------------------------------------
 
@@ -209,7 +221,7 @@ class Reader:
 
     def _grab(self) -> bool:
         """Whether there are rows in hand, after taking the next ones if there were none."""
-        if self._next < self._end:
+        if self._in_hand():
             return True
         self._settle_hand()
         if not self._engine.anything():
@@ -217,15 +229,23 @@ class Reader:
         turn = self._engine.next_turn(_all_columns, _ROWS_BYTES, records=True)
         if turn is None:
             return False
-        cursor, layout, run, self._next, self._end = turn
-        if run.rows is None:
-            run.rows = Rows(layout, cursor.partition, run, self._value_deserializer, self._key_deserializer)
-        self._rows, self._cursor, self._drops = run.rows, cursor, cursor.drops
+        cursor, layout, run, start, stop = turn
+        rows: Rows | None = run.rows
+        if rows is None:
+            rows = Rows(layout, cursor.partition, run, self._value_deserializer, self._key_deserializer)
+            run.rows = rows
+        self._hand = rows.messages(start, stop)
+        self._after, self._end = rows.base_offset + 1, rows.base_offset + stop
+        self._cursor, self._drops = cursor, cursor.drops
         return True
+
+    def _in_hand(self) -> bool:
+        cursor = self._cursor
+        return cursor is not None and cursor.position is not None and cursor.position < self._end
 
     def _settle_hand(self) -> None:
         """Once all in hand is handed out: gives its credit back."""
-        if self._next >= self._end and self._cursor is not None:
+        if self._cursor is not None and not self._in_hand():
             self.let_go()
             self._engine.perform()
 
@@ -237,8 +257,7 @@ class Reader:
         self._forget_hand()
 
     def _forget_hand(self) -> None:
-        self._rows = self._cursor = None
-        self._next = self._end = 0
+        self._hand, self._cursor = iter(()), None
 
 
 def _empty(schema: pa.Schema) -> pa.Table:

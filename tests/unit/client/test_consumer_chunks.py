@@ -116,7 +116,7 @@ def test_each_crc_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_and_messages_read_from_their_run() -> None:
     run = opened(chunk_of({"count": 3}, {"count": 3}, base=10), 10)
     rows = Rows(LAYOUT, 7, run, None, None)
-    message = Message(rows, 4)
+    (message,) = rows.messages(4, 5)
     assert (message.topic, message.partition, message.offset, message.timestamp) == ("t", 7, 14, 1014)
     assert (message.key, message.value, message.headers, message.leader_epoch) == (None, b"14", [], 3)
 
