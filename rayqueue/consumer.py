@@ -183,7 +183,7 @@ class Consumer(Positions):
         on the host that holds the replica they lie in the mapped segment files. Deserializers are not applied.
 
         Args:
-            max_records: at most so many; None: what is there, about 64 MB at most.
+            max_records: at most so many; None: what is there, about 8 MB at most.
             columns: those wanted, in this order; others are not read.
 
         Returns:

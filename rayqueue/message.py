@@ -95,8 +95,8 @@ class Message(msgspec.Struct, frozen=True, eq=False, gc=False):
 class LazyMessage(Message, frozen=True, eq=False, gc=True):
     """A message whose key and value are made when they are first read: of a typed topic, or by a deserializer."""
 
-    @property
-    def key(self) -> Any:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def key(self) -> Any:
         """The key.
 
         Raises:
@@ -104,8 +104,8 @@ class LazyMessage(Message, frozen=True, eq=False, gc=True):
         """
         return self._rows.keys[self._row]
 
-    @property
-    def value(self) -> Any:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def value(self) -> Any:
         """The value.
 
         Raises:

@@ -16,14 +16,14 @@ from rayqueue.client.fetching.engine import Engine
 from rayqueue.client.fetching.guard import Guard
 from rayqueue.client.fetching.layout import DEFAULT_TABLE_SCHEMA, TopicLayout
 from rayqueue.client.fetching.rows import Rows
-from rayqueue.client.fetching.tables import TableBuilder
+from rayqueue.client.fetching.tables import Stretch, TableBuilder
 from rayqueue.errors import RayQueueError
 from rayqueue.message import Message
 
 # Opened at a time for messages: their values become Python objects together.
 _ROWS_BYTES = 512 * 1024
 # A table holds about so much when nobody says how many records it should have.
-_TABLE_BYTES = 64 << 20
+_TABLE_BYTES = 8 << 20
 _SHARE_BYTES = 1 << 20
 
 
@@ -101,13 +101,16 @@ class Reader:
     ) -> pa.Table:
         """What is there, of topics of one kind; empty when there is nothing in time."""
         self.let_go()
-        tables: list[pa.Table] = []
+        found: list[Stretch] = []
         if self._await(timeout_s, self._engine.anything, until):
-            self._gather(tables, max_records, columns)
+            self._gather(found, max_records, columns)
         self._engine.perform()
-        return pa.concat_tables(tables) if tables else self.empty_table(columns)
+        if not found:
+            return self.empty_table(columns)
+        tables = [self._tables.table(stretch, columns) for stretch in found]
+        return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
-    def _gather(self, tables: list[pa.Table], max_records: int | None, columns: tuple[str, ...] | None) -> None:
+    def _gather(self, found: list[Stretch], max_records: int | None, columns: tuple[str, ...] | None) -> None:
         engine = self._engine
         kind: bytes | None = None
         left = max_records
@@ -121,7 +124,7 @@ class Reader:
             return kind is None or engine.layout(cursor).kind == kind
 
         try:
-            while budget > 0 and left != 0:
+            while budget > _TABLE_BYTES // 8 and left != 0:
                 turn = engine.next_turn(stored, min(share, budget), same_kind)
                 if turn is None:
                     return
@@ -130,11 +133,16 @@ class Reader:
                 if left is not None:
                     stop = min(stop, start + left)
                     left -= stop - start
-                tables.append(self._tables.table(layout, cursor.partition, run, start, stop, columns))
+                stretch = found[-1] if found else None
+                first, partition = run.base_offset + start, cursor.partition
+                if stretch is None or (stretch.layout, stretch.partition, stretch.end) != (layout, partition, first):
+                    stretch = Stretch(layout, partition, first)
+                    found.append(stretch)
+                stretch.add(run, start, stop)
                 budget -= run.size * (stop - start) // (run.next_offset - run.base_offset)
                 self._machine.advance(cursor, run.base_offset + stop)
         except RayQueueError as error:
-            if not tables:
+            if not found:
                 raise
             self._kept_error = error
 
