@@ -155,8 +155,15 @@ class Consumer(Positions):
             UnknownTopicOrPartition: a topic was deleted.
             RayQueueError: see `rayqueue.errors`. A leader that is away is no error: it is waited for.
         """
-        with self._guard:
+        guard = self._guard
+        if not guard.acquire(False):
+            raise guard.busy()
+        try:
+            if guard.shut:
+                raise guard.refusal()
             return self._reader.poll(timeout)
+        finally:
+            guard.release()
 
     def consume(self, num_messages: int | None = None, timeout: float | None = 1.0) -> list[Message]:
         """Up to `num_messages` records (None: `max.poll.records`), as soon as there are any; [] if there are none.
@@ -176,7 +183,7 @@ class Consumer(Positions):
         on the host that holds the replica they lie in the mapped segment files. Deserializers are not applied.
 
         Args:
-            max_records: at most so many; None: what is there, about 64 MB at most.
+            max_records: at most so many; None: what is there, about 8 MB at most.
             columns: those wanted, in this order; others are not read.
 
         Returns:
@@ -261,7 +268,7 @@ class Consumer(Positions):
                 self._reader.let_go()
                 self._assignment.clear()
             finally:
-                self._guard.closed = True
+                self._guard.close()
                 self._finalize()
 
     def __enter__(self) -> Consumer:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from rayqueue.errors import SerializationError
 
 _SHOWN = 60
 
 
-class Message:
-    """One record. Its attributes are read from the batch it came in when they are asked for.
+class Message(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """One record. What is seldom asked for is read from the batch it came in when it is asked for.
 
     A deserializer runs when `value` or `key` is first read, and raises SerializationError there; the next message is
     not held up by it. A message kept keeps its batch in memory; pickled it stands alone.
@@ -24,11 +26,12 @@ class Message:
         leader_epoch: int, of the leader that wrote it.
     """
 
-    __slots__ = ("_row", "_rows")
-
-    def __init__(self, rows: Any, row: int) -> None:
-        self._rows = rows
-        self._row = row
+    # A struct: millions a second are made, by C code. Rows and bytes do not point back at messages, so these are no
+    # part of a cycle and the collector need not look at them (`LazyMessage` may be: it is looked at).
+    _rows: Any
+    _row: int
+    key: Any = None
+    value: Any = None
 
     @property
     def topic(self) -> str:
@@ -54,24 +57,6 @@ class Message:
     def timestamp_type(self) -> int:
         """TIMESTAMP_CREATE_TIME or TIMESTAMP_LOG_APPEND_TIME."""
         return self._rows.timestamp_type  # type: ignore[no-any-return]
-
-    @property
-    def key(self) -> Any:
-        """The key.
-
-        Raises:
-            SerializationError: the deserializer failed.
-        """
-        return self._rows.keys[self._row]
-
-    @property
-    def value(self) -> Any:
-        """The value.
-
-        Raises:
-            SerializationError: the deserializer failed.
-        """
-        return self._rows.values[self._row]
 
     @property
     def headers(self) -> list[tuple[str, bytes | None]]:
@@ -107,6 +92,28 @@ class Message:
         return _restore, _content(self)
 
 
+class LazyMessage(Message, frozen=True, eq=False, gc=True):
+    """A message whose key and value are made when they are first read: of a typed topic, or by a deserializer."""
+
+    @property  # type: ignore[misc]
+    def key(self) -> Any:
+        """The key.
+
+        Raises:
+            SerializationError: the deserializer failed.
+        """
+        return self._rows.keys[self._row]
+
+    @property  # type: ignore[misc]
+    def value(self) -> Any:
+        """The value.
+
+        Raises:
+            SerializationError: the deserializer failed.
+        """
+        return self._rows.values[self._row]
+
+
 def _content(message: Message) -> tuple[Any, ...]:
     return (
         message.topic,
@@ -126,12 +133,10 @@ class _Single:
 
     def __init__(self, content: tuple[Any, ...]) -> None:
         self.topic, self.partition, self.base_offset, timestamp, self.timestamp_type = content[:5]
-        key, value, headers, self.leader_epoch = content[5:]
+        _, _, headers, self.leader_epoch = content[5:]
         self.timestamps = [timestamp]
-        self.keys = [key]
-        self.values = [value]
         self.headers = [headers]
 
 
 def _restore(*content: Any) -> Message:
-    return Message(_Single(content), 0)
+    return Message(_Single(content), 0, content[5], content[6])

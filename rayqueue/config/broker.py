@@ -29,7 +29,7 @@ BROKER_SETTINGS = table(
     Setting(
         "queued.max.bytes", 256 * 1024 * 1024, integer(1 << 20), "bytes a replica actor holds before it stops reading"
     ),
-    Setting("fetch.max.bytes", 1024 * 1024, integer(1024), "bytes of one push to a consumer"),
+    Setting("fetch.max.bytes", 4 * 1024 * 1024, integer(1024), "bytes of one push to a consumer"),
     Setting("producer.id.expiration.ms", 24 * 3600 * 1000, integer(1), "forget an idle producer's sequence after"),
     Setting("max.partitions", 100_000, integer(1), "partitions the cluster takes"),
 )
@@ -51,7 +51,7 @@ class BrokerConfig:
     socket_request_max_bytes: int = 100 * 1024 * 1024
     max_in_flight_requests: int = 64
     queued_max_bytes: int = 256 * 1024 * 1024
-    fetch_max_bytes: int = 1024 * 1024
+    fetch_max_bytes: int = 4 * 1024 * 1024
     producer_id_expiration_ms: int = 24 * 3600 * 1000
     max_partitions: int = 100_000
     topic_defaults: dict[str, str] = field(default_factory=dict)

@@ -101,6 +101,31 @@ def read_records(data: pa.Buffer, start: int, entry: Sequence[Any], check_crc: b
     return records
 
 
+def _message(data: pa.Buffer, start: int, length: int, header_length: int) -> pa.Buffer | None:
+    """A message; None where the data does not hold it."""
+    if start < 0 or start + length > data.size or header_length > length:
+        return None
+    return data.slice(start, length)
+
+
+def check_crc(data: pa.Buffer, start: int, entry: Sequence[Any]) -> None:
+    """Compares one message with its CRC32C.
+
+    Args:
+        data: messages back to back; this one begins at `start`.
+        entry: its sound index entry, as ENTRY_FIELDS unpacks it.
+
+    Raises:
+        CorruptRecord: as `decode`.
+    """
+    base, last, _, _, _, _, length, header_length, _, crc, _, _, _, _, _ = entry
+    message = _message(data, start, length, header_length)
+    if message is None:
+        raise CorruptRecord(f"{_name(base, last)} is cut short: {data.size} bytes hold less than its index says")
+    if not _matches(message.slice(0, header_length).to_pybytes(), message.slice(header_length), crc):
+        raise CorruptRecord(f"{_name(base, last)} does not match its CRC32C: the data was damaged")
+
+
 def _matches(header: bytes, body: pa.Buffer | bytes, crc: int) -> bool:
     """Whether a message has this CRC32C, in its header too."""
     return ipc.message_crc(header, body) == crc and header[ipc.CRC_AT : ipc.CRC_END] == b"%08x" % crc
@@ -112,7 +137,6 @@ def decode(
     schema: pa.Schema,
     columns: Sequence[str] | None = None,
     check_crc: bool = True,
-    check_entries: bool = True,
 ) -> list[pa.RecordBatch]:
     """Opens a run of batches without copying them: the arrays share memory with `data` (compressed bodies excepted).
 
@@ -121,7 +145,7 @@ def decode(
         entries: ENTRY[n], n >= 0.
         schema: the topic's log schema.
         columns: names of top-level columns wanted, in this order; None for all.
-        check_crc: whether to compare each message with its CRC32C first; check_entries: and each entry.
+        check_crc: whether to compare each message, and each entry, with its CRC32C first.
 
     Returns:
         n record batches. A control batch has no rows. Where the batch says LogAppendTime, `timestamp` is its append
@@ -132,7 +156,7 @@ def decode(
             text names its offsets.
         SchemaMismatch: a column of `columns` does not exist.
     """
-    if check_crc and check_entries and (sound := sound_entries(entries)) < len(entries):
+    if check_crc and (sound := sound_entries(entries)) < len(entries):
         raise CorruptRecord(
             f"index entry {sound} of {len(entries)} (after offset {_before(entries, sound)}) does not match its CRC32C"
         )
@@ -144,9 +168,9 @@ def decode(
     counts, attributes = entries["record_count"].tolist(), entries["attributes"].tolist()
     batches = []
     for i, start in enumerate(starts):
-        if start < 0 or start + lengths[i] > data.size or header_lengths[i] > lengths[i]:
+        message = _message(data, start, lengths[i], header_lengths[i])
+        if message is None:
             raise CorruptRecord(f"{_named(entries[i])} is cut short: {data.size} bytes hold less than its index says")
-        message = data.slice(start, lengths[i])
         if check_crc:
             header = message.slice(0, header_lengths[i]).to_pybytes()
             if not _matches(header, message.slice(header_lengths[i]), crcs[i]):

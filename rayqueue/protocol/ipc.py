@@ -31,6 +31,7 @@ import msgspec
 import pyarrow as pa
 
 from rayqueue.errors import CorruptRecord
+from rayqueue.protocol.crc import crc_of
 from rayqueue.protocol.messages import BatchHeader
 
 CONTINUATION = 0xFFFFFFFF
@@ -279,7 +280,7 @@ def body_length(header: bytes) -> int:
 def message_crc(header: bytes, body: pa.Buffer | bytes) -> int:
     """The CRC32C a batch with this header and body should have (see `build_header`)."""
     raw = header[:CRC_AT] + _ZERO_CRC + header[CRC_END:]
-    return int(google_crc32c.extend(google_crc32c.value(body), raw))
+    return int(google_crc32c.extend(crc_of(body), raw))
 
 
 def wire_crc(message: IpcMessage, body_crc: int) -> int:

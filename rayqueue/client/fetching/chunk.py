@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from rayqueue.errors import CorruptRecord
-from rayqueue.protocol.batches import ENTRY_FIELDS, ENTRY_SIZE, Entries, decode, is_sound, read_records
+from rayqueue.protocol.batches import ENTRY_FIELDS, ENTRY_SIZE, Entries, check_crc, decode, is_sound, read_records
 from rayqueue.protocol.messages import CONTROL_BATCH, LOG_APPEND_TIME
 from rayqueue.protocol.small_batches import Records
 
@@ -229,13 +229,40 @@ class LogChunk:
         return end, batches
 
     def _decode(self, first: int, end: int, schema: pa.Schema, columns: tuple[str, ...] | None) -> list[pa.RecordBatch]:
-        entries = self._entries[first:end]
-        check = self._check and end > self._checked
+        if self._check:
+            self._check_crcs(first, end)
         data = self._data.slice(self._start(first))
-        batches = decode(data, entries, schema, columns, check, not self._entries_checked)
+        return decode(data, self._entries[first:end], schema, columns, check_crc=False)
+
+    def _check_crcs(self, first: int, end: int) -> None:
+        """Compares the CRCs that nobody has compared yet; from the last one down, towards `check_ahead`."""
+        index = end
+        while index > first and index > self._checked:
+            index -= 1
+            self._check_crc(index)
         if first <= self._checked:
             self._checked = max(self._checked, end)
-        return batches
+
+    def _check_crc(self, index: int) -> None:
+        self._check_entry(index)
+        check_crc(self._data, self._start(index), self._fields[index])
+
+    def check_ahead(self) -> None:
+        """Compares CRCs from the first on, beside the reader, which need not do it then.
+
+        Two threads write `_checked`, and may undo each other's progress. But whatever either writes is true: up to
+        there, every CRC has been compared.
+
+        Raises:
+            CorruptRecord: a batch is damaged. The reader will come to it: that is where it is to be said.
+        """
+        if not self._check:
+            return
+        for index in range(len(self._fields)):
+            if index >= self._checked:
+                self._check_crc(index)
+                if index == self._checked:
+                    self._checked = index + 1
 
 
 def _joined(parts: list[Records]) -> Records:

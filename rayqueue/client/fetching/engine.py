@@ -11,6 +11,7 @@ from rayqueue.client.cluster_client import ClusterClient
 from rayqueue.client.cursor import Cursor
 from rayqueue.client.fetch_state import Limits
 from rayqueue.client.fetcher import Fetcher
+from rayqueue.client.fetching.ahead import Ahead
 from rayqueue.client.fetching.background import ask_metadata, ask_offsets
 from rayqueue.client.fetching.chunk import LogChunk, Run
 from rayqueue.client.fetching.fetch_stream import FetchStream
@@ -28,6 +29,8 @@ from rayqueue.storage.mapped import MappedLog
 log = logging.getLogger("rayqueue.consumer")
 
 _CLOSE_TIMEOUT_S = 2.0
+# Who reads so much at once reads on at full speed.
+_BULK_BYTES = 1 << 20
 
 
 def assert_never(value: NoReturn) -> NoReturn:
@@ -68,6 +71,7 @@ class Engine:
         self._streams: dict[Endpoint, FetchStream] = {}
         self._mapped: dict[Cursor, MappedLog] = {}
         self._layouts: dict[bytes, TopicLayout] = {}
+        self._ahead = Ahead()
 
     # --- the loop ----------------------------------------------------------------------------------------------
 
@@ -223,9 +227,22 @@ class Engine:
             if isinstance(run, int):
                 self.machine.advance(cursor, run)
                 continue
+            if not records:
+                self._read_ahead(cursor, chunk)
             end = run.next_offset if cursor.limit is None else min(run.next_offset, cursor.limit)
             return Turn(cursor, layout, run, cursor.position - run.base_offset, end - run.base_offset)
         return None
+
+    def _read_ahead(self, cursor: Cursor, chunk: LogChunk) -> None:
+        """While the caller works on a large mapped chunk, a thread checks the next one.
+
+        Not for messages: their readers hold the interpreter's lock nearly all the time, so there is nothing to gain.
+        """
+        if chunk.size < _BULK_BYTES or len(cursor.buffer) > 1 or cursor.fetch_offset >= cursor.high_watermark:
+            return
+        following = self._read_mapped(cursor)
+        if following is not None:
+            self._ahead.check(following)
 
     def _read_mapped(self, cursor: Cursor) -> LogChunk | None:
         """Reads on in the mapped segments, up to the high watermark told; what fails goes on over the stream."""
@@ -260,5 +277,6 @@ class Engine:
         mapped, self._mapped = list(self._mapped.values()), {}
         for one in mapped:
             one.close()
+        self._ahead.close()
         self.inbox.close()
         self.client.close()

@@ -65,7 +65,7 @@ class Projection:
     """Some columns of a topic.
 
     Attributes:
-        schema: of the resulting table. stored: the columns read from the log (in the log's terms).
+        schema: of the resulting table. stored: the columns read from the log, in any order; None: all it has.
     """
 
     def __init__(self, layout: TopicLayout, columns: tuple[str, ...] | None) -> None:
@@ -79,7 +79,8 @@ class Projection:
                 f"its columns are {', '.join(names)}"
             )
         self.schema = pa.schema([layout.table_schema.field(name) for name in columns])
-        self.stored = tuple(name for name in columns if name not in _COMPUTED)
+        stored = tuple(name for name in columns if name not in _COMPUTED)
+        self.stored = None if len(stored) == len(layout.log_schema) else stored
 
 
 DEFAULT_TABLE_SCHEMA = pa.schema([*PLACE, *(DEFAULT_SCHEMA.field(name) for name in _DEFAULT_ORDER)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from itertools import repeat
+from itertools import islice
 
 import pyarrow as pa
 
@@ -16,7 +16,7 @@ from rayqueue.client.fetching.engine import Engine
 from rayqueue.client.fetching.guard import Guard
 from rayqueue.client.fetching.layout import DEFAULT_TABLE_SCHEMA, TopicLayout
 from rayqueue.client.fetching.rows import Rows
-from rayqueue.client.fetching.tables import TableBuilder
+from rayqueue.client.fetching.tables import Stretch, TableBuilder
 from rayqueue.client.io.interrupts import Uninterrupted
 from rayqueue.errors import RayQueueError
 from rayqueue.message import Message
@@ -24,7 +24,7 @@ from rayqueue.message import Message
 # Opened at a time for messages: their values become Python objects together.
 _ROWS_BYTES = 512 * 1024
 # A table holds about so much when nobody says how many records it should have.
-_TABLE_BYTES = 64 << 20
+_TABLE_BYTES = 8 << 20
 _SHARE_BYTES = 1 << 20
 
 
@@ -46,50 +46,55 @@ class Reader:
         self._key_deserializer = deserializer(engine.config.key_deserializer, "key")
         self._tables = TableBuilder()
         self._kept_error: RayQueueError | None = None
-        # Rows [_next, _end) of `_rows` belong to `_cursor` and are to be handed out.
-        self._rows: Rows | None = None
+        # In hand: messages of `_cursor` to be handed out, up to the offset before `_end`. The next one is at the
+        # cursor's position, unless an interrupt came when one had been taken and the position not yet moved: so what
+        # is in hand is let go then, and opened anew from the position.
+        self._hand: Iterator[Message] = iter(())
         self._cursor: Cursor | None = None
-        self._drops = 0
-        self._next = 0
+        self._after = 0  # what added to the row of a message gives the offset after it
         self._end = 0
+        self._drops = 0
+        self._inbox = engine.inbox
 
     # --- ways out ----------------------------------------------------------------------------------------------
 
     def poll(self, timeout: float | None) -> Message | None:
         """The next record; None when there is none in time (`timeout` as the user gave it)."""
-        row = self._next
-        if (row == self._end or self._engine.inbox.events) and not self._await(timeout_of(timeout), self._grab):
-            return None
-        row, rows, cursor = self._next, self._rows, self._cursor
-        assert rows is not None and cursor is not None
-        message = Message(rows, row)  # before it counts as handed out: Ctrl-C may come here
-        self._next = row + 1
-        cursor.position = rows.base_offset + row + 1
+        try:
+            message = None if self._inbox.events else next(self._hand, None)
+            if message is None:
+                if not self._await(timeout_of(timeout), self._grab):
+                    return None
+                message = next(self._hand)
+            self._cursor.position = self._after + message._row  # type: ignore[union-attr]
+        except BaseException:
+            self.let_go()
+            raise
         return message
 
     def consume(self, count: int, timeout_s: float | None) -> list[Message]:
         """Up to `count` records, as soon as there are any."""
         found: list[Message] = []
-        if not self._await(timeout_s, self._grab):
-            return found
         before: dict[Cursor, int | None] = {}
         try:
-            try:
-                while len(found) < count and self._grab():
-                    rows, cursor, start = self._rows, self._cursor, self._next
-                    assert rows is not None and cursor is not None
-                    before.setdefault(cursor, cursor.position)
-                    stop = min(self._end, start + count - len(found))
-                    found += map(Message, repeat(rows, stop - start), range(start, stop))
-                    self._next = stop
-                    cursor.position = rows.base_offset + stop
-            except RayQueueError as error:
-                self._kept_error = error  # what was taken before it is handed out first
+            if self._await(timeout_s, self._grab):
+                self._take(found, count, before)
             self._settle_hand()
         except BaseException:
             self._put_back(before)
             raise
         return found
+
+    def _take(self, found: list[Message], count: int, before: dict[Cursor, int | None]) -> None:
+        try:
+            while len(found) < count and self._grab():
+                cursor = self._cursor
+                assert cursor is not None
+                before.setdefault(cursor, cursor.position)
+                found += islice(self._hand, count - len(found))
+                cursor.position = self._after + found[-1]._row
+        except RayQueueError as error:
+            self._kept_error = error  # what was taken before it is handed out first
 
     def table(
         self,
@@ -100,21 +105,24 @@ class Reader:
     ) -> pa.Table:
         """What is there, of topics of one kind; empty when there is nothing in time."""
         self.let_go()
-        tables: list[pa.Table] = []
+        found: list[Stretch] = []
         before: dict[Cursor, int | None] = {}
         try:
             if self._await(timeout_s, self._engine.anything, until):
-                self._gather(tables, max_records, columns, before)
+                self._gather(found, max_records, columns, before)
             self._engine.perform()
-            found = pa.concat_tables(tables) if tables else self.empty_table(columns)
+            if not found:
+                return self.empty_table(columns)
+            tables = [self._tables.table(stretch, columns) for stretch in found]
+            whole = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
         except BaseException:
             self._put_back(before)
             raise
-        return found
+        return whole
 
     def _gather(
         self,
-        tables: list[pa.Table],
+        found: list[Stretch],
         max_records: int | None,
         columns: tuple[str, ...] | None,
         before: dict[Cursor, int | None],
@@ -132,7 +140,7 @@ class Reader:
             return kind is None or engine.layout(cursor).kind == kind
 
         try:
-            while budget > 0 and left != 0:
+            while budget > _TABLE_BYTES // 8 and left != 0:
                 turn = engine.next_turn(stored, min(share, budget), same_kind)
                 if turn is None:
                     return
@@ -142,11 +150,16 @@ class Reader:
                 if left is not None:
                     stop = min(stop, start + left)
                     left -= stop - start
-                tables.append(self._tables.table(layout, cursor.partition, run, start, stop, columns))
+                stretch = found[-1] if found else None
+                first, partition = run.base_offset + start, cursor.partition
+                if stretch is None or (stretch.layout, stretch.partition, stretch.end) != (layout, partition, first):
+                    stretch = Stretch(layout, partition, first)
+                    found.append(stretch)
+                stretch.add(run, start, stop)
                 budget -= run.size * (stop - start) // (run.next_offset - run.base_offset)
                 self._machine.advance(cursor, run.base_offset + stop)
         except RayQueueError as error:
-            if not tables:
+            if not found:
                 raise
             self._kept_error = error
 
@@ -164,16 +177,18 @@ class Reader:
             with guard:
                 if not self._await(None, self._grab, until):
                     return
-            rows, cursor, start = self._rows, self._cursor, self._next
-            assert rows is not None and cursor is not None
-            base = rows.base_offset + 1
-            for row in range(start, min(self._end, start + batch)):
-                message = Message(rows, row)
-                self._next = row + 1
-                cursor.position = base + row
-                yield message
-                if self._rows is not rows or self._next != row + 1:
-                    break  # the user has moved, or taken records otherwise
+            hand, cursor, after = self._hand, self._cursor, self._after
+            assert cursor is not None
+            try:
+                for message in islice(hand, batch):
+                    cursor.position = after + message._row
+                    yield message
+                    if self._hand is not hand:
+                        break  # the user has moved
+            except KeyboardInterrupt:
+                with guard:
+                    self.let_go()
+                raise
 
     # --- waiting -----------------------------------------------------------------------------------------------
 
@@ -231,7 +246,7 @@ class Reader:
 
     def _grab(self) -> bool:
         """Whether there are rows in hand, after taking the next ones if there were none."""
-        if self._next < self._end:
+        if self._in_hand():
             return True
         self._settle_hand()
         if not self._engine.anything():
@@ -239,17 +254,23 @@ class Reader:
         turn = self._engine.next_turn(_all_columns, _ROWS_BYTES, records=True)
         if turn is None:
             return False
-        cursor, layout, run, start, end = turn
-        if run.rows is None:
-            run.rows = Rows(layout, cursor.partition, run, self._value_deserializer, self._key_deserializer)
-        # Together, with no call in between: Ctrl-C finds all of it in hand, or nothing.
-        self._rows, self._cursor, self._drops = run.rows, cursor, cursor.drops
-        self._next, self._end = start, end
+        cursor, layout, run, start, stop = turn
+        rows: Rows | None = run.rows
+        if rows is None:
+            rows = Rows(layout, cursor.partition, run, self._value_deserializer, self._key_deserializer)
+            run.rows = rows
+        self._hand = rows.messages(start, stop)
+        self._after, self._end = rows.base_offset + 1, rows.base_offset + stop
+        self._cursor, self._drops = cursor, cursor.drops
         return True
+
+    def _in_hand(self) -> bool:
+        cursor = self._cursor
+        return cursor is not None and cursor.position is not None and cursor.position < self._end
 
     def _settle_hand(self) -> None:
         """Once all in hand is handed out: gives its credit back."""
-        if self._next >= self._end and self._cursor is not None:
+        if self._cursor is not None and not self._in_hand():
             self.let_go()
             self._engine.perform()
 
@@ -263,14 +284,13 @@ class Reader:
     def _put_back(self, before: dict[Cursor, int | None]) -> None:
         """What was taken and did not get out, since Ctrl-C came, is fetched again: these were the positions."""
         with Uninterrupted():
-            self._forget_hand()
+            self.let_go()
             for cursor, position in before.items():
                 if position is not None and self._machine.cursors.get(cursor.key) is cursor:
                     self._machine.seek(cursor, position)
 
     def _forget_hand(self) -> None:
-        self._rows = self._cursor = None
-        self._next = self._end = 0
+        self._hand, self._cursor = iter(()), None
 
 
 def _empty(schema: pa.Schema) -> pa.Table:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from rayqueue.client.deserializers import Deserializer
 from rayqueue.client.fetching.chunk import Run
 from rayqueue.client.fetching.layout import TopicLayout
 from rayqueue.errors import SerializationError
+from rayqueue.message import LazyMessage, Message
 from rayqueue.protocol.small_batches import Records
 from rayqueue.types import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME
 
@@ -44,6 +46,7 @@ class Rows:
         self._batches = run.batches
         self._value_deserializer = value_deserializer
         self._key_deserializer = key_deserializer
+        self._lazy = layout.typed or value_deserializer is not None or key_deserializer is not None
         if run.records is not None:
             self._take(run.records)
 
@@ -54,6 +57,13 @@ class Rows:
         self.keys = keys if read_key is None else Made(self, keys, read_key, "key")
         self.values = values if read_value is None else Made(self, values, read_value, "value")
         self.headers = [[] for _ in values] if headers is None else headers
+
+    def messages(self, start: int, stop: int) -> Iterator[Message]:
+        """Rows [start, stop) as messages. Each is made, in C, when it is taken."""
+        rows = range(start, stop)
+        if self._lazy:
+            return map(LazyMessage, repeat(self), rows)
+        return map(Message, repeat(self), rows, self.keys[start:stop], self.values[start:stop])
 
     @cached_property
     def values(self) -> Any:

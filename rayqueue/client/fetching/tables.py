@@ -11,40 +11,74 @@ from rayqueue.client.fetching.layout import TopicLayout
 _TOPIC_ROWS = 1024
 
 
+class Stretch:
+    """Consecutive records of one partition, out of one run or more: what is made for each table is made once for all.
+
+    Attributes:
+        layout, partition: where they stand. first: the first one's offset. end: the offset after the last one.
+        batches: they, cut to size.
+    """
+
+    __slots__ = ("batches", "end", "first", "layout", "partition")
+
+    def __init__(self, layout: TopicLayout, partition: int, first: int) -> None:
+        self.layout, self.partition = layout, partition
+        self.first = self.end = first
+        self.batches: list[pa.RecordBatch] = []
+
+    def add(self, run: Run, start: int, stop: int) -> None:
+        """Takes in rows [start, stop) of a run, which follow what is there."""
+        self.end = run.base_offset + stop
+        if start or self.end < run.next_offset:
+            self.batches += pa.Table.from_batches(run.batches).slice(start, stop - start).to_batches()
+        else:
+            self.batches += run.batches
+
+
 class TableBuilder:
     """Makes tables of runs of batches.
 
-    The columns of the log keep their memory. `topic` is a slice of a column kept from call to call, `partition` and
-    `offset` are made: 12 bytes a record.
+    The columns of the log keep their memory. `topic` and, while one partition is read, `partition` are slices of
+    columns kept from call to call; `offset` is made: 8 bytes a record.
     """
 
     def __init__(self) -> None:
         self._topics: dict[str, pa.Array] = {}
+        self._last_partition = -1, pa.array([], pa.int32())
+        self._counted = np.arange(0, dtype=np.int64)
 
-    def table(
-        self, layout: TopicLayout, partition: int, run: Run, start: int, stop: int, columns: tuple[str, ...] | None
-    ) -> pa.Table:
-        """Rows [start, stop) of a run as a table."""
+    def table(self, stretch: Stretch, columns: tuple[str, ...] | None) -> pa.Table:
+        """A stretch as a table."""
+        layout, count = stretch.layout, stretch.end - stretch.first
         projection = layout.project(columns)
-        stored: pa.Table | None = None
-        if projection.stored:
-            stored = pa.Table.from_batches(run.batches)
-            if start or stop - start != stored.num_rows:
-                stored = stored.slice(start, stop - start)
-        count = stop - start
+        stored = pa.Table.from_batches(stretch.batches) if projection.stored != () else None
         arrays = []
         for name in projection.schema.names:
             if name == "offset":
-                first = run.base_offset + start
-                arrays.append(pa.array(np.arange(first, first + count, dtype=np.int64)))
+                arrays.append(self._offsets(stretch.first, count))
             elif name == "topic":
                 arrays.append(self._topic(layout.topic, count))
             elif name == "partition":
-                arrays.append(pa.array(np.full(count, partition, np.int32)))
+                arrays.append(self._partition(stretch.partition, count))
             else:
                 assert stored is not None
                 arrays.append(stored.column(name))
         return pa.Table.from_arrays(arrays, schema=projection.schema)
+
+    def _offsets(self, first: int, count: int) -> pa.Array:
+        # In Arrow's memory, which is kept when it is given back: the system's would have to be zeroed page by page.
+        if count > len(self._counted):
+            self._counted = np.arange(max(count, _TOPIC_ROWS), dtype=np.int64)
+        memory = pa.allocate_buffer(8 * count)
+        np.add(self._counted[:count], first, out=np.frombuffer(memory, np.int64))
+        return pa.Array.from_buffers(pa.int64(), count, [None, memory])
+
+    def _partition(self, partition: int, count: int) -> pa.Array:
+        number, array = self._last_partition
+        if number != partition or len(array) < count:
+            array = pa.array(np.full(max(count, _TOPIC_ROWS), partition, np.int32))
+            self._last_partition = partition, array
+        return array.slice(0, count)
 
     def _topic(self, topic: str, count: int) -> pa.Array:
         array = self._topics.get(topic)

@@ -11,9 +11,8 @@ import pytest
 from rayqueue.client.fetching.chunk import LogChunk, Run
 from rayqueue.client.fetching.layout import TopicLayout
 from rayqueue.client.fetching.rows import Rows
-from rayqueue.client.fetching.tables import TableBuilder
+from rayqueue.client.fetching.tables import Stretch, TableBuilder
 from rayqueue.errors import CorruptRecord, SchemaMismatch
-from rayqueue.message import Message
 from rayqueue.protocol import batches, ipc
 from rayqueue.protocol.messages import CONTROL_BATCH, LOG_APPEND_TIME, BatchHeader, TopicInfo
 from rayqueue.protocol.schemas import DEFAULT_SCHEMA, HEADERS_TYPE, TIMESTAMP_TYPE
@@ -97,38 +96,65 @@ def test_what_is_sound_before_a_damaged_batch_comes_first() -> None:
     assert opened(chunk_of({"count": 2}, damaged=0, check=False), 0).next_offset == 2
 
 
+def spied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """First offsets of the batches whose CRC is compared from now on."""
+    checked: list[int] = []
+
+    def spy(data: Any, start: int, entry: Any) -> None:
+        checked.append(entry[0])
+        batches.check_crc(data, start, entry)
+
+    monkeypatch.setattr("rayqueue.client.fetching.chunk.check_crc", spy)
+    return checked
+
+
 def test_each_crc_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    checked: list[bool] = []
-
-    def spy(data: Any, entries: Any, schema: Any, columns: Any, check: bool, check_entries: bool) -> Any:
-        checked.append(check)
-        return real(data, entries, schema, columns, check, check_entries)
-
-    real = batches.decode
-    monkeypatch.setattr("rayqueue.client.fetching.chunk.decode", spy)
+    checked = spied(monkeypatch)
     chunk = chunk_of({"count": 2}, {"count": 2})
     chunk.run_at(0, DEFAULT_SCHEMA, ("value",), 1)
     chunk.run_at(0, DEFAULT_SCHEMA, None, 1)
     chunk.run_at(2, DEFAULT_SCHEMA, None, 1)
-    assert checked == [True, False, True]
+    assert checked == [0, 2]
+    chunk_of({"count": 2}, check=False).run_at(0, DEFAULT_SCHEMA, None, 1)
+    assert checked == [0, 2], "it was not asked for"
 
 
 def test_rows_and_messages_read_from_their_run() -> None:
     run = opened(chunk_of({"count": 3}, {"count": 3}, base=10), 10)
     rows = Rows(LAYOUT, 7, run, None, None)
-    message = Message(rows, 4)
+    (message,) = rows.messages(4, 5)
     assert (message.topic, message.partition, message.offset, message.timestamp) == ("t", 7, 14, 1014)
     assert (message.key, message.value, message.headers, message.leader_epoch) == (None, b"14", [], 3)
 
 
+def stretch(run: Run, start: int, stop: int) -> Stretch:
+    made = Stretch(LAYOUT, 7, run.base_offset + start)
+    made.add(run, start, stop)
+    return made
+
+
+def test_runs_that_follow_each_other_make_one_table() -> None:
+    chunk = chunk_of({"count": 3}, {"count": 3, "epoch": 4}, {"count": 3, "epoch": 5}, base=10)
+    made = Stretch(LAYOUT, 7, 11)
+    for offset, start, stop in ((10, 1, 3), (13, 0, 3), (16, 0, 2)):
+        made.add(opened(chunk, offset), start, stop)
+    table = TableBuilder().table(made, ("value", "offset", "partition"))
+    assert table.column("offset").to_pylist() == list(range(11, 18))
+    assert table.column("value").to_pylist() == [b"%d" % i for i in range(11, 18)]
+    assert table.column("partition").to_pylist() == [7] * 7
+
+
 def test_tables_share_memory_and_count_offsets() -> None:
     run = opened(chunk_of({"count": 3}, {"count": 3}, base=10), 10)
-    table = TableBuilder().table(LAYOUT, 7, run, 2, 5, None)
+    builder = TableBuilder()
+    table = builder.table(stretch(run, 2, 5), None)
     assert table.column("offset").to_pylist() == [12, 13, 14]
     assert table.column("value").to_pylist() == [b"12", b"13", b"14"]
     assert table.column("topic").to_pylist() == ["t"] * 3 and table.column("partition").to_pylist() == [7] * 3
     ours = {chunk.buffers()[2].address for chunk in table.column("value").chunks}
     assert ours == {batch.column("value").buffers()[2].address for batch in run.batches}
-    assert TableBuilder().table(LAYOUT, 7, run, 0, 6, ("offset",)).schema.names == ["offset"]
+    assert builder.table(stretch(run, 0, 6), ("offset",)).schema.names == ["offset"]
+    assert builder.table(stretch(run, 0, 6), None).column("offset").to_pylist() == [10, 11, 12, 13, 14, 15]
+    assert table.column("offset").to_pylist() == [12, 13, 14], "each table has offsets of its own"
     with pytest.raises(SchemaMismatch, match="'nothing'"):
         LAYOUT.project(("nothing",))

@@ -217,7 +217,7 @@ def read_all(chunk: LogChunk, small: bool, **deserializers: Any) -> list[Message
         run = chunk.run_at(offset, DEFAULT_SCHEMA, None, 1 << 30, small)
         assert isinstance(run, Run)
         made = Rows(LAYOUT, 7, run, deserializers.get("value"), deserializers.get("key"))
-        found += [Message(made, row) for row in range(offset - run.base_offset, run.next_offset - run.base_offset)]
+        found += made.messages(offset - run.base_offset, run.next_offset - run.base_offset)
         offset = run.next_offset
     return found
 
