@@ -112,7 +112,7 @@ class FetchStream:
             if len(self._subscriptions) >= MAX_SUBSCRIPTIONS or wanted.subscription in self._subscriptions:
                 raise ProtocolError(f"subscription {wanted.subscription} is taken, or there are too many")
             partition = self._find(wanted.topic_id, wanted.partition)
-            if wanted.leader_epoch > partition.leader.leader_epoch:
+            if wanted.leader_epoch > partition.replica.leader_epoch:
                 raise FencedLeaderEpoch(f"the client has seen epoch {wanted.leader_epoch}, a newer leader's")
         except RayQueueError as error:
             part = FetchPart(wanted.subscription, -1, -1, -1, error=type(error).__name__, message=str(error))
@@ -228,7 +228,7 @@ class FetchStream:
             if partition.closed:
                 raise _closed(partition)
             high_watermark = partition.high_watermark
-            start, epoch = partition.log.log_start_offset, partition.leader.leader_epoch
+            start, epoch = partition.log.log_start_offset, partition.replica.leader_epoch
             news = (high_watermark, start, epoch, partition.log.generation)
             part = FetchPart(subscription.id, high_watermark, start, epoch)
             if subscription.mapped:
@@ -275,7 +275,7 @@ class FetchStream:
             subscription.id,
             partition.high_watermark,
             start,
-            partition.leader.leader_epoch,
+            partition.replica.leader_epoch,
             error=type(error).__name__,
             message=str(error),
         )

@@ -19,8 +19,10 @@ from rayqueue.errors import RayQueueError, StorageError
 from rayqueue.protocol.ipc import build_header
 from rayqueue.protocol.messages import BatchHeader, LogDescription
 from rayqueue.replication import events as ev
-from rayqueue.replication.leader import Leader
+from rayqueue.replication.leader_epochs import LeaderEpochs
+from rayqueue.replication.log_facts import LogFacts
 from rayqueue.replication.producer_state import ProducerStates
+from rayqueue.replication.replica import Replica
 from rayqueue.storage.files import OsFiles
 from rayqueue.storage.index import batch_header
 from rayqueue.storage.log import Log, LogBatch
@@ -39,8 +41,9 @@ class HostedPartition:
         topic, topic_id, partition: which it is.
         schema: the topic's log schema.
         config: the topic's settings.
-        leader_epoch: the epoch it leads under.
-        wall_ms: now.
+        broker_id: its own.
+        assignment: what the metadata log says of it.
+        now_ms, wall_ms: now.
         max_batch_bytes: largest batch taken, decompressed.
         reply: takes the machine's `Reply`s.
         request_flush: called when an fsync is due; answer with `flushed` or `flush_failed`.
@@ -56,7 +59,9 @@ class HostedPartition:
         partition: int,
         schema: pa.Schema,
         config: TopicConfig,
-        leader_epoch: int,
+        broker_id: int,
+        assignment: ev.Assignment,
+        now_ms: int,
         wall_ms: int,
         max_batch_bytes: int,
         reply: Callable[[ev.Reply], None],
@@ -79,14 +84,20 @@ class HostedPartition:
             # The process before us may have died between write and fsync. A duplicate of such a batch would be acked
             # as one that is durable, so first it is made so.
             self.log.flush()
-        self.leader = Leader(
-            leader_epoch, self.log.log_end_offset, config, self._producers(wall_ms), self.log.flushed_offset
-        )
-        self.high_watermark = self.leader.high_watermark
+        self.replica = Replica(broker_id, self._facts(assignment, wall_ms), config)
+        self.high_watermark = self.replica.high_watermark
+        self.step(ev.Assign(assignment), now_ms, wall_ms)
 
     def __repr__(self) -> str:
-        leader = self.leader
-        return f"HostedPartition({self.topic}-{self.partition}, epoch {leader.leader_epoch}, end {leader.log_end})"
+        replica = self.replica
+        return f"HostedPartition({self.topic}-{self.partition}, epoch {replica.leader_epoch}, end {replica.log_end})"
+
+    def _facts(self, assignment: ev.Assignment, wall_ms: int) -> LogFacts:
+        """The log as it was opened. What is committed is not known, unless this replica is the only one."""
+        start, end = self.log.log_start_offset, self.log.log_end_offset
+        committed = end if len(assignment.replicas) == 1 else start
+        epochs = LeaderEpochs(self.log.leader_epochs)
+        return LogFacts(start, end, end, self.log.flushed_offset, committed, epochs, self._producers(wall_ms))
 
     def _producers(self, wall_ms: int) -> ProducerStates:
         """What the log says of its producers: the latest snapshot, and the index entries after it."""
@@ -114,7 +125,7 @@ class HostedPartition:
 
     def step(self, event: ev.Event, now_ms: int, wall_ms: int) -> None:
         """Steps the machine and performs its effects; appends wait for `write`."""
-        self._perform(self.leader.step(event, now_ms, wall_ms), wall_ms)
+        self._perform(self.replica.step(event, now_ms, wall_ms), wall_ms)
 
     def _perform(self, effects: Iterable[ev.Effect], wall_ms: int) -> None:
         for effect in effects:
@@ -130,15 +141,16 @@ class HostedPartition:
                     self._request_flush(self)
                 case ev.Recover():
                     self._restore(wall_ms)
+                case ev.Resign(leader_epoch=epoch):
+                    reason = self.replica.offline
+                    log.error("%s-%d cannot lead on in epoch %d: %s", self.topic, self.partition, epoch, reason)
 
     def _restore(self, wall_ms: int) -> None:
         try:
-            self.leader.restore(self._producers(wall_ms))
+            self.replica.restore(self._producers(wall_ms))
         except RayQueueError as error:
             # The log did not only refuse a write, it is offline: this partition fails, the others here go on.
-            for effect in self.leader.step(ev.LogFailed(str(error)), 0, wall_ms):
-                if isinstance(effect, ev.Reply):
-                    self._reply(effect)
+            self.step(ev.LogFailed(str(error)), 0, wall_ms)
 
     def write(self, now_ms: int, wall_ms: int) -> None:
         """Writes all waiting batches in one go: the group of the group commit."""
@@ -160,7 +172,7 @@ class HostedPartition:
     def _after_roll(self, now_ms: int, wall_ms: int) -> None:
         """Closed segments are made durable, and the producers' state is kept beside them."""
         try:
-            self.log.write_snapshot(self.log.log_end_offset, self.leader.producers.dump())
+            self.log.write_snapshot(self.log.log_end_offset, self.replica.producers.dump())
         except StorageError as error:
             # The batches are in the log, and from the log the state is read again: only a longer recovery is lost.
             log.warning("%s-%d: no producer snapshot: %s", self.topic, self.partition, error)
@@ -174,20 +186,20 @@ class HostedPartition:
 
     # --- life --------------------------------------------------------------------------------------------------------
 
-    def lead(self, leader_epoch: int) -> None:
-        """Goes on under a newer epoch."""
-        self.leader.leader_epoch = max(self.leader.leader_epoch, leader_epoch)
+    def assign(self, assignment: ev.Assignment, now_ms: int, wall_ms: int) -> None:
+        """Takes what the metadata log says of it now."""
+        self.step(ev.Assign(assignment), now_ms, wall_ms)
         self.notify()
 
     def configure(self, config: TopicConfig) -> None:
         """Takes new settings."""
         self.config = config
-        self.leader.configure(config)
+        self.replica.configure(config)
         self.log.update_config(config)
 
     def retain(self, wall_ms: int, producer_expiry_ms: int) -> None:
         """Retention, and forgetting idle producers."""
-        self.leader.producers.expire(wall_ms - producer_expiry_ms)
+        self.replica.producers.expire(wall_ms - producer_expiry_ms)
         self._enforce_retention(wall_ms)
 
     def _enforce_retention(self, wall_ms: int) -> None:
@@ -207,9 +219,7 @@ class HostedPartition:
         """Stops serving: whoever waits gets the error; the log is closed, or deleted with the topic."""
         self._pending.clear()
         self.closed = error
-        for effect in self.leader.resign(error, message):
-            if isinstance(effect, ev.Reply):
-                self._reply(effect)
+        self._perform(self.replica.resign(error, message), 0)
         self.notify()
         if delete:
             self.log.delete()
@@ -227,5 +237,5 @@ class HostedPartition:
             self.log.log_start_offset,
             self.log.log_end_offset,
             self.high_watermark,
-            self.leader.leader_epoch,
+            self.replica.leader_epoch,
         )

@@ -305,7 +305,7 @@ class PartitionReplica:
                     raise TypeError(f"no such event: {event!r}")
         for partition in dirty:
             partition.write(now_ms, wall_ms)
-            if partition.leader.next_deadline_ms() is not None:
+            if partition.replica.next_deadline_ms() is not None:
                 self._flush_deadlines.add(partition)
         self._tick(now_ms, wall_ms)
 
@@ -325,10 +325,10 @@ class PartitionReplica:
 
     def _tick(self, now_ms: int, wall_ms: int) -> None:
         for partition in list(self._flush_deadlines):
-            deadline = partition.leader.next_deadline_ms()
+            deadline = partition.replica.next_deadline_ms()
             if deadline is not None and deadline <= now_ms:
                 partition.step(ev.Tick(), now_ms, wall_ms)
-                deadline = partition.leader.next_deadline_ms()
+                deadline = partition.replica.next_deadline_ms()
             if deadline is None:
                 self._flush_deadlines.discard(partition)
         if now_ms >= self._next_retention_ms:
@@ -342,7 +342,7 @@ class PartitionReplica:
     def _next_deadline_ms(self) -> int | None:
         if self._to_retain:
             return 0
-        deadlines = [d for p in self._flush_deadlines if (d := p.leader.next_deadline_ms()) is not None]
+        deadlines = [d for p in self._flush_deadlines if (d := p.replica.next_deadline_ms()) is not None]
         return min([self._next_retention_ms, *deadlines])
 
 

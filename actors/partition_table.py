@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from rayqueue.actors.driver import boot_ms
 from rayqueue.actors.hosted_partition import HostedPartition
 from rayqueue.actors.produce_stream import not_here
 from rayqueue.config.topic import TopicConfig
@@ -51,6 +52,19 @@ class _Facts:
         self.topic = topic
         self.schema: pa.Schema = deserialize_schema(topic.schema)
         self.config = state.topic_config(topic)
+
+
+def _assignment(state: ClusterState, record: PartitionRecord) -> ev.Assignment:
+    """The record as the replica's machine takes it."""
+    incarnations: dict[int, str] = {}
+    for broker_id in record.replicas:
+        slot = state.slot_of(record, broker_id)
+        actor = None if slot is None else state.replica_actors.get((broker_id, slot))
+        if actor is not None:
+            incarnations[broker_id] = actor.incarnation
+    return ev.Assignment(
+        record.leader, record.leader_epoch, record.partition_epoch, record.replicas, record.isr, incarnations
+    )
 
 
 class PartitionTable:
@@ -186,24 +200,27 @@ class PartitionTable:
         if known is None:
             known = facts[key[0]] = _Facts(state, topic)
         if hosted is None:
-            opened = self._open(known, record, wall_ms)
+            opened = self._open(known, _assignment(state, record), record.partition, wall_ms)
             if not self._opened:
                 self._opened_s = time.monotonic()
             self._opened[key] = opened
         else:
-            inside(lambda: self._update(hosted, record, known.config))
+            assignment = _assignment(state, record)
+            inside(lambda: self._update(hosted, assignment, known.config, wall_ms))
 
-    def _open(self, facts: _Facts, record: PartitionRecord, wall_ms: int) -> HostedPartition:
+    def _open(self, facts: _Facts, assignment: ev.Assignment, partition: int, wall_ms: int) -> HostedPartition:
         topic = facts.topic
         return HostedPartition(
             self._files,
-            partition_directory(self._root, topic.name, topic.topic_id, record.partition),
+            partition_directory(self._root, topic.name, topic.topic_id, partition),
             topic=topic.name,
             topic_id=topic.topic_id,
-            partition=record.partition,
+            partition=partition,
             schema=facts.schema,
             config=facts.config,
-            leader_epoch=record.leader_epoch,
+            broker_id=self._broker_id,
+            assignment=assignment,
+            now_ms=boot_ms(),
             wall_ms=wall_ms,
             max_batch_bytes=self._max_batch_bytes,
             reply=self._reply,
@@ -221,9 +238,8 @@ class PartitionTable:
                 self._failed.pop(key, None)
 
     @staticmethod
-    def _update(hosted: HostedPartition, record: PartitionRecord, config: TopicConfig) -> None:
-        if record.leader_epoch > hosted.leader.leader_epoch:
-            hosted.lead(record.leader_epoch)
+    def _update(hosted: HostedPartition, assignment: ev.Assignment, config: TopicConfig, wall_ms: int) -> None:
+        hosted.assign(assignment, boot_ms(), wall_ms)
         if hosted.config != config:
             hosted.configure(config)
 

@@ -26,7 +26,7 @@ def test_nothing_is_led_under_the_leader_epoch_of_the_process_before(
         """Notes under which epoch each partition is opened."""
 
         def __init__(self, *args: Any, **more: Any) -> None:
-            opened.append((more["partition"], more["leader_epoch"]))
+            opened.append((more["partition"], more["assignment"].leader_epoch))
             super().__init__(*args, **more)
 
     with InProcessCluster(tmp_path) as cluster, AdminClient(bootstrap_servers=cluster.bootstrap_servers) as admin:
