@@ -1,4 +1,4 @@
-"""Partitions with three replicas, over real sockets and disks in one process: what followers hold, and who takes over."""
+"""Partitions with three replicas, over real sockets and disks in one process: what followers hold, who takes over."""
 
 from __future__ import annotations
 
@@ -74,11 +74,14 @@ def test_what_is_acked_is_on_every_replica_byte_by_byte(cluster: InProcessCluste
         assert first.log.segment_count > 1
         assert all(content(other) == content(first) for other in others)
         for replica in (first, *others):
-            eventually(lambda replica=replica: replica.high_watermark == first.log.log_end_offset, TIMEOUT_S)
+            end = first.log.log_end_offset
+            eventually(lambda replica=replica, end=end: replica.high_watermark == end, TIMEOUT_S)
     assert len(read_all(cluster)) == 7000
 
 
-def test_records_survive_the_loss_of_each_leader_in_turn(cluster: InProcessCluster, admin: rayqueue.AdminClient) -> None:
+def test_records_survive_the_loss_of_each_leader_in_turn(
+    cluster: InProcessCluster, admin: rayqueue.AdminClient
+) -> None:
     """Producing and reading go on meanwhile, without an error, a gap, a duplicate or a change of order."""
     admin.create_topic("t", 1, replication_factor=3)
     stop = threading.Event()
@@ -146,11 +149,13 @@ def test_below_the_minimum_in_sync_nothing_is_acked_and_nothing_lost(
         cluster.stop_replica(followers[1])
         eventually(lambda: in_sync(admin, 1), TIMEOUT_S)
         waiting = producer.produce("t", b"one")
-        with rayqueue.Producer(
-            bootstrap_servers=cluster.bootstrap_servers, delivery_timeout_ms=1_500, request_timeout_ms=1_000
-        ) as hasty:
-            with pytest.raises((NotEnoughReplicas, DeliveryTimeout), match="in sync|replicas"):
-                hasty.produce("t", b"never").result(TIMEOUT_S)
+        with (
+            rayqueue.Producer(
+                bootstrap_servers=cluster.bootstrap_servers, delivery_timeout_ms=1_500, request_timeout_ms=1_000
+            ) as hasty,
+            pytest.raises((NotEnoughReplicas, DeliveryTimeout), match="in sync|replicas"),
+        ):
+            hasty.produce("t", b"never").result(TIMEOUT_S)
         assert not waiting.done()
         cluster.start_replica(followers[1])
         waiting.result(TIMEOUT_S)
