@@ -8,19 +8,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import pyarrow as pa
 
 from rayqueue.actors.batch_checks import BatchChecks
+from rayqueue.actors.follow_stream import FeedSubscription, Followed, FollowStream
+from rayqueue.actors.leader_link import FedBatch, LeaderProcess
 from rayqueue.config.topic import TopicConfig
 from rayqueue.errors import RayQueueError, StorageError
 from rayqueue.protocol.ipc import build_header
 from rayqueue.protocol.messages import BatchHeader, LogDescription
 from rayqueue.replication import events as ev
-from rayqueue.replication.leader import Leader
+from rayqueue.replication.leader_epochs import LeaderEpochs
+from rayqueue.replication.limits import Limits
+from rayqueue.replication.log_facts import LogFacts
 from rayqueue.replication.producer_state import ProducerStates
+from rayqueue.replication.replica import Replica
 from rayqueue.storage.files import OsFiles
 from rayqueue.storage.index import batch_header
 from rayqueue.storage.log import Log, LogBatch
@@ -30,8 +35,48 @@ log = logging.getLogger(__name__)
 Listener = Callable[["HostedPartition"], None]
 
 
+class Hands(Protocol):
+    """What a partition cannot do itself: what its actor does for all partitions. Called on the loop."""
+
+    def reply(self, reply: ev.Reply) -> None:
+        """Tells a producer."""
+        ...
+
+    def flush(self, partition: HostedPartition) -> None:
+        """Has an fsync made; answered by `Flushed` or `LogFailed`."""
+        ...
+
+    def follow(self, partition: HostedPartition, effect: ev.Follow) -> None:
+        """Subscribes at the leader."""
+        ...
+
+    def unfollow(self, partition: HostedPartition) -> None:
+        """Ends the subscription."""
+        ...
+
+    def ack(self, partition: HostedPartition, effect: ev.AckFetch) -> None:
+        """Tells the leader what is held."""
+        ...
+
+    def propose(self, partition: HostedPartition, effect: ev.ProposeIsr) -> None:
+        """Asks the coordinator for an ISR."""
+        ...
+
+    def resign(self, partition: HostedPartition, effect: ev.Resign) -> None:
+        """Asks the coordinator for another leader."""
+        ...
+
+    def later(self, partition: HostedPartition, event: ev.Event) -> None:
+        """Has the machine told, in another turn."""
+        ...
+
+    def timed(self, partition: HostedPartition) -> None:
+        """The machine has a deadline."""
+        ...
+
+
 class HostedPartition:
-    """One replica, leading.
+    """One replica, leading or following. Until the first `assign` it does neither.
 
     Args:
         files: the file system.
@@ -39,11 +84,16 @@ class HostedPartition:
         topic, topic_id, partition: which it is.
         schema: the topic's log schema.
         config: the topic's settings.
-        leader_epoch: the epoch it leads under.
+        broker_id: its own.
+        alone: it is the only replica.
+        limits: the times its machine goes by.
         wall_ms: now.
         max_batch_bytes: largest batch taken, decompressed.
-        reply: takes the machine's `Reply`s.
-        request_flush: called when an fsync is due; answer with `flushed` or `flush_failed`.
+        hands: the actor's.
+
+    Attributes:
+        leader_process: whom to follow; None: not known, or itself.
+        high_watermark, leading: as the machine has them; other threads may look.
     """
 
     def __init__(
@@ -56,11 +106,12 @@ class HostedPartition:
         partition: int,
         schema: pa.Schema,
         config: TopicConfig,
-        leader_epoch: int,
+        broker_id: int,
+        alone: bool,
+        limits: Limits,
         wall_ms: int,
         max_batch_bytes: int,
-        reply: Callable[[ev.Reply], None],
-        request_flush: Callable[[HostedPartition], None],
+        hands: Hands,
     ) -> None:
         self.topic = topic
         self.topic_id = topic_id
@@ -71,22 +122,30 @@ class HostedPartition:
         self.directory = directory
         self.listeners: tuple[Listener, ...] = ()
         self.closed = ""  # the error name with which late callers are refused
-        self._reply = reply
-        self._request_flush = request_flush
+        self.leader_process: LeaderProcess | None = None
+        self._hands = hands
+        # By broker and incarnation: the process before may still be ending when its successor asks.
+        self._followers: dict[tuple[int, str], tuple[FollowStream, FeedSubscription]] = {}
         self._pending: list[tuple[Any, BatchHeader]] = []
         self.log = Log.open(files, str(directory), schema, config)
         if config.flush_messages == 1 and self.log.flushed_offset < self.log.log_end_offset:
             # The process before us may have died between write and fsync. A duplicate of such a batch would be acked
             # as one that is durable, so first it is made so.
             self.log.flush()
-        self.leader = Leader(
-            leader_epoch, self.log.log_end_offset, config, self._producers(wall_ms), self.log.flushed_offset
-        )
-        self.high_watermark = self.leader.high_watermark
+        self.replica = Replica(broker_id, self._facts(alone, wall_ms), config, limits)
+        self.high_watermark = self.replica.high_watermark
+        self.leading = False
 
     def __repr__(self) -> str:
-        leader = self.leader
-        return f"HostedPartition({self.topic}-{self.partition}, epoch {leader.leader_epoch}, end {leader.log_end})"
+        replica = self.replica
+        return f"HostedPartition({self.topic}-{self.partition}, epoch {replica.leader_epoch}, end {replica.log_end})"
+
+    def _facts(self, alone: bool, wall_ms: int) -> LogFacts:
+        """The log as it was opened. What is committed is not known, unless this replica is the only one."""
+        start, end = self.log.log_start_offset, self.log.log_end_offset
+        committed = end if alone else start
+        epochs = LeaderEpochs(self.log.leader_epochs)
+        return LogFacts(start, end, end, self.log.flushed_offset, committed, epochs, self._producers(wall_ms))
 
     def _producers(self, wall_ms: int) -> ProducerStates:
         """What the log says of its producers: the latest snapshot, and the index entries after it."""
@@ -114,102 +173,178 @@ class HostedPartition:
 
     def step(self, event: ev.Event, now_ms: int, wall_ms: int) -> None:
         """Steps the machine and performs its effects; appends wait for `write`."""
-        self._perform(self.leader.step(event, now_ms, wall_ms), wall_ms)
+        self._perform(self.replica.step(event, now_ms, wall_ms), now_ms, wall_ms)
+        self.leading = self.replica.leading
+        if self.replica.next_deadline_ms() is not None:
+            self._hands.timed(self)
 
-    def _perform(self, effects: Iterable[ev.Effect], wall_ms: int) -> None:
+    def later(self, event: ev.Event) -> None:
+        """Steps the machine in another turn."""
+        self._hands.later(self, event)
+
+    def followed(self, news: Followed, now_ms: int, wall_ms: int) -> None:
+        """News of a follower. One that begins anew may have another stream by now: the end of the old one is none."""
+        event = news.event
+        key = event.follower, event.incarnation
+        match event:
+            case ev.FetchFrom():
+                self._followers[key] = news.stream, news.subscription
+            case ev.FetchEnded():
+                if self._followers.get(key) != (news.stream, news.subscription):
+                    return
+                del self._followers[key]
+            case ev.FetchAcked():
+                pass
+        self.step(event, now_ms, wall_ms)
+
+    def _perform(self, effects: Iterable[ev.Effect], now_ms: int, wall_ms: int) -> None:
         for effect in effects:
             match effect:
                 case ev.Append():
                     self._pending.append((effect.ref, effect.header))
                 case ev.Reply():
-                    self._reply(effect)
+                    self._hands.reply(effect)
                 case ev.HighWatermark(offset=offset):
                     self.high_watermark = offset
                     self.notify()
                 case ev.Flush():
-                    self._request_flush(self)
+                    self._hands.flush(self)
+                case ev.Feed() | ev.RefuseFetch() | ev.StopFeeding():
+                    self._answer_follower(effect)
+                case ev.AckFetch():
+                    self._hands.ack(self, effect)
+                case ev.Follow():
+                    self._hands.follow(self, effect)
+                case ev.Unfollow():
+                    self._hands.unfollow(self)
+                case ev.Truncate() | ev.ResetLog() | ev.AdvanceStart():
+                    self._cut(effect, now_ms, wall_ms)
+                case ev.ProposeIsr():
+                    self._hands.propose(self, effect)
+                case ev.Resign():
+                    log.error("%r cannot lead on: %s", self, self.replica.offline)
+                    self._hands.resign(self, effect)
                 case ev.Recover():
-                    self._restore(wall_ms)
+                    self._restore(now_ms, wall_ms)
 
-    def _restore(self, wall_ms: int) -> None:
+    def _answer_follower(self, effect: ev.Feed | ev.RefuseFetch | ev.StopFeeding) -> None:
+        key = effect.follower, effect.incarnation
+        stream, subscription = self._followers[key]
+        match effect:
+            case ev.Feed(offset=offset):
+                stream.feed(subscription, offset)
+            case ev.RefuseFetch():
+                del self._followers[key]
+                stream.refuse(subscription, effect)
+            case ev.StopFeeding():
+                del self._followers[key]
+                stream.stop(subscription)
+
+    def _cut(self, effect: ev.Truncate | ev.ResetLog | ev.AdvanceStart, now_ms: int, wall_ms: int) -> None:
         try:
-            self.leader.restore(self._producers(wall_ms))
+            match effect:
+                case ev.AdvanceStart(start=start):
+                    self.log.delete_before(start)
+                    return
+                case ev.Truncate(end=end):
+                    log.info("%r cuts its log back to offset %d, where it and the leader's part", self, end)
+                    self.log.truncate(end)
+                case ev.ResetLog(start=start):
+                    log.info("%r empties its log, to begin at offset %d", self, start)
+                    self.log.reset(start)
+            start, end = self.log.log_start_offset, self.log.log_end_offset
+            cut = ev.Truncated(start, end, LeaderEpochs(self.log.leader_epochs), self._producers(wall_ms))
+        except RayQueueError as error:
+            self.step(ev.LogFailed(str(error)), now_ms, wall_ms)
+            return
+        self.high_watermark = min(self.high_watermark, self.log.log_end_offset)
+        self.step(cut, now_ms, wall_ms)
+
+    def _restore(self, now_ms: int, wall_ms: int) -> None:
+        try:
+            self.replica.restore(self._producers(wall_ms))
         except RayQueueError as error:
             # The log did not only refuse a write, it is offline: this partition fails, the others here go on.
-            for effect in self.leader.step(ev.LogFailed(str(error)), 0, wall_ms):
-                if isinstance(effect, ev.Reply):
-                    self._reply(effect)
+            self.step(ev.LogFailed(str(error)), now_ms, wall_ms)
 
     def write(self, now_ms: int, wall_ms: int) -> None:
         """Writes all waiting batches in one go: the group of the group commit."""
         pending, self._pending = self._pending, []
-        batches = []
-        for item, header in pending:
-            raw, header.crc = build_header(item.message, header, item.body_crc)
-            batches.append(LogBatch(header, raw, item.message.body))
         try:
-            rolled = self.log.append(batches, wall_ms)
+            rolled = self.log.append([_log_batch(ref, header) for ref, header in pending], wall_ms)
         except RayQueueError as error:
             log.error("%s-%d: append failed: %s", self.topic, self.partition, error)
             self.step(ev.WriteFailed(str(error)), now_ms, wall_ms)
             return
         self.step(ev.Written(), now_ms, wall_ms)
+        self._tell_followers()
         if rolled:
             self._after_roll(now_ms, wall_ms)
+
+    def _tell_followers(self) -> None:
+        for stream, subscription in self._followers.values():
+            stream.on_news(subscription)
 
     def _after_roll(self, now_ms: int, wall_ms: int) -> None:
         """Closed segments are made durable, and the producers' state is kept beside them."""
         try:
-            self.log.write_snapshot(self.log.log_end_offset, self.leader.producers.dump())
+            self.log.write_snapshot(self.log.log_end_offset, self.replica.producers.dump())
         except StorageError as error:
             # The batches are in the log, and from the log the state is read again: only a longer recovery is lost.
             log.warning("%s-%d: no producer snapshot: %s", self.topic, self.partition, error)
         self.step(ev.Rolled(), now_ms, wall_ms)
-        self._enforce_retention(wall_ms)
+        self._enforce_retention(now_ms, wall_ms)
 
     def notify(self) -> None:
-        """Tells the fetch sessions that the high watermark or the log start has moved."""
+        """Tells consumers and followers that the high watermark, the log start or the leader has moved."""
         for listener in self.listeners:
             listener(self)
+        self._tell_followers()
 
     # --- life --------------------------------------------------------------------------------------------------------
 
-    def lead(self, leader_epoch: int) -> None:
-        """Goes on under a newer epoch."""
-        self.leader.leader_epoch = max(self.leader.leader_epoch, leader_epoch)
+    def assign(
+        self, assignment: ev.Assignment, leader_process: LeaderProcess | None, now_ms: int, wall_ms: int
+    ) -> None:
+        """Takes what the metadata log says of it now."""
+        self.leader_process = leader_process
+        self.step(ev.Assign(assignment), now_ms, wall_ms)
         self.notify()
 
     def configure(self, config: TopicConfig) -> None:
         """Takes new settings."""
         self.config = config
-        self.leader.configure(config)
+        self.replica.configure(config)
         self.log.update_config(config)
 
-    def retain(self, wall_ms: int, producer_expiry_ms: int) -> None:
+    def retain(self, now_ms: int, wall_ms: int, producer_expiry_ms: int) -> None:
         """Retention, and forgetting idle producers."""
-        self.leader.producers.expire(wall_ms - producer_expiry_ms)
-        self._enforce_retention(wall_ms)
+        self.replica.producers.expire(wall_ms - producer_expiry_ms)
+        self._enforce_retention(now_ms, wall_ms)
 
-    def _enforce_retention(self, wall_ms: int) -> None:
+    def _enforce_retention(self, now_ms: int, wall_ms: int) -> None:
         try:
             if self.log.enforce_retention(wall_ms, self.high_watermark):
-                self.notify()
+                self._start_moved(now_ms, wall_ms)
         except StorageError as error:
             log.error("%s-%d: retention failed: %s", self.topic, self.partition, error)
 
-    def delete_before(self, offset: int) -> int:
+    def delete_before(self, offset: int, now_ms: int, wall_ms: int) -> int:
         """Deletes records before `offset`; the new log start."""
         start = self.log.delete_before(offset)
-        self.notify()
+        self._start_moved(now_ms, wall_ms)
         return start
+
+    def _start_moved(self, now_ms: int, wall_ms: int) -> None:
+        self.step(ev.StartMoved(self.log.log_start_offset), now_ms, wall_ms)
+        self.notify()
 
     def resign(self, error: str, message: str, delete: bool) -> None:
         """Stops serving: whoever waits gets the error; the log is closed, or deleted with the topic."""
         self._pending.clear()
         self.closed = error
-        for effect in self.leader.resign(error, message):
-            if isinstance(effect, ev.Reply):
-                self._reply(effect)
+        self._perform(self.replica.resign(error, message), 0, 0)
+        self.leading = False
         self.notify()
         if delete:
             self.log.delete()
@@ -227,5 +362,13 @@ class HostedPartition:
             self.log.log_start_offset,
             self.log.log_end_offset,
             self.high_watermark,
-            self.leader.leader_epoch,
+            self.replica.leader_epoch,
         )
+
+
+def _log_batch(ref: Any, header: BatchHeader) -> LogBatch:
+    """A producer's batch gets its header here; a leader's is written as it came."""
+    if isinstance(ref, FedBatch):
+        return LogBatch(header, ref.header, ref.body)
+    raw, header.crc = build_header(ref.message, header, ref.body_crc)
+    return LogBatch(header, raw, ref.message.body)

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+AGAIN_S = 0.005
 RETRY_S = 0.05
 RETRY_MAX_S = 1.0
 # The stream is opened anew this often, so that one whose coordinator hangs without a word is left behind.
@@ -113,7 +114,8 @@ class MetadataFollower:
             except RayQueueError as error:
                 log.debug("the stream of metadata broke: %s", error)
             attempt = 0 if self._heard else attempt + 1
-            wait = min(RETRY_MAX_S, RETRY_S * 2 ** min(attempt, 10))
+            # After a stream that served the next one at once: without one we count as gone.
+            wait = min(RETRY_MAX_S, RETRY_S * 2 ** min(attempt, 10)) if attempt else AGAIN_S
             self._stop.wait(wait * self._random.uniform(0.8, 1.2))
 
     def _follow(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from rayqueue.actors.hosted_partition import HostedPartition
-from rayqueue.errors import OffsetOutOfRange, RayQueueError
+from rayqueue.errors import NotLeaderOrFollower, OffsetOutOfRange, RayQueueError
 from rayqueue.protocol.messages import (
     EARLIEST_TIMESTAMP,
     LATEST_TIMESTAMP,
@@ -33,8 +33,17 @@ def _answer(ask: Callable[[], OffsetAnswer]) -> OffsetAnswer:
         return OffsetAnswer(-1, -1, type(error).__name__, str(error))
 
 
-def _offset(find: Find, query: OffsetQuery) -> OffsetAnswer:
+def _led(find: Find, query: OffsetQuery | TruncateQuery) -> HostedPartition:
+    """The partition, led here. Only its leader knows where it ends, and that only once all that it took over is
+    committed (KIP-207): else the end could go back."""
     hosted = find(query.topic_id, query.partition)
+    if not hosted.replica.committed_in_epoch:
+        raise NotLeaderOrFollower(f"{hosted!r} does not lead, or does not know yet what is committed: try again")
+    return hosted
+
+
+def _offset(find: Find, query: OffsetQuery) -> OffsetAnswer:
+    hosted = _led(find, query)
     if query.timestamp == EARLIEST_TIMESTAMP:
         return OffsetAnswer(hosted.log.log_start_offset, -1)
     if query.timestamp == LATEST_TIMESTAMP:
@@ -43,16 +52,16 @@ def _offset(find: Find, query: OffsetQuery) -> OffsetAnswer:
     return OffsetAnswer(-1, -1) if found is None else OffsetAnswer(*found)
 
 
-def delete_records(find: Find, request: DeleteRecordsRequest) -> ListOffsetsResponse:
+def delete_records(find: Find, request: DeleteRecordsRequest, now_ms: int, wall_ms: int) -> ListOffsetsResponse:
     """Moves log starts up; answers with the new ones. Runs on the actor's loop."""
-    return ListOffsetsResponse([_answer(partial(_delete, find, query)) for query in request.queries])
+    return ListOffsetsResponse([_answer(partial(_delete, find, query, now_ms, wall_ms)) for query in request.queries])
 
 
-def _delete(find: Find, query: TruncateQuery) -> OffsetAnswer:
-    hosted = find(query.topic_id, query.partition)
+def _delete(find: Find, query: TruncateQuery, now_ms: int, wall_ms: int) -> OffsetAnswer:
+    hosted = _led(find, query)
     offset = hosted.high_watermark if query.offset == -1 else query.offset
     if not 0 <= offset <= hosted.high_watermark:
         raise OffsetOutOfRange(
             f"records can be deleted before offsets 0 to {hosted.high_watermark}, not {offset}; -1 deletes all"
         )
-    return OffsetAnswer(hosted.delete_before(offset), -1)
+    return OffsetAnswer(hosted.delete_before(offset, now_ms, wall_ms), -1)

@@ -16,16 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from rayqueue.actors.calls import typed
 from rayqueue.actors.data_server import DataServer
-from rayqueue.actors.driver import Driver, die, wall_ms
+from rayqueue.actors.driver import Driver, boot_ms, die, wall_ms
 from rayqueue.actors.exchange import Exchange
 from rayqueue.actors.fetch_stream import FetchStream
-from rayqueue.actors.flusher import Flusher
+from rayqueue.actors.follow_stream import Followed, FollowStream
 from rayqueue.actors.hosted_partition import HostedPartition, Listener
 from rayqueue.actors.identity import DirectoryLock, bind_server
+from rayqueue.actors.leader_link import FollowerEvent
 from rayqueue.actors.logs import write_logs
 from rayqueue.actors.metadata_follower import MetadataFollower
 from rayqueue.actors.options import BrokerOptions, ProcessReport
@@ -34,6 +33,7 @@ from rayqueue.actors.partition_table import PartitionTable
 from rayqueue.actors.process import prepare_process
 from rayqueue.actors.produce_stream import ByteBudget, ProduceStream, Request
 from rayqueue.actors.progress import Progress
+from rayqueue.actors.replica_hands import Later, ReplicaHands
 from rayqueue.client.connection import Channel
 from rayqueue.coordination.records import Record
 from rayqueue.coordination.state import ClusterState
@@ -44,6 +44,7 @@ from rayqueue.protocol.messages import (
     DeleteRecordsRequest,
     DescribeLogsResponse,
     Empty,
+    FollowHello,
     Identity,
     ListOffsetsRequest,
     ProduceResult,
@@ -52,6 +53,7 @@ from rayqueue.protocol.messages import (
     Welcome,
 )
 from rayqueue.replication import events as ev
+from rayqueue.replication.limits import Limits
 from rayqueue.storage.files import OsFiles
 
 log = logging.getLogger(__name__)
@@ -60,13 +62,6 @@ REGISTER_TIMEOUT_S = 5.0
 START_RETRY_S = 1.0
 STOP_TIMEOUT_S = 30.0
 RETAINED_A_TURN = 8
-
-
-class FlushDone(msgspec.Struct):
-    """The flusher's answer, on its way to the loop."""
-
-    partition: HostedPartition
-    event: ev.Flushed | ev.LogFailed
 
 
 class PartitionReplica:
@@ -90,7 +85,15 @@ class PartitionReplica:
         self._root = Path(options.directory)
         self._files = OsFiles()
         self._budget = ByteBudget(options.config.queued_max_bytes)
-        self._flusher = Flusher(lambda partition, event: self._driver.post(FlushDone(partition, event)))
+        self._driver = Driver("replica", self._handle, self._next_deadline_ms, on_failure=on_failure)
+        self._coordinator = self._connect()
+        self._hands = ReplicaHands(
+            FollowHello(options.broker_id, slot, self.incarnation),
+            options.token,
+            self._coordinator,
+            self._driver.post,
+            self._driver.submit,
+        )
         self._table = PartitionTable(
             self._files,
             self._root,
@@ -98,17 +101,14 @@ class PartitionReplica:
             slot,
             self.incarnation,
             options.config.socket_request_max_bytes,
-            reply=_complete,
-            request_flush=self._flusher.submit,
+            hands=self._hands,
+            limits=Limits(options.config.replica_lag_time_max_ms, options.config.replica_fetch_backoff_ms),
         )
-        self._driver = Driver("replica", self._handle, self._next_deadline_ms, on_failure=on_failure)
         self._next_retention_ms = 0
         self._to_retain: list[HostedPartition] = []  # of this round; a few a turn, so that records do not wait for it
-        self._flush_deadlines: set[HostedPartition] = set()
         self._server: DataServer | None = None
         self._follower: MetadataFollower | None = None
         self._lock = DirectoryLock(self._root / "locks" / f"replica-{slot}")
-        self._coordinator = self._connect()
         self._stopping = threading.Event()
         self._starter = threading.Thread(target=self._start, name="replica-start", daemon=True)
         self._starter.start()
@@ -181,7 +181,7 @@ class PartitionReplica:
                 "delete_records": typed(DeleteRecordsRequest, self._delete_records),
                 "describe_logs": typed(Empty, lambda _: self._describe()),
             },
-            exchanges={"produce": self._produce, "fetch": self._fetch},
+            exchanges={"produce": self._produce, "fetch": self._fetch, "follow": self._follow},
         )
 
     def _register(self, port: int) -> None:
@@ -212,12 +212,12 @@ class PartitionReplica:
         """Stops serving, closes every log cleanly, and lets go of the directory."""
         self._stopping.set()
         self._starter.join(10)
-        self._driver.call(self._table.close)
+        self._driver.call(self._close)
         # A recovery that is still running on the follower's thread writes to its log; it is waited for, and if it takes
         # too long the directory stays locked until the process ends, so that nobody else writes there meanwhile.
         ended = self._follower is None or self._follower.stop(STOP_TIMEOUT_S)
         self._driver.stop()
-        self._flusher.stop()
+        self._hands.stop()
         self._coordinator.close()
         if ended:
             self._lock.release()
@@ -273,6 +273,13 @@ class PartitionReplica:
             exchange, self._table.find, self._listen_to, self._unlisten_to, self.options.config.fetch_max_bytes
         ).run()
 
+    def _follow(self, exchange: Exchange) -> None:
+        FollowStream(exchange, self._table.find, self._driver.submit, self.options.config.fetch_max_bytes).run()
+
+    def _close(self) -> None:
+        self._table.close()
+        self._hands.close()
+
     def _listen_to(self, partition: HostedPartition, listener: Listener) -> None:
         def add() -> None:
             partition.listeners = (*partition.listeners, listener)
@@ -286,7 +293,7 @@ class PartitionReplica:
         self._driver.call(remove)
 
     def _delete_records(self, request: DeleteRecordsRequest) -> Any:
-        return self._driver.call(lambda: delete_records(self._table.find, request))
+        return self._driver.call(lambda: delete_records(self._table.find, request, boot_ms(), wall_ms()))
 
     def _describe(self) -> DescribeLogsResponse:
         return self._driver.call(lambda: DescribeLogsResponse([hosted.describe() for hosted in self._table]))
@@ -299,15 +306,28 @@ class PartitionReplica:
             match event:
                 case Request():
                     self._append(event, dirty, now_ms, wall_ms)
-                case FlushDone(partition=partition, event=flushed):
-                    partition.step(flushed, now_ms, wall_ms)
+                case list():
+                    self._take_fed(event, dirty, now_ms, wall_ms)
+                case Followed():
+                    event.partition.followed(event, now_ms, wall_ms)
+                case Later(partition=partition, event=news):
+                    partition.step(news, now_ms, wall_ms)
                 case _:
                     raise TypeError(f"no such event: {event!r}")
         for partition in dirty:
             partition.write(now_ms, wall_ms)
-            if partition.leader.next_deadline_ms() is not None:
-                self._flush_deadlines.add(partition)
+        for fed in taken:
+            if isinstance(fed, list):
+                self._hands.fed(fed)
         self._tick(now_ms, wall_ms)
+        self._hands.end_turn()
+
+    @staticmethod
+    def _take_fed(events: list[FollowerEvent], dirty: dict[HostedPartition, None], now_ms: int, wall_ms: int) -> None:
+        for news in events:
+            news.partition.step(news.event, now_ms, wall_ms)
+            if news.partition.dirty:
+                dirty[news.partition] = None
 
     def _append(self, request: Request, dirty: dict[HostedPartition, None], now_ms: int, wall_ms: int) -> None:
         for item in request.items:
@@ -324,28 +344,24 @@ class PartitionReplica:
             request.stream.answer()
 
     def _tick(self, now_ms: int, wall_ms: int) -> None:
-        for partition in list(self._flush_deadlines):
-            deadline = partition.leader.next_deadline_ms()
+        deadlines = self._hands.deadlines
+        for partition in list(deadlines):
+            deadline = partition.replica.next_deadline_ms()
             if deadline is not None and deadline <= now_ms:
                 partition.step(ev.Tick(), now_ms, wall_ms)
-                deadline = partition.leader.next_deadline_ms()
+                deadline = partition.replica.next_deadline_ms()
             if deadline is None:
-                self._flush_deadlines.discard(partition)
+                deadlines.discard(partition)
         if now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + self.options.config.log_retention_check_interval_ms
             self._to_retain = list(self._table)
         for _ in range(min(RETAINED_A_TURN, len(self._to_retain))):
             partition = self._to_retain.pop()
             if not partition.closed:
-                partition.retain(wall_ms, self.options.config.producer_id_expiration_ms)
+                partition.retain(now_ms, wall_ms, self.options.config.producer_id_expiration_ms)
 
     def _next_deadline_ms(self) -> int | None:
         if self._to_retain:
             return 0
-        deadlines = [d for p in self._flush_deadlines if (d := p.leader.next_deadline_ms()) is not None]
-        return min([self._next_retention_ms, *deadlines])
-
-
-def _complete(reply: ev.Reply) -> None:
-    item = reply.ref
-    item.request.complete(item.index, ProduceResult(reply.base_offset, reply.timestamp, reply.error, reply.message))
+        deadline = self._hands.next_deadline_ms()
+        return self._next_retention_ms if deadline is None else min(self._next_retention_ms, deadline)

@@ -1,4 +1,4 @@
-"""The partitions that a replica actor leads, brought in line with the metadata log.
+"""The partitions that a replica actor hosts, brought in line with the metadata log.
 
 `apply` compares what the cluster's state says with what is hosted, and opens, fences, configures or deletes: told the
 same state twice, it does nothing the second time. `find` may be called from any thread.
@@ -11,17 +11,27 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from rayqueue.actors.hosted_partition import HostedPartition
+from rayqueue.actors.driver import boot_ms, wall_ms
+from rayqueue.actors.hosted_partition import Hands, HostedPartition
+from rayqueue.actors.leader_link import LeaderProcess
 from rayqueue.actors.produce_stream import not_here
 from rayqueue.config.topic import TopicConfig
-from rayqueue.coordination.records import ConfigRecord, PartitionRecord, Record, RemoveTopicRecord
+from rayqueue.coordination.records import (
+    ConfigRecord,
+    PartitionRecord,
+    Record,
+    RemoveTopicRecord,
+    ReplicaActorRecord,
+)
 from rayqueue.coordination.state import ClusterState, Topic
 from rayqueue.errors import NotLeaderOrFollower, RayQueueError, StorageError
 from rayqueue.protocol.schemas import deserialize_schema
 from rayqueue.replication import events as ev
+from rayqueue.replication.limits import Limits
 from rayqueue.storage.files import OsFiles
 
 log = logging.getLogger(__name__)
@@ -53,6 +63,29 @@ class _Facts:
         self.config = state.topic_config(topic)
 
 
+class _Told(NamedTuple):
+    """What the metadata log says of a partition, for its machine and for its hands."""
+
+    assignment: ev.Assignment
+    leader_process: LeaderProcess | None
+
+
+def _told(state: ClusterState, record: PartitionRecord) -> _Told:
+    incarnations: dict[int, str] = {}
+    for broker_id in record.replicas:
+        slot = state.slot_of(record, broker_id)
+        actor = None if slot is None else state.replica_actors.get((broker_id, slot))
+        if actor is not None:
+            incarnations[broker_id] = actor.incarnation
+    leader = state.leader_actor(record)
+    return _Told(
+        ev.Assignment(
+            record.leader, record.leader_epoch, record.partition_epoch, record.replicas, record.isr, incarnations
+        ),
+        None if leader is None else LeaderProcess(leader.host, leader.port, leader.broker_id, leader.incarnation),
+    )
+
+
 class PartitionTable:
     """What one replica actor hosts.
 
@@ -60,7 +93,7 @@ class PartitionTable:
         files: the file system. root: the broker's directory.
         broker_id, slot, incarnation: which actor, and which process of it.
         max_batch_bytes: largest batch taken, decompressed.
-        reply, request_flush: handed to every partition.
+        hands, limits: handed to every partition.
     """
 
     def __init__(
@@ -71,8 +104,8 @@ class PartitionTable:
         slot: int,
         incarnation: str,
         max_batch_bytes: int,
-        reply: Callable[[ev.Reply], None],
-        request_flush: Callable[[HostedPartition], None],
+        hands: Hands,
+        limits: Limits,
     ) -> None:
         self._files = files
         self._root = root
@@ -80,11 +113,11 @@ class PartitionTable:
         self._slot = slot
         self._incarnation = incarnation
         self._max_batch_bytes = max_batch_bytes
-        self._reply = reply
-        self._request_flush = request_flush
+        self._hands = hands
+        self._limits = limits
         self._hosted: dict[Key, HostedPartition] = {}
         self._failed: dict[Key, str] = {}  # could not be opened: why
-        self._opened: dict[Key, HostedPartition] = {}  # by the follower's thread, not handed to the loop yet
+        self._opened: dict[Key, tuple[HostedPartition, _Told]] = {}  # by the follower's thread, not in the loop yet
         self._opened_s = 0.0  # when the first of them was
         self._registered = False
         self._closed = False  # set inside the loop, for good: what is opened after it is closed at once
@@ -96,7 +129,7 @@ class PartitionTable:
         return len(self._hosted)
 
     def find(self, topic_id: bytes, partition: int) -> HostedPartition:
-        """The partition led here.
+        """The partition hosted here.
 
         Raises:
             StorageError: its log could not be opened.
@@ -160,6 +193,9 @@ class PartitionTable:
                 keys[record.topic_id, record.partition] = None
             elif isinstance(record, (ConfigRecord, RemoveTopicRecord)):
                 topics.add(record.topic_id)
+            elif isinstance(record, ReplicaActorRecord):  # a follower's process, or a leader's, is another one now
+                there = state.partitions_on(record.broker_id, record.slot)
+                keys.update(dict.fromkeys(key for t, p in there if (key := (t.topic_id, p.partition)) in self._hosted))
         if topics:
             keys.update(dict.fromkeys(key for key in [*self._here(state), *self._hosted] if key[0] in topics))
         return list(keys)
@@ -177,21 +213,22 @@ class PartitionTable:
                 inside(lambda: self._drop(key, "UnknownTopicOrPartition", "the topic has been deleted", delete=True))
             return
         record = topic.partitions[key[1]]
-        if record.leader != self._broker_id or state.slot_of(record, self._broker_id) != self._slot:
+        if state.slot_of(record, self._broker_id) != self._slot:
             self._failed.pop(key, None)
             if hosted is not None:
-                inside(lambda: self._drop(key, "NotLeaderOrFollower", "another replica leads now", delete=False))
+                inside(lambda: self._drop(key, "NotLeaderOrFollower", "other replicas hold it now", delete=False))
             return
         known = facts.get(key[0])
         if known is None:
             known = facts[key[0]] = _Facts(state, topic)
+        told = _told(state, record)
         if hosted is None:
             opened = self._open(known, record, wall_ms)
             if not self._opened:
                 self._opened_s = time.monotonic()
-            self._opened[key] = opened
+            self._opened[key] = opened, told
         else:
-            inside(lambda: self._update(hosted, record, known.config))
+            inside(lambda: self._update(hosted, told, known.config, wall_ms))
 
     def _open(self, facts: _Facts, record: PartitionRecord, wall_ms: int) -> HostedPartition:
         topic = facts.topic
@@ -203,27 +240,28 @@ class PartitionTable:
             partition=record.partition,
             schema=facts.schema,
             config=facts.config,
-            leader_epoch=record.leader_epoch,
+            broker_id=self._broker_id,
+            alone=len(record.replicas) == 1,
+            limits=self._limits,
             wall_ms=wall_ms,
             max_batch_bytes=self._max_batch_bytes,
-            reply=self._reply,
-            request_flush=self._request_flush,
+            hands=self._hands,
         )
 
     def _host(self) -> None:
         """What was opened is served from now on. Inside the loop, while the follower's thread waits."""
         opened, self._opened = self._opened, {}
-        for key, partition in opened.items():
+        for key, (partition, told) in opened.items():
             if self._closed:
                 partition.log.close()
             else:
                 self._hosted[key] = partition
                 self._failed.pop(key, None)
+                partition.assign(told.assignment, told.leader_process, boot_ms(), wall_ms())
 
     @staticmethod
-    def _update(hosted: HostedPartition, record: PartitionRecord, config: TopicConfig) -> None:
-        if record.leader_epoch > hosted.leader.leader_epoch:
-            hosted.lead(record.leader_epoch)
+    def _update(hosted: HostedPartition, told: _Told, config: TopicConfig, wall_ms: int) -> None:
+        hosted.assign(told.assignment, told.leader_process, boot_ms(), wall_ms)
         if hosted.config != config:
             hosted.configure(config)
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from rayqueue.errors import BrokerNotAvailable
 from rayqueue.protocol.messages import MetadataBatch, WatchRequest
 
-KEEPALIVE_S = 0.5
+# A stream whose watcher was killed is noticed when something is sent on it.
+KEEPALIVE_S = 0.15
 BATCH_RECORDS_MAX = 2_000  # unless a single command has more: creating a topic of many partitions, a registration
 
 

@@ -31,6 +31,8 @@ BROKER_SETTINGS = table(
     ),
     Setting("fetch.max.bytes", 4 * 1024 * 1024, integer(1024), "bytes of one push to a consumer"),
     Setting("producer.id.expiration.ms", 24 * 3600 * 1000, integer(1), "forget an idle producer's sequence after"),
+    Setting("replica.lag.time.max.ms", 10_000, integer(100), "a follower behind for so long leaves the ISR"),
+    Setting("replica.fetch.backoff.ms", 100, integer(1), "wait before a follower asks a leader again"),
     Setting("max.partitions", 100_000, integer(1), "partitions the cluster takes"),
 )
 
@@ -53,6 +55,8 @@ class BrokerConfig:
     queued_max_bytes: int = 256 * 1024 * 1024
     fetch_max_bytes: int = 4 * 1024 * 1024
     producer_id_expiration_ms: int = 24 * 3600 * 1000
+    replica_lag_time_max_ms: int = 10_000
+    replica_fetch_backoff_ms: int = 100
     max_partitions: int = 100_000
     topic_defaults: dict[str, str] = field(default_factory=dict)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rayqueue.config.broker import BrokerConfig
-from rayqueue.coordination.commands_topics import MAX_REPLICATION_FACTOR
 from rayqueue.coordination.topic_rules import check_min_insync, checked_overrides
 from rayqueue.errors import ConfigError
 
@@ -17,11 +16,6 @@ def check_cluster_config(config: BrokerConfig) -> None:
     checked_overrides(config.topic_defaults, config.socket_request_max_bytes)
     if config.topic_defaults.get("partition.by"):
         raise ConfigError("partition.by names a column of one topic: set it at the topic, not for the whole cluster")
-    if config.default_replication_factor > MAX_REPLICATION_FACTOR:
-        raise ConfigError(
-            f"default.replication.factor {config.default_replication_factor} is not available yet, replication is not "
-            "built: leave it out"
-        )
     insync = config.topic_defaults.get("min.insync.replicas")
     check_min_insync(insync, config.default_replication_factor, "the cluster (default.replication.factor)")
     if config.port > PORT_MAX:

@@ -20,6 +20,7 @@ from rayqueue.protocol.messages import (
     PreferLeadersRequest,
     RegisterBroker,
     RegisterReplicaActor,
+    ResignLeaderRequest,
 )
 
 # What the coordinator can be asked to do, by the name of the action.
@@ -29,6 +30,7 @@ COMMANDS: dict[str, type] = {
     "create_partitions": CreatePartitionsRequest,
     "alter_config": AlterConfigRequest,
     "alter_partitions": AlterPartitionsRequest,
+    "resign_leader": ResignLeaderRequest,
     "prefer_leaders": PreferLeadersRequest,
     "register_broker": RegisterBroker,
     "register_replica_actor": RegisterReplicaActor,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rayqueue.coordination.commands import Result
-from rayqueue.coordination.leadership import prefer, with_isr
+from rayqueue.coordination.leadership import prefer, with_isr, without
 from rayqueue.coordination.records import PartitionRecord, Record
 from rayqueue.coordination.state import ClusterState, Topic
 from rayqueue.errors import (
@@ -18,8 +18,10 @@ from rayqueue.protocol.messages import (
     AlterPartition,
     AlterPartitionsRequest,
     AlterPartitionsResponse,
+    Empty,
     PreferLeadersRequest,
     PreferLeadersResponse,
+    ResignLeaderRequest,
 )
 
 
@@ -32,10 +34,7 @@ def alter_partitions(state: ClusterState, request: AlterPartitionsRequest) -> Re
     Raises:
         ClusterMismatch: the caller has a successor, or counts as gone.
     """
-    key = request.broker_id, request.slot
-    actor = state.replica_actors.get(key)
-    if actor is None or actor.incarnation != request.incarnation or key in state.lost:
-        raise ClusterMismatch(f"process {request.incarnation} of replica actor {key} leads nothing any more")
+    _check_caller(state, request)
     records: list[Record] = []
     errors = []
     for change in request.partitions:
@@ -50,12 +49,34 @@ def alter_partitions(state: ClusterState, request: AlterPartitionsRequest) -> Re
     return Result(records, AlterPartitionsResponse(-1, errors))
 
 
+def resign_leader(state: ClusterState, request: ResignLeaderRequest) -> Result:
+    """A leader that cannot go on: another that is in sync leads.
+
+    Raises:
+        ClusterMismatch, UnknownTopicOrPartition: the caller leads it no more.
+    """
+    _check_caller(state, request)
+    topic, partition = _partition(state, request.topic_id, request.partition)
+    if (partition.leader, partition.leader_epoch) != (request.broker_id, request.leader_epoch):
+        return Result([], Empty())
+    record = without(state, topic, partition, request.broker_id)
+    return Result([] if record is None else [record], Empty())
+
+
+def _check_caller(state: ClusterState, request: AlterPartitionsRequest | ResignLeaderRequest) -> None:
+    key = request.broker_id, request.slot
+    actor = state.replica_actors.get(key)
+    if actor is None or actor.incarnation != request.incarnation or key in state.lost:
+        raise ClusterMismatch(f"process {request.incarnation} of replica actor {key} leads nothing any more")
+
+
 def _altered(state: ClusterState, request: AlterPartitionsRequest, change: AlterPartition) -> PartitionRecord | None:
     topic, partition = _partition(state, change.topic_id, change.partition)
     if partition.leader != request.broker_id or state.slot_of(partition, partition.leader) != request.slot:
         raise NotLeaderOrFollower("another replica leads now")
     isr = sorted(broker_id for broker_id, _ in change.isr)
-    if change.leader_epoch == partition.leader_epoch and isr == sorted(partition.isr):
+    late = change.partition_epoch < partition.partition_epoch
+    if late and change.leader_epoch == partition.leader_epoch and isr == sorted(partition.isr):
         return None  # asked again, because the first answer was lost
     if change.leader_epoch != partition.leader_epoch or change.partition_epoch != partition.partition_epoch:
         raise FencedLeaderEpoch(

@@ -34,7 +34,6 @@ from rayqueue.protocol.messages import (
 )
 
 FIRST_LEADER_EPOCH = 0
-MAX_REPLICATION_FACTOR = 1  # until replication is built
 
 
 def outcome(name: str, error: RayQueueError | None = None) -> NamedError:
@@ -77,8 +76,6 @@ class _Creation:
         check_partitions(partitions, self._partitions, config.max_partitions)
         factor = config.default_replication_factor if spec.replication_factor == -1 else spec.replication_factor
         self._placement.check(factor)
-        if factor > MAX_REPLICATION_FACTOR:
-            raise ConfigError(f"replication factor {factor} is not available yet, replication is not built: use 1")
         overrides = checked_overrides(spec.configs, config.socket_request_max_bytes)
         name = "min.insync.replicas"
         check_min_insync(overrides.get(name, config.topic_defaults.get(name)), factor, f"topic {spec.name!r}")

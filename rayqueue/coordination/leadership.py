@@ -28,7 +28,7 @@ def after_loss(state: ClusterState, broker_id: int, slot: int) -> list[Partition
     """The process of a replica actor is gone."""
     changed = []
     for topic, partition in state.partitions_on(broker_id, slot):
-        record = _without(state, topic, partition, broker_id)
+        record = without(state, topic, partition, broker_id)
         if record is not None:
             changed.append(record)
     return changed
@@ -42,7 +42,7 @@ def after_start(state: ClusterState, broker_id: int, slot: int) -> list[Partitio
     """
     changed = []
     for topic, partition in state.partitions_on(broker_id, slot):
-        record = _without(state, topic, partition, broker_id)
+        record = without(state, topic, partition, broker_id)
         if record is None and (partition.leader == broker_id or _orphaned(state, partition, broker_id)):
             record = _taken_over(state, topic, partition, broker_id)
         if record is not None:
@@ -75,7 +75,7 @@ def with_isr(state: ClusterState, topic: Topic, partition: PartitionRecord, isr:
     return msgspec.structs.replace(partition, isr=isr, elr=elr, partition_epoch=partition.partition_epoch + 1)
 
 
-def _without(state: ClusterState, topic: Topic, partition: PartitionRecord, broker_id: int) -> PartitionRecord | None:
+def without(state: ClusterState, topic: Topic, partition: PartitionRecord, broker_id: int) -> PartitionRecord | None:
     """The partition without this replica in sync; None when that changes nothing, or when no other in sync is there."""
     rest = [member for member in partition.isr if member != broker_id]
     there = [member for member in partition.replicas if member in rest and state.is_there(partition, member)]

@@ -57,6 +57,7 @@ from rayqueue.protocol.messages import (
     PreferLeadersRequest,
     RegisterBroker,
     RegisterReplicaActor,
+    ResignLeaderRequest,
     TopicsResponse,
 )
 
@@ -210,6 +211,8 @@ class CoordinatorMachine:
                 return commands_processes.register_replica_actor(self.state, request)
             case AlterPartitionsRequest():
                 return commands_partitions.alter_partitions(self.state, request)
+            case ResignLeaderRequest():
+                return commands_partitions.resign_leader(self.state, request)
             case PreferLeadersRequest():
                 return commands_partitions.prefer_leaders(self.state, request)
             case AllocateProducerIds():

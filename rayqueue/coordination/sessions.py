@@ -15,8 +15,8 @@ BROKER_SESSION_MS = 6_000
 # A replica actor that has just registered, or that a new coordinator has not heard of yet, must open its stream in
 # this time. (It tries again after a second at the latest.)
 ACTOR_SESSION_MS = 3_000
-# One whose stream broke has this long to open another: streams are opened anew now and then, in some 60 ms.
-ACTOR_GRACE_MS = 200
+# One whose stream broke has this long to open another: streams are opened anew now and then, in some 10 ms.
+ACTOR_GRACE_MS = 100
 
 Process = tuple[int, int]  # broker id, slot; slot -1 is the broker itself
 BROKER = -1

@@ -61,7 +61,7 @@ class Hello(msgspec.Struct, array_like=True):
 
     Attributes:
         version: protocol version of the caller.
-        kind: "produce", "fetch" or "call".
+        kind: "produce", "fetch", "follow" or "call".
         cluster_id, broker_id, incarnation: whom the caller believes to reach (a reused port never answers for another).
         client_id: for logs.
         token: the cluster's, or empty.
@@ -212,6 +212,79 @@ class FetchResponse(msgspec.Struct, array_like=True):
     """Parts; row i of the record batch beside it (when there is one) is the data of part i."""
 
     parts: list[FetchPart]
+
+
+# --- follow: between replica actors --------------------------------------------------------------------------------
+
+
+class FollowHello(msgspec.Struct, array_like=True):
+    """First message of a follower's process on a follow exchange: who it is."""
+
+    broker_id: int
+    slot: int
+    incarnation: str
+
+
+class FollowPartition(msgspec.Struct, array_like=True):
+    """Asks to be fed.
+
+    Attributes:
+        subscription: chosen by the follower, never used again on the stream.
+        leader_epoch: under which it follows.
+        offset, last_epoch: where its log ends, and of which leader epoch its last batch is, -1 for none.
+    """
+
+    subscription: int
+    topic_id: bytes
+    partition: int
+    leader_epoch: int
+    offset: int
+    last_epoch: int
+
+
+class FollowAck(msgspec.Struct, array_like=True, gc=False):
+    """The follower holds everything below `end`, as durably as the topic asks."""
+
+    subscription: int
+    leader_epoch: int
+    end: int
+
+
+class FollowRequest(msgspec.Struct, array_like=True):
+    """Changes a follow stream: what to begin and to end, what is held, and bytes of credit to add."""
+
+    add: list[FollowPartition]
+    remove: list[int]
+    acks: list[FollowAck]
+    credit: int
+
+
+class FollowPart(msgspec.Struct, array_like=True):
+    """News of one subscription.
+
+    Attributes:
+        entries: index entries of the batches in this part's row; empty: no row data.
+        log_end: of the leader.
+        error: the subscription has ended with this error; "OffsetOutOfRange" with log_start and log_end.
+        epoch, end: when epoch is not -1 the subscription has ended, because the logs diverge: of the epochs up to the
+            follower's last the leader's latest is `epoch`, and ends at `end`.
+    """
+
+    subscription: int
+    leader_epoch: int
+    high_watermark: int
+    log_start: int
+    log_end: int
+    entries: bytes = b""
+    error: str = ""
+    epoch: int = -1
+    end: int = -1
+
+
+class FollowResponse(msgspec.Struct, array_like=True):
+    """Parts; row i beside it is the data of part i."""
+
+    parts: list[FollowPart]
 
 
 # --- actions: any server -------------------------------------------------------------------------------------------
@@ -458,6 +531,17 @@ class AlterPartitionsResponse(msgspec.Struct, array_like=True):
 
     index: int
     errors: list[str]
+
+
+class ResignLeaderRequest(msgspec.Struct, array_like=True):
+    """A leader whose log has failed asks to be replaced. Nothing changes where nobody else is in sync."""
+
+    broker_id: int
+    slot: int
+    incarnation: str
+    topic_id: bytes
+    partition: int
+    leader_epoch: int
 
 
 class PreferLeadersRequest(msgspec.Struct, array_like=True):

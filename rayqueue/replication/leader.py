@@ -1,12 +1,17 @@
-"""The leader of a partition: gives batches their offsets, and acks them when the promise of their acks holds.
+"""The leader of a partition: gives batches their offsets, feeds followers, and acks when the promise of the acks holds.
 
 ::
 
-    Produce --> refused (duplicate in flight waits, sequence gap, fenced epoch, offline) --> Reply
-            --> Append ... Written --> [Flush ... Flushed] --> HighWatermark, Reply
+    Produce --> refused (duplicate waits, sequence gap, fenced, too few in sync, offline) --> Reply
+            --> Append ... Written --> [Flush ... Flushed] --> durable here --> Reply (acks 0 and 1)
+    FetchFrom --> Feed ... FetchAcked --> durable there ----'
+                                                             `--> HighWatermark, Reply (acks=all)
 
-One replica (this version): the high watermark is the end of what is written, or, with ``flush.messages=1``, of what
-is flushed. acks=1 is answered when written, acks=all at the high watermark.
+The high watermark is the least of what the maximal ISR holds durably (`in_sync`): the leader's own `durable_end` and
+what each follower acked under this epoch. It stands while the committed ISR is below `min.insync.replicas` (KIP-966),
+and never falls. A new leader's may be behind the true one, which is at most its log's end when it took over: so whoever
+joins the ISR must hold the log up to there (`epoch_start`), and what the log's end is is not told before the high
+watermark has passed it (KIP-207).
 """
 
 from __future__ import annotations
@@ -18,91 +23,80 @@ from rayqueue.config.topic import TopicConfig
 from rayqueue.errors import OutOfOrderSequence, ProducerFenced
 from rayqueue.protocol.messages import LOG_APPEND_TIME, NO_PRODUCER, NO_TIMESTAMP, BatchHeader, ProduceBatch
 from rayqueue.replication import events as ev
-from rayqueue.replication.producer_state import ProducerStates
+from rayqueue.replication.flushing import Flushing
+from rayqueue.replication.in_sync import InSync
+from rayqueue.replication.leader_epochs import NO_EPOCH
+from rayqueue.replication.limits import Limits
+from rayqueue.replication.log_facts import LogFacts
+from rayqueue.replication.progress import Progress
 
 
 class Waiting(NamedTuple):
-    """An ack that is due once `last_offset` is covered: by the write (acks=1), or by the high watermark."""
+    """An ack that is due once `last_offset` is covered."""
 
     last_offset: int
     reply: ev.Reply
-    acks: int
 
 
 class Leader:
-    """One partition's leader under one leader epoch. Deterministic: no clock, no I/O, no threads.
+    """One partition's leader, from its election to its end. Deterministic: no clock, no I/O, no threads.
 
     Args:
-        leader_epoch: the epoch it leads under.
-        log_end: next offset to give.
+        broker_id: its own.
+        assignment: it leads under its leader epoch.
+        log, flushing: the replica's.
         config: the topic's settings.
-        producers: rebuilt from the log.
-        flushed_end: below it the log is on stable storage; None: all of it. With `flush.messages=1` it must be all:
-            what is below the high watermark is acked again to whoever asks.
     """
 
     def __init__(
         self,
-        leader_epoch: int,
-        log_end: int,
+        broker_id: int,
+        assignment: ev.Assignment,
+        log: LogFacts,
+        flushing: Flushing,
         config: TopicConfig,
-        producers: ProducerStates,
-        flushed_end: int | None = None,
+        limits: Limits,
+        now_ms: int,
     ) -> None:
-        self.leader_epoch = leader_epoch
-        self.log_end = log_end  # next offset; Invariant: written_end <= log_end
-        self.written_end = log_end  # Invariant: flushed_end <= written_end
-        self.flushed_end = log_end if flushed_end is None else min(flushed_end, log_end)
-        self.high_watermark = log_end  # Invariant: high_watermark <= written_end, and it never falls
-        self.producers = producers
-        self.offline = ""  # why nothing can be appended any more
+        self.leader_epoch = assignment.leader_epoch
+        self.epoch_start = log.log_end
+        self.followers: dict[int, Progress] = {}  # all other replicas
+        self.in_sync = InSync(broker_id, assignment.isr, assignment.partition_epoch)
+        self._broker_id = broker_id
+        self._assignment = assignment
+        self._log = log
+        self._flushing = flushing
         self._config = config
-        self._waiting: deque[Waiting] = deque()  # in order of last_offset, but for duplicates, which may be earlier
-        self._flushing = False
-        self._flush_due = False  # asked for while another was under way
-        self._flush_deadline_ms: int | None = None
-        self._must_flush_to = 0  # acks below this offset wait for `Flushed`
+        self._limits = limits
+        # In order of last_offset, but for duplicates, which may be earlier: those wait longer than they must.
+        self._until_durable: deque[Waiting] = deque()  # acks 0 and 1
+        self._until_committed: deque[Waiting] = deque()  # acks=all
+        self._know_followers(now_ms)
+
+    def start(self) -> list[ev.Effect]:
+        """What to do on taking over."""
+        return self.advance()
 
     def configure(self, config: TopicConfig) -> None:
         """New settings; they count from the next batch on."""
         self._config = config
 
-    def restore(self, producers: ProducerStates) -> None:
-        """After `Recover`: the producers as the log now has them."""
-        self.producers = producers
-
-    def next_deadline_ms(self) -> int | None:
-        """When `Tick` is wanted: the flush that `flush.ms` asks for."""
-        return self._flush_deadline_ms
-
-    def step(self, event: ev.Event, now_ms: int, wall_ms: int) -> list[ev.Effect]:
-        """Takes an event and says what to do."""
-        match event:
-            case ev.Produce():
-                return self._produce(event, wall_ms)
-            case ev.Written():
-                return self._written(now_ms)
-            case ev.Rolled():
-                return self._flush()
-            case ev.Flushed(end=end):
-                return self._flushed(end)
-            case ev.Tick():
-                return self._tick(now_ms)
-            case ev.WriteFailed(message=message):
-                return self._write_failed(message)
-            case ev.LogFailed(message=message):
-                return self._go_offline(message)
+    @property
+    def committed_in_epoch(self) -> bool:
+        """Whether all that the log held when this leadership began is known to be committed (KIP-207)."""
+        return self._log.high_watermark >= self.epoch_start
 
     # --- produce ---------------------------------------------------------------------------------------------------
 
-    def _produce(self, event: ev.Produce, wall_ms: int) -> list[ev.Effect]:
-        batch = event.batch
+    def produce(self, event: ev.Produce, wall_ms: int) -> list[ev.Effect]:
+        """Refuses a batch, recognises it, or gives it its offsets."""
+        batch, log = event.batch, self._log
         refusal = self._refusal(event)
         if refusal is not None:
             return [refusal]
         if batch.producer_id != NO_PRODUCER:
             try:
-                seen = self.producers.check(
+                seen = log.producers.check(
                     batch.producer_id, batch.producer_epoch, batch.base_sequence, batch.record_count
                 )
             except (OutOfOrderSequence, ProducerFenced) as error:
@@ -110,26 +104,22 @@ class Leader:
             if seen is not None:
                 by_log = self._config.message_timestamp_type == "LogAppendTime"
                 reply = ev.Reply(event.ref, seen.base_offset, seen.timestamp if by_log else NO_TIMESTAMP)
-                return self._ack_when_due(Waiting(seen.last_offset, reply, event.acks))
+                return self._ack_when_due(event.acks, Waiting(seen.last_offset, reply))
         header = self._header(batch, wall_ms)
-        self.log_end = header.last_offset + 1
-        self.producers.append(header, wall_ms)
+        log.append(header, wall_ms)
         appended_at = wall_ms if header.attributes & LOG_APPEND_TIME else NO_TIMESTAMP
-        self._waiting.append(
-            Waiting(header.last_offset, ev.Reply(event.ref, header.base_offset, appended_at), event.acks)
-        )
+        waiting = Waiting(header.last_offset, ev.Reply(event.ref, header.base_offset, appended_at))
+        (self._until_committed if event.acks == -1 else self._until_durable).append(waiting)
         return [ev.Append(event.ref, header)]
 
     def _refusal(self, event: ev.Produce) -> ev.Reply | None:
-        if self.offline:
-            return ev.Reply(event.ref, -1, error="StorageError", message=self.offline)
         epoch = event.batch.leader_epoch
         if epoch > self.leader_epoch:
-            return ev.Reply(
-                event.ref, -1, error="NotLeaderOrFollower", message=f"this replica led in {self.leader_epoch}"
-            )
-        if event.acks == -1 and self._config.min_insync_replicas > 1:
-            message = f"min.insync.replicas is {self._config.min_insync_replicas}, in sync is 1"
+            message = f"this replica led in {self.leader_epoch}"
+            return ev.Reply(event.ref, -1, error="NotLeaderOrFollower", message=message)
+        needed, there = self._config.min_insync_replicas, len(self.in_sync.committed)
+        if event.acks == -1 and there < needed:
+            message = f"min.insync.replicas is {needed}, in sync is {there}"
             return ev.Reply(event.ref, -1, error="NotEnoughReplicas", message=message)
         return None
 
@@ -137,9 +127,10 @@ class Leader:
         attributes, low, high = batch.attributes, batch.min_timestamp, batch.max_timestamp
         if self._config.message_timestamp_type == "LogAppendTime":
             attributes, low, high = attributes | LOG_APPEND_TIME, wall_ms, wall_ms
+        log_end = self._log.log_end
         return BatchHeader(
-            self.log_end,
-            self.log_end + batch.record_count - 1,
+            log_end,
+            log_end + batch.record_count - 1,
             batch.record_count,
             self.leader_epoch,
             batch.producer_id,
@@ -151,101 +142,198 @@ class Leader:
             0,
         )
 
-    def _ack_when_due(self, waiting: Waiting) -> list[ev.Effect]:
+    def _ack_when_due(self, acks: int, waiting: Waiting) -> list[ev.Effect]:
         """Answers a duplicate at once when the first one's offset is covered; else it waits like the first one."""
-        if waiting.last_offset < self._covered(waiting.acks):
+        queue, covered = self._until_durable, self._flushing.durable_end
+        if acks == -1:
+            queue, covered = self._until_committed, self._log.high_watermark
+        if waiting.last_offset < covered:
             return [waiting.reply]
-        self._waiting.append(waiting)
+        queue.append(waiting)
         return []
 
-    # --- written, flushed ------------------------------------------------------------------------------------------
+    # --- what holds ------------------------------------------------------------------------------------------------
 
-    def _written(self, now_ms: int) -> list[ev.Effect]:
-        self.written_end = self.log_end
+    def written(self, old_end: int, now_ms: int) -> list[ev.Effect]:
+        """The log has grown from `old_end` on."""
+        for follower in self.followers.values():
+            follower.leader_wrote(old_end, now_ms)
+        return self.advance()
+
+    def advance(self) -> list[ev.Effect]:
+        """Moves the high watermark as far as it may, and answers who has waited for that."""
         effects: list[ev.Effect] = []
-        unflushed = self.written_end - self.flushed_end
-        if unflushed >= self._config.flush_messages:
-            self._must_flush_to = self.written_end
-            effects += self._flush()
-        elif unflushed and self._flush_deadline_ms is None and self._config.flush_ms < 2**62:
-            self._flush_deadline_ms = now_ms + self._config.flush_ms
-        return effects + self._advance()
-
-    def _flush(self) -> list[ev.Effect]:
-        """One at a time: what is written meanwhile goes into the next."""
-        self._flush_deadline_ms = None
-        if self._flushing:
-            self._flush_due = True
-            return []
-        self._flushing = True
-        return [ev.Flush()]
-
-    def _flushed(self, end: int) -> list[ev.Effect]:
-        self._flushing = False
-        self.flushed_end = max(self.flushed_end, min(end, self.written_end))
-        effects: list[ev.Effect] = []
-        if self._flush_due:
-            self._flush_due = False
-            effects += self._flush()
-        return effects + self._advance()
-
-    def _tick(self, now_ms: int) -> list[ev.Effect]:
-        if self._flush_deadline_ms is None or now_ms < self._flush_deadline_ms:
-            return []
-        return self._flush()
-
-    def _covered(self, acks: int) -> int:
-        """The offset below which a batch with these acks may be answered."""
-        return self.high_watermark if acks == -1 else self._durable_end()
-
-    def _durable_end(self) -> int:
-        """The end of what is as durable as the topic asks before an ack."""
-        if self._must_flush_to > self.flushed_end:
-            return self.flushed_end
-        return self.written_end
-
-    def _advance(self) -> list[ev.Effect]:
-        effects: list[ev.Effect] = []
-        end = self._durable_end()
-        if end > self.high_watermark:
-            self.high_watermark = end
-            effects.append(ev.HighWatermark(end))
-        waiting = self._waiting
-        while waiting and waiting[0].last_offset < self._covered(waiting[0].acks):
-            effects.append(waiting.popleft().reply)
+        durable = self._flushing.durable_end
+        committed = self._committed_end(durable)
+        if committed > self._log.high_watermark:
+            self._log.high_watermark = committed
+            effects.append(ev.HighWatermark(committed))
+        for queue, covered in ((self._until_durable, durable), (self._until_committed, self._log.high_watermark)):
+            while queue and queue[0].last_offset < covered:
+                effects.append(queue.popleft().reply)
         return effects
 
-    # --- failures --------------------------------------------------------------------------------------------------
+    def _committed_end(self, durable: int) -> int:
+        """The offset below which every replica that may be in sync holds the log."""
+        needed = min(self._config.min_insync_replicas, len(self._assignment.replicas))
+        if len(self.in_sync.committed) < needed:
+            return self._log.high_watermark
+        followers = [self.followers[one].end for one in self.in_sync.maximal if one != self._broker_id]
+        return min(durable, *followers) if followers else durable
 
-    def _write_failed(self, message: str) -> list[ev.Effect]:
-        """None of the unwritten batches was seen by anyone; their offsets are given again."""
-        kept, failed = deque[Waiting](), []
-        for item in self._waiting:
-            if item.last_offset < self.written_end:
-                kept.append(item)
+    # --- followers -------------------------------------------------------------------------------------------------
+
+    def fetch_from(self, event: ev.FetchFrom) -> list[ev.Effect]:
+        """A follower wants to be fed."""
+        follower = self.followers.get(event.follower)
+        if follower is None:
+            return [_refuse(event, "NotLeaderOrFollower")]
+        if event.leader_epoch < self.leader_epoch:
+            return [_refuse(event, "FencedLeaderEpoch")]
+        if event.leader_epoch > self.leader_epoch or event.incarnation != follower.incarnation:
+            # One of the two has not read yet what the metadata log says; an incarnation that is gone never will.
+            return [_refuse(event, "UnknownLeaderEpoch")]
+        refusal = self._divergence(event)
+        if refusal is not None:
+            follower.fed = False
+            return [refusal]
+        follower.begins(event.offset)
+        return [ev.Feed(event.follower, event.incarnation, event.offset)]
+
+    def _divergence(self, event: ev.FetchFrom) -> ev.RefuseFetch | None:
+        """Where a follower's log is not the beginning of this one (KIP-101, KIP-279, asked for as in KIP-595)."""
+        log = self._log
+        empty = event.last_epoch == NO_EPOCH
+        if event.offset < log.log_start or (empty and event.offset > log.log_end):
+            return _refuse(event, "OffsetOutOfRange")
+        epoch, end = log.epochs.end_of(event.last_epoch, log.log_end)
+        if not empty and (epoch < event.last_epoch or end < event.offset):
+            return _refuse(event, "", epoch, end)
+        return None
+
+    def fetch_acked(self, event: ev.FetchAcked, now_ms: int) -> list[ev.Effect]:
+        """A follower holds the log up to `end`. What an incarnation acked under this epoch stays true of it, however
+        late it is heard; of another epoch, or another incarnation, it may not be: they may have lost it."""
+        follower = self.followers.get(event.follower)
+        if follower is None or not self._counts(event, follower):
+            return []
+        follower.acked(min(event.end, self._log.written_end), self._log.written_end, now_ms)
+        if event.follower in self.in_sync.maximal:
+            return self.advance()
+        return self.review(now_ms)
+
+    def _counts(self, event: ev.FetchAcked, follower: Progress) -> bool:
+        return event.leader_epoch == self.leader_epoch and event.incarnation == follower.incarnation
+
+    def fetch_ended(self, event: ev.FetchEnded) -> list[ev.Effect]:
+        """A follower's stream is gone."""
+        follower = self.followers.get(event.follower)
+        if follower is not None and follower.incarnation == event.incarnation:
+            follower.fed = False
+        return []
+
+    # --- the ISR ---------------------------------------------------------------------------------------------------
+
+    def reassign(self, assignment: ev.Assignment, now_ms: int) -> list[ev.Effect]:
+        """The metadata log says more under the same leader epoch."""
+        self._assignment = assignment
+        if assignment.partition_epoch > self.in_sync.partition_epoch:
+            self.in_sync.commit(assignment.isr, assignment.partition_epoch)
+        stopped = self._know_followers(now_ms)
+        return [*stopped, *self.advance(), *self.review(now_ms)]
+
+    def _know_followers(self, now_ms: int) -> list[ev.Effect]:
+        """Takes the followers from the assignment, each by its incarnation."""
+        assignment, effects = self._assignment, list[ev.Effect]()
+        known, self.followers = self.followers, {}
+        for one in {*assignment.replicas, *assignment.isr} - {self._broker_id}:
+            incarnation = assignment.incarnations.get(one, "")
+            follower = known.get(one)
+            if follower is not None and follower.incarnation == incarnation:
+                self.followers[one] = known.pop(one)
             else:
-                failed.append(ev.Reply(item.reply.ref, -1, error="StorageError", message=message))
-        self._waiting = kept
-        self.log_end = self.written_end
-        return [*failed, ev.Recover()]
+                self.followers[one] = Progress(incarnation, now_ms)
+        for one, gone in known.items():
+            if gone.fed:
+                effects.append(ev.StopFeeding(one, gone.incarnation))
+        return effects
 
-    def _go_offline(self, message: str) -> list[ev.Effect]:
-        self.offline = message
-        self._flush_deadline_ms = None
-        failed: list[ev.Effect] = [
-            ev.Reply(item.reply.ref, -1, error="StorageError", message=message) for item in self._waiting
-        ]
-        self._waiting.clear()
-        return failed
+    def review(self, now_ms: int) -> list[ev.Effect]:
+        """Proposes another ISR where it should be another."""
+        if not self.in_sync.may_propose(now_ms):
+            return []
+        wanted = self._wanted(now_ms)
+        if not self.in_sync.wants(wanted):
+            return []
+        self.in_sync.propose(wanted)
+        incarnations = self._assignment.incarnations
+        isr = [(one, incarnations.get(one, "")) for one in sorted(wanted)]
+        return [ev.ProposeIsr(isr, self.leader_epoch, self.in_sync.partition_epoch)]
 
-    def resign(self, error: str, message: str) -> list[ev.Effect]:
-        """The partition is led elsewhere, or gone: whoever waits is told to look again."""
-        failed: list[ev.Effect] = [ev.Reply(item.reply.ref, -1, error=error, message=message) for item in self._waiting]
-        self._waiting.clear()
-        return failed
+    def _wanted(self, now_ms: int) -> frozenset[int]:
+        """Who ought to be in sync: members that do not lag, and others that may join."""
+        wanted = {self._broker_id}
+        for one, follower in self.followers.items():
+            lags_from_ms = follower.lags_from_ms(self._log.written_end, self._limits.lag_time_max_ms)
+            lags = lags_from_ms is not None and now_ms >= lags_from_ms
+            if not lags and (one in self.in_sync.committed or self._may_join(follower)):
+                wanted.add(one)
+        return frozenset(wanted)
+
+    def _may_join(self, follower: Progress) -> bool:
+        """Whether it holds all that is committed, also what was before this leader and it has not heard of."""
+        return follower.fed and follower.end >= max(self._log.high_watermark, self.epoch_start)
+
+    def refused(self, event: ev.IsrRefused, now_ms: int) -> list[ev.Effect]:
+        """The coordinator does not take the proposal."""
+        self.in_sync.refuse(event.partition_epoch, now_ms + self._limits.backoff_ms)
+        return []
+
+    # --- deadlines, failures, the end ------------------------------------------------------------------------------
+
+    def next_deadline_ms(self) -> int | None:
+        """When a member of the ISR will lag, or a refused proposal may be made anew."""
+        in_sync, end, lag_ms = self.in_sync, self._log.written_end, self._limits.lag_time_max_ms
+        if in_sync.outstanding or in_sync.retry_ms is not None:
+            return in_sync.retry_ms
+        members = (self.followers[one] for one in in_sync.maximal if one != self._broker_id)
+        return min((due for one in members if (due := one.lags_from_ms(end, lag_ms)) is not None), default=None)
+
+    def tick(self, now_ms: int) -> list[ev.Effect]:
+        """A deadline may have passed."""
+        return self.review(now_ms)
+
+    def write_failed(self, message: str) -> list[ev.Effect]:
+        """None of the unwritten batches was seen by anyone; their offsets are given again. The log is cut already."""
+        effects: list[ev.Effect] = []
+        for queue in (self._until_durable, self._until_committed):
+            for _ in range(len(queue)):
+                item = queue.popleft()
+                if item.last_offset < self._log.log_end:
+                    queue.append(item)
+                else:
+                    effects.append(ev.Reply(item.reply.ref, -1, error="StorageError", message=message))
+        return effects
+
+    def end(self, error: str, message: str) -> list[ev.Effect]:
+        """The leadership is over: whoever waits is told, and no follower is fed any more."""
+        effects: list[ev.Effect] = []
+        for queue in (self._until_durable, self._until_committed):
+            effects += [ev.Reply(item.reply.ref, -1, error=error, message=message) for item in queue]
+            queue.clear()
+        for one, follower in self.followers.items():
+            if follower.fed:
+                follower.fed = False
+                effects.append(ev.StopFeeding(one, follower.incarnation))
+        return effects
 
     def validate(self) -> None:
-        """Every invariant; called after each event in tests."""
-        assert self.flushed_end <= self.written_end <= self.log_end
-        assert self.high_watermark <= self.written_end
-        self.producers.validate()
+        """Every invariant."""
+        self.in_sync.validate()
+        assert self._flushing.durable_end >= self._log.high_watermark or self._log.high_watermark <= self.epoch_start
+        for follower in self.followers.values():
+            assert follower.end <= self._log.written_end
+
+
+def _refuse(event: ev.FetchFrom, error: str, epoch: int = -1, end: int = -1) -> ev.RefuseFetch:
+    return ev.RefuseFetch(event.follower, event.incarnation, error, epoch, end)

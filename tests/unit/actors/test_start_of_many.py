@@ -9,6 +9,7 @@ import pytest
 
 from rayqueue import AdminClient
 from rayqueue.actors import partition_table, watch_hub
+from rayqueue.replication import events as ev
 from rayqueue.testing.inprocess import InProcessCluster
 
 PARTITIONS = 40
@@ -19,15 +20,15 @@ def test_nothing_is_led_under_the_leader_epoch_of_the_process_before(
 ) -> None:
     """The registration and the new leader epochs are one command; read in halves it would be led under the old ones."""
     monkeypatch.setattr(watch_hub, "BATCH_RECORDS_MAX", PARTITIONS // 4)
-    opened: list[tuple[int, int]] = []
+    told: list[tuple[int, int]] = []
     hosted = partition_table.HostedPartition
 
     class Noted(hosted):  # type: ignore[misc, valid-type]
-        """Notes under which epoch each partition is opened."""
+        """Notes under which epochs each partition is told to lead."""
 
-        def __init__(self, *args: Any, **more: Any) -> None:
-            opened.append((more["partition"], more["leader_epoch"]))
-            super().__init__(*args, **more)
+        def assign(self, assignment: ev.Assignment, *more: Any) -> None:
+            told.append((self.partition, assignment.leader_epoch))
+            super().assign(assignment, *more)
 
     with InProcessCluster(tmp_path) as cluster, AdminClient(bootstrap_servers=cluster.bootstrap_servers) as admin:
         admin.create_topic("many", PARTITIONS)
@@ -35,5 +36,5 @@ def test_nothing_is_led_under_the_leader_epoch_of_the_process_before(
         monkeypatch.setattr(partition_table, "HostedPartition", Noted)
         cluster.start_replica(0)
         found = admin.describe_topic("many").partitions
-    assert sorted(opened) == [(number, 1) for number in range(PARTITIONS)]
+    assert sorted(told) == [(number, 1) for number in range(PARTITIONS)]
     assert [partition.leader_epoch for partition in found] == [1] * PARTITIONS

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from rayqueue.coordination import commands_topics
 from rayqueue.coordination.events import WatchEnded, WatchStarted
 from rayqueue.coordination.records import PartitionRecord
 from rayqueue.coordination.sessions import ACTOR_GRACE_MS, ACTOR_SESSION_MS
@@ -66,11 +65,6 @@ class Cluster(Harness):
         request = AlterPartitionsRequest(by, 0, self.incarnation(by), [wish])
         (error,) = self.call(request).errors
         return str(error)
-
-
-@pytest.fixture(autouse=True)
-def replicated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands_topics, "MAX_REPLICATION_FACTOR", 3)
 
 
 # --- losses and starts ----------------------------------------------------------------------------------------------

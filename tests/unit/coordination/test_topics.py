@@ -82,12 +82,10 @@ def test_the_limit_counts_the_partitions_of_the_whole_cluster() -> None:
     assert cluster.create("e", 3).results[0].error == ""
 
 
-def test_a_replication_factor_above_the_brokers_is_refused_and_so_is_one_not_built(cluster: Harness) -> None:
+def test_a_replication_factor_above_the_brokers_or_below_one_is_refused(cluster: Harness) -> None:
     above = failure(cluster, spec("a", replication_factor=4))
     assert above.error == "InvalidReplicationFactor" and "3 are alive" in above.message
     assert failure(cluster, spec("a", replication_factor=0)).error == "InvalidReplicationFactor"
-    later = failure(cluster, spec("a", replication_factor=2))
-    assert later.error == "ConfigError" and "not available yet" in later.message
 
 
 def test_without_brokers_nothing_can_be_created() -> None:
@@ -207,7 +205,6 @@ def test_every_partition_begins_in_sync_with_a_leader(cluster: Harness) -> None:
 @pytest.mark.parametrize(
     ("config", "hint"),
     [
-        ({"default.replication.factor": 2}, "not available yet"),
         ({"partition.by": "user"}, "at the topic"),
         ({"min.insync.replicas": 2}, "min.insync.replicas 2 is above the replication factor of the cluster"),
         ({"port": 65_000}, "60000"),

@@ -1,4 +1,4 @@
-"""The leader's machine: offsets, acks, group flush, duplicates, failures. No Ray, no disk, no clock."""
+"""A leader alone: offsets, acks, group flush, duplicates, failures. No Ray, no disk, no clock."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from rayqueue.config import TopicConfig
 from rayqueue.protocol.messages import LOG_APPEND_TIME, ProduceBatch
 from rayqueue.replication import events as ev
-from rayqueue.replication.leader import Leader
+from rayqueue.replication.leader_epochs import LeaderEpochs
+from rayqueue.replication.log_facts import LogFacts
 from rayqueue.replication.producer_state import ProducerStates
+from rayqueue.replication.replica import Replica
 
 DEFAULTS = TopicConfig.parse({})
 NOW, WALL = 1_000, 1_700_000_000_000
@@ -28,13 +30,15 @@ class Shell:
     """Performs effects against a list that stands for the log."""
 
     def __init__(self, **config: Any) -> None:
-        self.leader = Leader(3, 0, TopicConfig.parse(config) if config else DEFAULTS, ProducerStates())
+        facts = LogFacts(0, 0, 0, 0, 0, LeaderEpochs(), ProducerStates())
+        self.leader = Replica(1, facts, TopicConfig.parse(config) if config else DEFAULTS)
         self.unwritten: list[ev.Append] = []
         self.log: list[ev.Append] = []
         self.replies: dict[Any, ev.Reply] = {}
         self.flushes = 0
         self.high_watermarks: list[int] = []
         self.recovers = 0
+        self.step(ev.Assign(ev.Assignment(1, 3, 0, [1], [1], {1: "one"})))
 
     def step(self, event: ev.Event, now: int = NOW) -> list[ev.Effect]:
         effects = self.leader.step(event, now, WALL)

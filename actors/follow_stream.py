@@ -1,0 +1,193 @@
+"""The follow exchange, at the leader: what one follower's process is fed, all its partitions on one stream.
+
+A request goes to the partition's machine as an event, and the machine says whether the follower is fed and from where
+(`Feed`, `RefuseFetch`, `StopFeeding`). Fed is what is written, not only what is committed: it is the acks of those who
+are fed that commit it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+
+from rayqueue.actors.exchange import Exchange
+from rayqueue.actors.push_stream import FEW_RECORDS, MAX_SUBSCRIPTIONS, PushStream, Subscription
+from rayqueue.errors import ProtocolError, RayQueueError
+from rayqueue.protocol import codec
+from rayqueue.protocol.messages import FollowHello, FollowPart, FollowPartition, FollowRequest, FollowResponse
+from rayqueue.replication import events as ev
+
+if TYPE_CHECKING:
+    from rayqueue.actors.hosted_partition import HostedPartition
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class FeedSubscription(Subscription):
+    """Attributes: leader_epoch: under which it is fed; offset -1: not yet. told: (high watermark, log start)."""
+
+    leader_epoch: int = -1
+
+
+class Followed(NamedTuple):
+    """News of a follower, for the loop. subscription: of a `FetchFrom`, which it begins."""
+
+    partition: HostedPartition
+    event: ev.FetchFrom | ev.FetchAcked | ev.FetchEnded
+    stream: FollowStream
+    subscription: FeedSubscription
+
+
+class FollowStream(PushStream[FeedSubscription]):
+    """One follower process's stream.
+
+    Args:
+        exchange: the stream.
+        find: the partition that is hosted here by id and number; raises when there is none.
+        submit: gives news to the loop.
+        max_bytes: largest push.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        find: Callable[[bytes, int], HostedPartition],
+        submit: Callable[[Followed], None],
+        max_bytes: int,
+    ) -> None:
+        super().__init__(exchange, max_bytes)
+        self._find = find
+        self._submit = submit
+        self._hello = FollowHello(-1, -1, "")
+        self._subscriptions: dict[int, FeedSubscription] = {}
+
+    def __repr__(self) -> str:
+        return f"FollowStream(broker {self._hello.broker_id} slot {self._hello.slot})"
+
+    def run(self) -> None:
+        """Reads to the end of the stream, then tells every partition that this follower is gone."""
+        first = self._exchange.receive()
+        if first is None:
+            return
+        self._hello = codec.decode(first[0], FollowHello)
+        try:
+            while (received := self._exchange.receive()) is not None:
+                self._take(codec.decode(received[0], FollowRequest))
+        finally:
+            for subscription in list(self._subscriptions.values()):
+                self._end(subscription)
+
+    # --- the follower's side (the connection's thread) --------------------------------------------------------------
+
+    def _take(self, request: FollowRequest) -> None:
+        if request.credit < 0:
+            raise ProtocolError("credit is a number of bytes, not negative")
+        if request.credit:
+            self._add_credit(request.credit)
+        for ack in request.acks:
+            subscription = self._subscriptions.get(ack.subscription)
+            if subscription is not None:
+                follower, incarnation = self._hello.broker_id, self._hello.incarnation
+                event = ev.FetchAcked(follower, incarnation, ack.leader_epoch, ack.end)
+                self._submit(Followed(subscription.partition, event, self, subscription))
+        for gone in request.remove:
+            subscription = self._subscriptions.pop(gone, None)
+            if subscription is not None:
+                self._end(subscription)
+        for wanted in request.add:
+            self._add(wanted)
+        self._push()
+
+    def _add(self, wanted: FollowPartition) -> None:
+        try:
+            if len(self._subscriptions) >= MAX_SUBSCRIPTIONS or wanted.subscription in self._subscriptions:
+                raise ProtocolError(f"subscription {wanted.subscription} is taken, or there are too many")
+            partition = self._find(wanted.topic_id, wanted.partition)
+        except RayQueueError as error:
+            part = FollowPart(wanted.subscription, wanted.leader_epoch, -1, -1, -1, error=type(error).__name__)
+            self._refused.append(part)
+            return
+        subscription = FeedSubscription(wanted.subscription, partition, -1, leader_epoch=wanted.leader_epoch)
+        self._subscriptions[subscription.id] = subscription
+        event = ev.FetchFrom(
+            self._hello.broker_id, self._hello.incarnation, wanted.leader_epoch, wanted.offset, wanted.last_epoch
+        )
+        self._submit(Followed(partition, event, self, subscription))
+
+    def _end(self, subscription: FeedSubscription) -> None:
+        subscription.ended = True
+        event = ev.FetchEnded(self._hello.broker_id, self._hello.incarnation)
+        self._submit(Followed(subscription.partition, event, self, subscription))
+
+    # --- what the machine says (the loop) ---------------------------------------------------------------------------
+
+    def feed(self, subscription: FeedSubscription, offset: int) -> None:
+        """Pushes what is written from `offset` on."""
+        subscription.offset = offset
+        self._tell(subscription)
+        self._push_soon(few=True)
+
+    def refuse(self, subscription: FeedSubscription, refusal: ev.RefuseFetch) -> None:
+        """Answers that it is not fed."""
+        partition = subscription.partition
+        self._close(
+            subscription,
+            FollowPart(
+                subscription.id,
+                subscription.leader_epoch,
+                partition.high_watermark,
+                partition.log.log_start_offset,
+                partition.log.log_end_offset,
+                error=refusal.error,
+                epoch=refusal.epoch,
+                end=refusal.end,
+            ),
+        )
+
+    def stop(self, subscription: FeedSubscription) -> None:
+        """Pushes nothing more."""
+        part = FollowPart(subscription.id, subscription.leader_epoch, -1, -1, -1, error="NotLeaderOrFollower")
+        self._close(subscription, part)
+
+    def _close(self, subscription: FeedSubscription, part: FollowPart) -> None:
+        subscription.ended = True
+        self._refused.append(part)
+        self._push_soon(few=True)
+
+    def on_news(self, subscription: FeedSubscription) -> None:
+        """The partition has grown, or its high watermark or start has moved."""
+        self._tell(subscription)
+        self._push_soon(subscription.partition.log.log_end_offset - subscription.offset <= FEW_RECORDS)
+
+    # --- pushing (any thread, one at a time) ------------------------------------------------------------------------
+
+    def _encode(self, parts: list[FollowPart]) -> bytes:
+        return codec.encode(FollowResponse(parts))
+
+    def _part(self, subscription: FeedSubscription, max_bytes: int) -> tuple[FollowPart | None, pa.Buffer | None]:
+        partition = subscription.partition
+        if subscription.offset < 0:
+            return None, None
+        high_watermark, start = partition.high_watermark, partition.log.log_start_offset
+        end = partition.log.log_end_offset
+        part = FollowPart(subscription.id, subscription.leader_epoch, high_watermark, start, end)
+        try:
+            found = self._read(subscription, end, max_bytes)
+        except RayQueueError as error:
+            part.error = type(error).__name__
+            subscription.ended = True
+            return part, None
+        if partition.replica.leader_epoch != subscription.leader_epoch:
+            # What was read may have been cut and written anew under another leader: it is not said in this one's name.
+            return None, None
+        if found is not None:
+            part.entries = found[0]
+        elif subscription.told == (high_watermark, start):
+            return None, None
+        subscription.told = (high_watermark, start)
+        return part, None if found is None else found[1]

@@ -1,0 +1,110 @@
+"""What a replica actor does for all its partitions' machines: fsyncs, links to leaders, requests to the coordinator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from rayqueue.actors.flusher import Flusher
+from rayqueue.actors.hosted_partition import HostedPartition
+from rayqueue.actors.isr_proposals import IsrProposals
+from rayqueue.actors.leader_link import FollowerEvent
+from rayqueue.actors.leader_links import LeaderLinks
+from rayqueue.client.connection import Channel
+from rayqueue.protocol.messages import FollowHello, ProduceResult
+from rayqueue.replication import events as ev
+
+
+class Later(msgspec.Struct):
+    """An event for a partition's machine, on its way to the loop."""
+
+    partition: HostedPartition
+    event: ev.Event
+
+
+class ReplicaHands:
+    """See `hosted_partition.Hands`.
+
+    Args:
+        who: this process. token: the cluster's. coordinator: where to ask.
+        post: gives an event to the loop's thread. submit: the same, or handles it at once on the caller's.
+
+    Attributes:
+        deadlines: partitions whose machine has one, or had. Only the loop touches it.
+    """
+
+    def __init__(
+        self,
+        who: FollowHello,
+        token: str | None,
+        coordinator: Channel,
+        post: Callable[[Any], None],
+        submit: Callable[[Any], None],
+    ) -> None:
+        self._post = post
+        self.deadlines: set[HostedPartition] = set()
+        self._flusher = Flusher(self.later)
+        self._links = LeaderLinks(who, token, submit)
+        self._proposals = IsrProposals(coordinator, who.broker_id, who.slot, who.incarnation, self.later)
+
+    def reply(self, reply: ev.Reply) -> None:
+        """Tells a producer."""
+        item = reply.ref
+        item.request.complete(item.index, ProduceResult(reply.base_offset, reply.timestamp, reply.error, reply.message))
+
+    def flush(self, partition: HostedPartition) -> None:
+        """Has an fsync made."""
+        self._flusher.submit(partition)
+
+    def follow(self, partition: HostedPartition, effect: ev.Follow) -> None:
+        """Subscribes at the leader."""
+        self._links.follow(partition, effect)
+
+    def unfollow(self, partition: HostedPartition) -> None:
+        """Ends the subscription."""
+        self._links.unfollow(partition)
+
+    def ack(self, partition: HostedPartition, effect: ev.AckFetch) -> None:
+        """Tells the leader what is held."""
+        self._links.ack(partition, effect)
+
+    def propose(self, partition: HostedPartition, effect: ev.ProposeIsr) -> None:
+        """Asks the coordinator for an ISR."""
+        self._proposals.propose(partition, effect)
+
+    def resign(self, partition: HostedPartition, effect: ev.Resign) -> None:
+        """Asks the coordinator for another leader."""
+        self._proposals.resign(partition, effect)
+
+    def later(self, partition: HostedPartition, event: ev.Event) -> None:
+        """Has the machine told, in another turn."""
+        self._post(Later(partition, event))
+
+    def timed(self, partition: HostedPartition) -> None:
+        """The machine has a deadline."""
+        self.deadlines.add(partition)
+
+    def fed(self, events: list[FollowerEvent]) -> None:
+        """What came from leaders has been written: they may send more."""
+        for news in events:
+            if news.credit:
+                news.link.give_back(news.credit)
+
+    def end_turn(self) -> None:
+        """Sends what the turn's effects had to say to leaders."""
+        self._links.flush()
+
+    def next_deadline_ms(self) -> int | None:
+        """The first of the machines' deadlines."""
+        return min((d for p in self.deadlines if (d := p.replica.next_deadline_ms()) is not None), default=None)
+
+    def close(self) -> None:
+        """Ends links and proposals. Inside the loop."""
+        self._links.close()
+
+    def stop(self) -> None:
+        """Ends the threads."""
+        self._proposals.stop()
+        self._flusher.stop()

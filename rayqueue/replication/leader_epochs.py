@@ -1,0 +1,59 @@
+"""Which leader epoch the records of a log are of: what two logs compare to find where they part (KIP-101, KIP-279)."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+
+NO_EPOCH = -1
+
+
+class LeaderEpochs:
+    """(epoch, offset of its first record), ascending.
+
+    Args:
+        entries: as the log has them.
+    """
+
+    def __init__(self, entries: Iterable[tuple[int, int]] = ()) -> None:
+        # Invariant: both ascend together, epochs strictly.
+        self._epochs: list[int] = []
+        self._starts: list[int] = []
+        for epoch, start in entries:
+            self._epochs.append(epoch)
+            self._starts.append(start)
+
+    def __repr__(self) -> str:
+        return f"LeaderEpochs({self.entries})"
+
+    @property
+    def entries(self) -> list[tuple[int, int]]:
+        return list(zip(self._epochs, self._starts, strict=True))
+
+    @property
+    def last(self) -> int:
+        """The newest epoch, NO_EPOCH when there is none."""
+        return self._epochs[-1] if self._epochs else NO_EPOCH
+
+    def note(self, epoch: int, offset: int) -> None:
+        """A batch of this epoch stands at this offset."""
+        if epoch > self.last:
+            self._epochs.append(epoch)
+            self._starts.append(offset)
+
+    def end_of(self, epoch: int, log_end: int) -> tuple[int, int]:
+        """The newest epoch here that is not above `epoch` (NO_EPOCH: none), and the offset at which it ends: where the
+        next one begins, or the log's end."""
+        i = bisect_right(self._epochs, epoch)
+        end = self._starts[i] if i < len(self._starts) else log_end
+        return (self._epochs[i - 1] if i else NO_EPOCH), end
+
+    def truncate(self, end: int) -> None:
+        """The log now ends at `end`."""
+        kept = bisect_left(self._starts, end)
+        del self._epochs[kept:], self._starts[kept:]
+
+    def validate(self) -> None:
+        """Every invariant."""
+        entries = self.entries
+        assert all(a < c and b <= d for (a, b), (c, d) in zip(entries, entries[1:], strict=False))
