@@ -8,6 +8,7 @@ before it began.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from zlib import crc32
 
@@ -39,6 +40,7 @@ class Checker:
         self._stores = stores
         self.lost: dict[Voter, QuorumStore] = {}
         self.committed: list[Entry] = []
+        self._commit_epochs: list[int] = []  # in which each was committed; never falls
         self._sums = [0]
         self._entries: dict[tuple[int, int], Entry] = {}
         self._votes: dict[tuple[Voter, int], Voter] = {}
@@ -60,9 +62,11 @@ class Checker:
             assert node.leader == leader, f"{node.me} follows {node.leader} in epoch {node.epoch}, which {leader} leads"
 
     def elected(self, node: QuorumMachine) -> None:
-        """A node begins to lead: it must have all that was ever committed."""
-        if self.committed:
-            last = self.committed[-1]
+        """A node begins to lead: it must have all that was committed in earlier epochs. (Votes may arrive so late that
+        a later epoch has committed more meanwhile.)"""
+        count = bisect_left(self._commit_epochs, node.epoch)
+        if count:
+            last = self.committed[count - 1]
             has = last.index <= node.log.snapshot.index or node.log.epoch_at(last.index) == last.epoch
             assert has, f"{node.me} leads epoch {node.epoch} without the committed entry {last.index}@{last.epoch}"
 
@@ -103,12 +107,14 @@ class Checker:
                 assert there == entry, f"{node.me} applies {entry} where {there} is committed"
             else:
                 assert entry.index == len(self.committed) + 1
-                self._commit(entry)
+                self._commit(entry, node.epoch)
                 if entry is entries[-1]:
                     self._check_majority(node, entry)
 
-    def _commit(self, entry: Entry) -> None:
+    def _commit(self, entry: Entry, epoch: int) -> None:
+        assert not self._commit_epochs or epoch >= self._commit_epochs[-1], f"epoch {epoch} commits after a later one"
         self.committed.append(entry)
+        self._commit_epochs.append(epoch)
         self._sums.append(crc32(entry.payload, self._sums[-1]))
         if entry.kind == MEMBERSHIP:
             after = decode_membership(entry.payload)

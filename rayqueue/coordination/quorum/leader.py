@@ -171,9 +171,11 @@ class Leader:
         return ""
 
     def caught_up(self, peer: Progress) -> bool:
-        """Whether it has all that was committed at the last beat, and was heard lately."""
+        """Whether it has all that was committed at the last beat and our fence, and was heard lately."""
         silence = self._node.now_ms - peer.heard_ms
-        return peer.match >= self._commit_at_beat and silence < self._node.config.election_timeout_ms_min
+        return (
+            peer.match >= max(self._commit_at_beat, self._fence) and silence < self._node.config.election_timeout_ms_min
+        )
 
     def _follow_membership(self) -> None:
         node = self._node
