@@ -15,7 +15,7 @@ from rayqueue.coordination.quorum.follower import Follower
 from rayqueue.coordination.quorum.leader import Leader
 from rayqueue.coordination.quorum.log import QuorumLog
 from rayqueue.coordination.quorum.machine import QuorumMachine
-from rayqueue.coordination.quorum.messages import AnyMessage, AppendReply, Entry, VoteRequest
+from rayqueue.coordination.quorum.messages import AnyMessage, AppendReply, Entry, Voter, VoteRequest
 
 _answer = voting.answer
 
@@ -102,6 +102,11 @@ def grant_to_shorter_logs(self: Any, index: int, epoch: int) -> bool:
     return True
 
 
+def only_voters_stand(self: QuorumLog, me: Voter, commit: int) -> bool:
+    """A leader that has appended its own removal does not stand again, though it may hold the longest log."""
+    return me in self.membership.voters
+
+
 # Name -> what is replaced, where, by what.
 MUTANTS: Mapping[str, tuple[Any, str, Callable[..., Any]]] = {
     "vote-without-persisting": (voting, "answer", vote_from_memory),
@@ -114,6 +119,7 @@ MUTANTS: Mapping[str, tuple[Any, str, Callable[..., Any]]] = {
     "no-epoch-check": (voting, "settle_epoch", take_old_epochs),
     "ask-before-own-vote": (Candidate, "start", ask_before_own_vote),
     "count-what-is-under-way": (Durability, "grows", count_what_is_under_way),
+    "removed-leader-gives-up": (QuorumLog, "may_lead", only_voters_stand),
     "grant-to-shorter-logs": (QuorumLog, "is_covered_by", grant_to_shorter_logs),
 }
 

@@ -177,8 +177,8 @@ class Administrator:
         present = {n.me for n in self._nodes.values()}
         members = (*status.membership.voters, *status.membership.learners)
         sound = all(voter in present for voter in status.membership.voters)
-        if self.restless and sound and len(members) > 2 and self._random.random() < 0.03:
-            return ev.Action.REMOVE, self._random.choice(status.membership.voters)
+        if self.restless and sound and len(members) > 2 and self._random.random() < 0.06:
+            return ev.Action.REMOVE, self._random.choice((node.me, *status.membership.voters))
         for voter in members:
             if voter not in present:
                 return ev.Action.REMOVE, voter

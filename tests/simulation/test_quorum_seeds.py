@@ -1,0 +1,44 @@
+"""Simulated schedules of the metadata quorum: a few hundred here, thousands by `make soak`; and planted bugs."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.simulation.__main__ import describe
+from tests.simulation.mutants_quorum import MUTANTS, planted
+from tests.simulation.quorum import FAULTS, OPERATIONS, Simulation
+
+BATCHES = 8
+SEEDS = 25 * int(os.environ.get("RAYQUEUE_SOAK", "1"))
+# Schedules that must be enough to find a planted bug; most are found by the first ten.
+SEEDS_FOR_A_MUTANT = 150
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_schedules(batch: int) -> None:
+    for seed in range(batch * SEEDS, (batch + 1) * SEEDS):
+        result = Simulation(seed).run()
+        assert not result.problem, f"{describe(result)}\nreplay: python -m tests.simulation {seed} -v"
+        assert result.nodes >= 3 and result.operations + result.unknown >= OPERATIONS
+        assert len(result.faults) >= FAULTS
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_planted_bugs_are_caught(mutant: str) -> None:
+    with planted(mutant):
+        caught = any(Simulation(seed).run().problem for seed in range(1, SEEDS_FOR_A_MUTANT))
+    assert caught, f"{mutant}: not found by {SEEDS_FOR_A_MUTANT} schedules"
+
+
+def test_a_seed_is_one_schedule() -> None:
+    first, second, other = (Simulation(seed, trace=True).run() for seed in (7, 7, 8))
+    assert first == second and len(first.trace) > 1_000
+    assert first.trace != other.trace
+
+
+def test_a_failure_says_how_to_have_it_again() -> None:
+    with planted("ack-before-appended"):
+        text = describe(Simulation(3).run())
+    assert "seed 3" in text and "FAILED at commit" in text and "acknowledges" in text
