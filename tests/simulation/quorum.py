@@ -106,7 +106,7 @@ class Simulation:
             for n, kind in enumerate(CLIENTS)
         ]
         self.admin = Administrator(scheduler, random, self.requests, self.nodes, self.trace)
-        faults = Faults(random, self.nodes, self.network, self.checker, self.stores)
+        faults = Faults(scheduler, random, self.nodes, self.network, self.checker, self.stores)
         self.nemesis = Nemesis(scheduler, random, self.trace, faults.all(), 800_000, 2_500_000)
 
     def _answered(self, answer: Answer) -> None:
@@ -172,10 +172,11 @@ class Simulation:
 
     def _probe(self, heard: list[Answer]) -> None:
         """Proposes until it is committed."""
+        floor = self.checker.floor
 
         def then(answer: Answer | None) -> None:
             if isinstance(answer, ev.Committed):
-                self.checker.write_done(answer.index, b"the last one", self.checker.floor)
+                self.checker.write_done(answer.index, b"the last one", floor)
                 heard.append(answer)
             else:
                 self.scheduler.after(100_000, lambda: self._probe(heard))

@@ -8,6 +8,7 @@ from random import Random
 from rayqueue.coordination.quorum.messages import Membership, Voter
 from rayqueue.testing.simulation.nemesis import Injected
 from rayqueue.testing.simulation.network import Network, between
+from rayqueue.testing.simulation.scheduler import Scheduler
 from tests.simulation.quorum_checker import Checker
 from tests.simulation.quorum_node import Node
 from tests.simulation.quorum_store import QuorumStore
@@ -18,13 +19,14 @@ class Faults:
 
     def __init__(
         self,
+        scheduler: Scheduler,
         random: Random,
         nodes: dict[int, Node],
         network: Network,
         checker: Checker,
         stores: dict[Voter, QuorumStore],
     ) -> None:
-        self._random, self._nodes, self._network = random, nodes, network
+        self._scheduler, self._random, self._nodes, self._network = scheduler, random, nodes, network
         self._checker, self._stores = checker, stores
 
     def all(self) -> dict[str, Callable[[], Injected | None]]:
@@ -176,7 +178,7 @@ class Faults:
         if node is None:
             return None
         disk = node.disk
-        before, disk.extra_us = disk.slow_syncs, self._random.choice((10_000, 100_000, 700_000))
+        before, disk.extra_us = disk.slow_syncs, self._random.choice((10_000, 100_000, 700_000, 5_000_000))
 
         def heal() -> None:
             disk.extra_us = 0
@@ -224,12 +226,19 @@ class Faults:
         return True
 
     def clock(self) -> Injected | None:
-        """Somebody sets a wall clock; boot time does not care, and nor may we."""
+        """A boot clock runs much too fast or slow. (The quorum reads no wall clock.)"""
         node = self._random.choice(list(self._nodes.values()))
-        before, ms = node.clock.wall_ms(), self._random.choice((-3_600_000, -5_000, 5_000, 86_400_000))
-        node.clock.step_wall(ms)
-        text = f"step the wall clock of {node.me}"
-        return Injected(text, lambda: None, lambda: f"{node.clock.wall_ms() - before} ms")
+        clock, rate = node.clock, node.clock.rate
+        if abs(rate - 1) > 0.1:
+            return None
+        clock.run_at(self._random.choice((0.3, 0.7, 1.4, 3.0)))
+        begin_us, begin_ms = self._scheduler.now_us, clock.now_ms()
+
+        def proof() -> str:
+            off = clock.now_ms() - begin_ms - (self._scheduler.now_us - begin_us) // 1000
+            return f"{off} ms off" if off else ""
+
+        return Injected(f"clock of {node.me} at {clock.rate:.1f}", lambda: clock.run_at(rate), proof)
 
 
 def disk_membership(store: QuorumStore) -> Membership:

@@ -16,6 +16,7 @@ class QuorumConfig:
             election is drawn from between them. Below the first a voter helps nobody else to replace the leader; a
             leader that has not heard a majority for the second steps down.
         beat_ms: how often a leader that has nothing to say says so.
+        disk_timeout_ms: a leader whose writes all wait so long hands over: its disk hangs.
         voters_max, learners_max: size of a membership.
         entry_bytes_max: largest payload of a proposal.
         append_entries_max, append_bytes_max: of one append message (one entry always fits).
@@ -31,6 +32,7 @@ class QuorumConfig:
     election_timeout_ms_min: int = 600
     election_timeout_ms_max: int = 1_000
     beat_ms: int = 200
+    disk_timeout_ms: int = 3_000
     voters_max: int = 5
     learners_max: int = 5
     entry_bytes_max: int = 8 * 1024 * 1024

@@ -68,6 +68,7 @@ class Leader:
         self._fence = node.log.end + 1
         self._beat_ms = node.now_ms + node.config.beat_ms
         self._commit_at_beat = node.commit
+        self._disk_seen = (node.durability.done, node.now_ms)
         above = node.log.entries[node.commit - node.log.base_index :]
         self._uncommitted_bytes = sum(len(entry.payload) for entry in above)
 
@@ -105,7 +106,7 @@ class Leader:
         problem = ""
         if len(event.payload) > config.entry_bytes_max:
             problem = f"{len(event.payload)} bytes are more than {config.entry_bytes_max}"
-        elif node.log.end - node.commit >= config.uncommitted_entries_max:
+        elif node.log.end - min(node.commit, node.durability.end) >= config.uncommitted_entries_max:
             problem = "too many proposals are uncommitted"
         elif self._uncommitted_bytes + len(event.payload) > config.uncommitted_bytes_max:
             problem = "too many bytes of proposals are uncommitted"
@@ -280,7 +281,7 @@ class Leader:
         return self._node.log.epoch_at(index) == self._node.epoch
 
     def _leave(self) -> None:
-        """We removed ourselves; the voter that has most need not wait for our silence."""
+        """We cannot lead on; the voter that has most need not wait for our silence."""
         heir = self._best_voter()
         if heir is not None:
             for voter, peer in self.peers.items():
@@ -300,11 +301,23 @@ class Leader:
         if self.successor is not None and node.now_ms >= self.successor[2]:
             node.emit(Dropped(self.successor[1], f"{self.successor[0]} has not taken over in time"))
             self.successor = None
+        if self._disk_hangs():
+            self._leave()
+            return
         self._commit_at_beat = node.commit
         for voter, peer in self.peers.items():
             peer.waiting = False
             send_beat(node, self.reads.round, voter, peer)
         self._hand_over()
+
+    def _disk_hangs(self) -> bool:
+        # The others can go on committing without our disk, but this node would be of no use after its next crash.
+        done, since = self._disk_seen
+        durability = self._node.durability
+        if durability.done == done != durability.issued:
+            return self._node.now_ms - since >= self._node.config.disk_timeout_ms
+        self._disk_seen = (durability.done, self._node.now_ms)
+        return False
 
     def _hears_majority(self, membership: Membership, answered: bool) -> bool:
         node, peers = self._node, self.peers

@@ -32,7 +32,8 @@ class Progress:
             Invariant: match < next <= our log's end + 1.
         inflight: last index of each append under way, ascending.
         waiting: in probe mode, an answer is due; the next beat asks again.
-        heard_ms: when the last answer came; at first, when we began to ask. answered: whether one came. round: the highest it has echoed.
+        heard_ms: when the last answer came; at first, when we began to ask. answered: whether one came.
+        round: the highest it has echoed.
         snapshot: the one being sent. offset: bytes of it that the peer has.
     """
 

@@ -202,6 +202,10 @@ def test_boot_time_runs_and_wall_time_is_set() -> None:
     assert clock.wall_ms() == clock.now_ms() + 995_000
     scheduler.run(clock.virtual_us(12_345))
     assert clock.now_ms() == 12_345
+    clock.run_at(3.0)
+    assert clock.now_ms() == 12_345 and clock.virtual_us(12_345 + 300) - scheduler.now_us <= 100_002
+    scheduler.run(scheduler.now_us + 100_000)
+    assert clock.now_ms() in (12_644, 12_645)
 
 
 class Alarm:

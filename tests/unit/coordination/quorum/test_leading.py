@@ -211,6 +211,22 @@ def test_a_failed_disk_ends_a_node() -> None:
     assert other.machine.halted == "the disk failed"
 
 
+def test_a_leader_whose_disk_hangs_hands_over() -> None:
+    node = Solo(uncommitted_entries_max=1).elect(B, C)
+    node.step(ev.Propose(1, b"x"), durable=False)
+    for peer in (B, C):
+        node.step(AppendReply(peer, A, 2, 3, 0), durable=False)
+    assert node.machine.commit == 3, "the others commit it"
+    node.step(ev.Propose(2, b"y"), durable=False)
+    assert node.effects == [ev.Dropped(2, "too many proposals are uncommitted")], "our memory is bounded"
+    for _ in range(15):
+        node.wait(200, durable=False)
+        node.step(AppendReply(B, A, 2, 3, 0), durable=False)
+        assert node.machine.is_active
+    node.wait(200, durable=False)
+    assert [request.to for request in node.sent(TransferRequest)] == [B] and node.got(ev.StepDown)
+
+
 def test_a_read_round_counts_only_answers_to_it() -> None:
     node = Solo().elect(B, C)
     node.step(ev.Read(1))
