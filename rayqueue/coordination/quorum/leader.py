@@ -36,7 +36,7 @@ from rayqueue.coordination.quorum.messages import (
 )
 from rayqueue.coordination.quorum.progress import Progress
 from rayqueue.coordination.quorum.reads import Reads
-from rayqueue.coordination.quorum.replicate import send_appends, send_beat, send_chunk
+from rayqueue.coordination.quorum.replicate import remind, send_appends, send_beat, send_chunk
 
 if TYPE_CHECKING:
     from rayqueue.coordination.quorum.machine import QuorumMachine
@@ -222,7 +222,7 @@ class Leader:
             # An offset we know already answers a part that was sent twice: one part under way is enough.
             known = peer.snapshot is None or peer.snapshot.index != message.index or peer.offset == message.offset
             if not known:
-                peer.offset = message.offset
+                peer.offset, peer.waiting = message.offset, False
                 send_chunk(node, self.reads.round, message.sender, peer)
         elif message.rejected:
             if peer.rejected(message, self._next_after(message)):
@@ -306,8 +306,7 @@ class Leader:
             return
         self._commit_at_beat = node.commit
         for voter, peer in self.peers.items():
-            peer.waiting = False
-            send_beat(node, self.reads.round, voter, peer)
+            remind(node, self.reads.round, voter, peer)
         self._hand_over()
 
     def _disk_hangs(self) -> bool:

@@ -31,7 +31,8 @@ class Progress:
         match: durable there and the same as ours up to this index. next: of the entry to send next.
             Invariant: match < next <= our log's end + 1.
         inflight: last index of each append under way, ascending.
-        waiting: in probe mode, an answer is due; the next beat asks again.
+        waiting: an answer is due: in probe mode to the last append; in snapshot mode to the last part, when a beat has
+            passed since. The next beat asks again.
         heard_ms: when the last answer came; at first, when we began to ask. answered: whether one came.
         round: the highest it has echoed.
         snapshot: the one being sent. offset: bytes of it that the peer has.

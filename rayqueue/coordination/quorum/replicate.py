@@ -22,7 +22,7 @@ def send_appends(node: QuorumMachine, round_: int, voter: Voter, peer: Progress)
             send_chunk(node, round_, voter, peer)
             return
         entries = log.slice(peer.next, log.end, config.append_entries_max, config.append_bytes_max)
-        _send(node, round_, voter, peer, entries)
+        _send(node, round_, voter, _before(node, peer), entries)
         if peer.mode is Mode.PROBE:
             peer.waiting = True
         else:
@@ -32,22 +32,40 @@ def send_appends(node: QuorumMachine, round_: int, voter: Voter, peer: Progress)
 
 def send_beat(node: QuorumMachine, round_: int, voter: Voter, peer: Progress) -> None:
     """Shows that we lead, and finds out what was lost: the peer rejects it if it lacks what it was sent before."""
-    if peer.mode is Mode.SNAPSHOT:
-        send_chunk(node, round_, voter, peer)
+    if peer.snapshot is not None:
+        # Small, however often reads ask for a round; whether it accepts or rejects, it echoes the round.
+        _send(node, round_, voter, (peer.snapshot.index, peer.snapshot.epoch), ())
     elif peer.mode is Mode.PROBE and not peer.waiting:
         send_appends(node, round_, voter, peer)
     elif peer.next <= node.log.base_index:
         peer.begin_snapshot(node.log.snapshot)
         send_chunk(node, round_, voter, peer)
     else:
-        _send(node, round_, voter, peer, ())
+        _send(node, round_, voter, _before(node, peer), ())
 
 
-def _send(node: QuorumMachine, round_: int, voter: Voter, peer: Progress, entries: tuple[Entry, ...]) -> None:
+def remind(node: QuorumMachine, round_: int, voter: Voter, peer: Progress) -> None:
+    """A beat is due; what was not answered since the last one is sent again."""
+    if peer.mode is not Mode.SNAPSHOT:
+        peer.waiting = False
+        send_beat(node, round_, voter, peer)
+        return
+    if peer.waiting:
+        send_chunk(node, round_, voter, peer)
+    else:
+        send_beat(node, round_, voter, peer)
+    peer.waiting = True
+
+
+def _before(node: QuorumMachine, peer: Progress) -> tuple[int, int]:
     prev = peer.next - 1
-    prev_epoch = node.log.epoch_at(prev)
-    assert prev_epoch is not None
-    node.send(AppendRequest(node.me, voter, node.epoch, prev, prev_epoch, entries, node.commit, round_))
+    epoch = node.log.epoch_at(prev)
+    assert epoch is not None
+    return prev, epoch
+
+
+def _send(node: QuorumMachine, round_: int, voter: Voter, prev: tuple[int, int], entries: tuple[Entry, ...]) -> None:
+    node.send(AppendRequest(node.me, voter, node.epoch, *prev, entries, node.commit, round_))
 
 
 def send_chunk(node: QuorumMachine, round_: int, voter: Voter, peer: Progress) -> None:
