@@ -6,6 +6,7 @@ wait MS [quietly]                          time passes for all, in beats; each t
 timeout of 1                               1's clock shows its deadline; nothing is delivered
 cut 1 from 2 3 | cut 1 to 2 | heal         links: both ways, one way, all whole again
 stall the disk of 2 | free the disk of 2   writes of 2 do not become durable; they do
+hang up on 1                               the others' connections to 1 break
 crash 2 | restart 2 | lose the disk of 2   what was not durable is lost; a new process; and a new directory
 1 proposes x y | 1 reads                   requests to a node; they are numbered
 1 adds 4 | 1 promotes 4 | 1 removes 2      changes of the membership
@@ -94,6 +95,10 @@ class World:
                 self._show()
             case [*verb, "the", "disk", "of", i]:
                 self._disk(" ".join(verb), int(i))
+            case ["hang", "up", "on", i]:
+                for other, broker in self._brokers.items():
+                    if other != int(i) and broker.machine is not None:
+                        self._step(other, ev.PeerLost(self._brokers[int(i)].me))
             case ["crash", i]:
                 self._crash(int(i))
             case ["restart", i]:

@@ -93,6 +93,7 @@ class Simulation:
                 CONFIG,
                 machine_class,
                 self._answered,
+                self._hung_up,
             )
         self.requests = Requests(scheduler, random, self.nodes)
         # The cluster was formatted with all its voters, or with one, and the others join.
@@ -111,6 +112,12 @@ class Simulation:
 
     def _answered(self, answer: Answer) -> None:
         self.requests.answered(answer)
+
+    def _hung_up(self, dead: Node) -> None:
+        lost = ev.PeerLost(dead.me)
+        for node in self.nodes.values():
+            if node is not dead:
+                self.network.send(dead.broker_id, node.broker_id, lost)
 
     def run(self) -> Result:
         """Both phases; never raises for what the simulated code does wrong."""

@@ -49,11 +49,13 @@ class Node:
         config: QuorumConfig,
         machine_class: MachineClass,
         answer: Callable[[Answer], None],
+        hung_up: Callable[[Node], None],
     ) -> None:
         self.broker_id = broker_id
         self._scheduler, self._random, self._network = scheduler, random, network
         self._trace, self._checker, self._stores = trace, checker, stores
         self._config, self._machine_class, self.answer = config, machine_class, answer
+        self.hung_up = lambda: hung_up(self)
         self.clock = Clock(scheduler, random.uniform(0.98, 1.02), random.randrange(10_000))
         self._directories = iter("abcdefghijklmnopqrstuvwxyz" * 4)
         self.applied = 0
@@ -78,12 +80,14 @@ class Node:
         self.process.post(TICK)
 
     def kill(self, power_loss: bool) -> None:
-        """SIGKILL, or the machine loses power, and with it what was not synced."""
+        """SIGKILL, of which the peers learn by their connections; or the machine loses power, and with it what was not
+        synced, and says nothing any more."""
         self.process.end()
         if power_loss:
             self.disk.crash()
         else:
             self.disk.kill()
+            self.hung_up()
 
     def lose_disk(self) -> None:
         """The directory is gone; the broker has a new and empty one."""
@@ -103,7 +107,7 @@ class Node:
 
     # --- the shell ----------------------------------------------------------------------------------------------------
 
-    def _deliver(self, message: AnyMessage) -> None:
+    def _deliver(self, message: AnyMessage | ev.PeerLost) -> None:
         if self._trace.on:
             self._trace.add(self.me, f"<- {describe(message)}")
         self.process.post(message)

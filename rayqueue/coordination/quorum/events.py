@@ -1,6 +1,7 @@
 """What goes into a quorum node, and what comes out.
 
-    a message, Persisted, Propose, Read, ChangeMembership, Transfer, SnapshotTaken, StorageFailed, Tick  ->  machine
+    a message, Persisted, SnapshotTaken, PeerLost, StorageFailed, Tick,
+    Propose, Read, ChangeMembership, Transfer  ->  machine
 
     machine  ->  disk:   PersistVote, Append, Truncate, SaveSnapshot, InstallSnapshot, Compact
                  others: Send, Apply, Restore, TakeSnapshot, BecomeActive, StepDown, LeaderKnown, Committed, Dropped,
@@ -72,6 +73,12 @@ class SnapshotTaken(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
+class PeerLost(msgspec.Struct, frozen=True, gc=False):
+    """The connection to a peer broke: its process has probably ended. Spares a voter the wait for a dead leader."""
+
+    voter: Voter
+
+
 class StorageFailed(msgspec.Struct, frozen=True, gc=False):
     """The disk refused a write or an fsync. What is on it is unknown: this node says nothing more; start it anew."""
 
@@ -82,7 +89,18 @@ class Tick(msgspec.Struct, frozen=True, gc=False):
     """Time has passed: `next_deadline_ms` was reached."""
 
 
-Event = AnyMessage | Persisted | Propose | Read | ChangeMembership | Transfer | SnapshotTaken | StorageFailed | Tick
+Event = (
+    AnyMessage
+    | Persisted
+    | Propose
+    | Read
+    | ChangeMembership
+    | Transfer
+    | SnapshotTaken
+    | PeerLost
+    | StorageFailed
+    | Tick
+)
 
 # --- effects: the disk ----------------------------------------------------------------------------------------------
 

@@ -56,6 +56,15 @@ class Follower:
         node.heard_ms = node.now_ms
         self._deadline_ms = node.election_deadline_ms()
 
+    def lost_leader(self) -> None:
+        """Its connection broke. If it lives, its next beat takes this back; if not, all voters know, one stands soon.
+
+        Not at once: all at once would split the votes.
+        """
+        node = self._node
+        node.heard_ms = node.now_ms - node.config.election_timeout_ms_min
+        self._deadline_ms = min(self._deadline_ms, node.now_ms + node.random.randint(0, node.config.beat_ms))
+
     def voted(self) -> None:
         """Whoever has our vote gets time to use it."""
         self._deadline_ms = self._node.election_deadline_ms()

@@ -3,7 +3,7 @@
 The node that leads is the active coordinator, the others are its warm standbys. Legal transitions, and their causes:
 
     from          to            because
-    follower      pre-candidate silence of the leader, if we vote          (candidate.py; nothing is promised yet)
+    follower      pre-candidate silence of the leader, or its connection broke, if we vote (nothing is promised yet)
     follower      candidate     the leader hands over                      (TransferRequest)
     pre-candidate candidate     a majority would vote for us: the next epoch is claimed
     pre-candidate pre-candidate, candidate -> pre-candidate   no majority in time: once more
@@ -37,6 +37,7 @@ from rayqueue.coordination.quorum.events import (
     Event,
     InstallSnapshot,
     LeaderKnown,
+    PeerLost,
     Persisted,
     PersistVote,
     Propose,
@@ -119,6 +120,7 @@ class QuorumMachine:
             ChangeMembership: self._for_leader,
             Transfer: self._for_leader,
             SnapshotTaken: lambda event: snapshot_taken(self, event),
+            PeerLost: self._peer_lost,
             StorageFailed: self._storage_failed,
             Tick: lambda event: None,
             **dict.fromkeys((VoteRequest, VoteReply, AppendRequest, AppendReply), self._receive),
@@ -197,6 +199,10 @@ class QuorumMachine:
             self.role.request(event)
         else:
             self.emit(Dropped(event.token, "not the active coordinator"))
+
+    def _peer_lost(self, event: PeerLost) -> None:
+        if isinstance(self.role, Follower) and event.voter == self.leader:
+            self.role.lost_leader()
 
     def _storage_failed(self, event: StorageFailed) -> None:
         self.become_follower(None)

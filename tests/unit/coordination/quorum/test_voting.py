@@ -79,6 +79,19 @@ def test_who_has_not_heard_the_leader_lately_does() -> None:
     assert node.sent(VoteReply)[-1].granted
 
 
+def test_a_broken_connection_to_the_leader_spares_the_wait() -> None:
+    node = Solo()
+    node.append(B, 2, (1, 1), Entry(2, 2))
+    node.step(ev.PeerLost(C))
+    assert (node.machine.next_deadline_ms() or 0) >= node.now_ms + 600, "that is not the leader"
+    node.step(ev.PeerLost(B))
+    assert (node.machine.next_deadline_ms() or 0) <= node.now_ms + 200
+    node.ask_vote(C, 3, (9, 9), pre=True)
+    assert node.sent(VoteReply)[-1].granted
+    node.append(B, 2, (2, 2))
+    assert (node.machine.next_deadline_ms() or 0) >= node.now_ms + 600, "it lives"
+
+
 def test_a_leader_is_not_deposed_by_somebody_who_cannot_hear_it() -> None:
     node = Solo().elect()
     node.ask_vote(C, 9, (9, 9))
