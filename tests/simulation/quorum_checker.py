@@ -19,6 +19,7 @@ from rayqueue.coordination.quorum.messages import (
     AnyMessage,
     AppendReply,
     Entry,
+    Membership,
     Snapshot,
     Voter,
     VoteReply,
@@ -42,6 +43,7 @@ class Checker:
         self.committed: list[Entry] = []
         self._commit_epochs: list[int] = []  # in which each was committed; never falls
         self._sums = [0]
+        self._membership = Membership()
         self._entries: dict[tuple[int, int], Entry] = {}
         self._votes: dict[tuple[Voter, int], Voter] = {}
         self._leaders: dict[int, Voter] = {}
@@ -118,10 +120,15 @@ class Checker:
         self._sums.append(crc32(entry.payload, self._sums[-1]))
         if entry.kind == MEMBERSHIP:
             after = decode_membership(entry.payload)
-            before = next((decode_membership(e.payload) for e in self.committed[-2::-1] if e.kind == MEMBERSHIP), None)
-            if before is not None:
+            before = self._membership
+            self._membership = after
+            if before.voters:
                 moved = {*before.voters} ^ {*after.voters}
                 assert len(moved) <= 1, f"{before.voters} became {after.voters} at once"
+
+    def membership(self) -> Membership:
+        """The newest that is committed."""
+        return self._membership
 
     def _check_majority(self, node: QuorumMachine, entry: Entry) -> None:
         membership = node.log.membership

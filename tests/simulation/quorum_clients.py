@@ -9,6 +9,7 @@ from random import Random
 
 from rayqueue.coordination.quorum import events as ev
 from rayqueue.coordination.quorum.messages import Voter
+from rayqueue.coordination.quorum.voters import BrokerPlace, next_change, voters_wanted
 from rayqueue.testing.simulation.scheduler import Scheduler
 from rayqueue.testing.simulation.trace import Trace
 from tests.simulation.quorum_checker import Checker
@@ -16,6 +17,7 @@ from tests.simulation.quorum_node import Answer, Node
 
 TIMEOUT_US = 1_500_000
 RETRY_US = 60_000
+VOTERS_MAX = 5
 
 
 class Requests:
@@ -141,7 +143,7 @@ class Client:
 
 
 class Administrator:
-    """Keeps every broker's present directory among the voters, as the coordinator's reconciling will; now and then
+    """Keeps the membership as it should be, step by step, as the coordinator's reconciling will; now and then
     takes a sound voter out, or hands the lead over, to keep the quorum busy."""
 
     PERIOD_US = 150_000
@@ -179,22 +181,17 @@ class Administrator:
         sound = all(voter in present for voter in status.membership.voters)
         if self.restless and sound and len(members) > 2 and self._random.random() < 0.06:
             return ev.Action.REMOVE, self._random.choice((node.me, *status.membership.voters))
-        for voter in members:
-            if voter not in present:
-                return ev.Action.REMOVE, voter
-        for peer in status.peers:
-            if peer.caught_up and peer.voter in status.membership.learners:
-                return ev.Action.PROMOTE, peer.voter
-        for other in self._nodes.values():
-            if other.me not in members:
-                return ev.Action.ADD_LEARNER, other.me
-        return None
+        return next_change(status, self._brokers(), VOTERS_MAX)
+
+    def _brokers(self) -> list[BrokerPlace]:
+        return [BrokerPlace(node.me, f"node {node.broker_id}", node.up) for node in self._nodes.values()]
 
     def settled(self) -> bool:
-        """Whether some active node's membership is as it should be."""
-        present = sorted(n.me for n in self._nodes.values())
+        """Whether some active node has as many voters as there should be, and nothing is left to change."""
+        wanted = voters_wanted(len(self._nodes), VOTERS_MAX)
         return any(
-            sorted(n.machine.log.membership.voters) == present and not n.machine.log.membership.learners
+            len(n.machine.log.membership.voters) == wanted
+            and next_change(n.machine.status(), self._brokers(), VOTERS_MAX) is None
             for n in self._nodes.values()
             if n.active and n.up
         )
