@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from rayqueue.coordination.quorum.messages import Membership, Voter
+from rayqueue.coordination.quorum import events as ev
+from rayqueue.coordination.quorum.messages import MEMBERSHIP, Membership, Voter
 from rayqueue.testing.simulation.nemesis import Injected
 from rayqueue.testing.simulation.network import Network, between
 from rayqueue.testing.simulation.scheduler import Scheduler
 from tests.simulation.quorum_checker import Checker
 from tests.simulation.quorum_node import Node
 from tests.simulation.quorum_store import QuorumStore
+
+
+def _changes_members(effect: ev.DiskEffect) -> bool:
+    return isinstance(effect, ev.Append) and any(entry.kind == MEMBERSHIP for entry in effect.entries)
+
+
+MOMENTS: tuple[tuple[str, Callable[[ev.DiskEffect], bool]], ...] = (
+    ("writes", lambda effect: True),
+    ("votes", lambda effect: isinstance(effect, ev.PersistVote)),
+    ("cuts its log", lambda effect: isinstance(effect, ev.Truncate)),
+    ("keeps a snapshot", lambda effect: isinstance(effect, ev.SaveSnapshot | ev.InstallSnapshot | ev.Compact)),
+    ("writes a membership", _changes_members),
+)
 
 
 class Faults:
@@ -34,6 +48,7 @@ class Faults:
         return {
             "kill": self.kill,
             "power loss": self.power_loss,
+            "kill at a write": self.kill_at_write,
             "kill all": self.kill_all,
             "pause": self.pause,
             "isolate": self.isolate,
@@ -73,6 +88,23 @@ class Faults:
     def power_loss(self) -> Injected | None:
         """The machine loses power."""
         return self._kill(power_loss=True)
+
+    def kill_at_write(self) -> Injected | None:
+        """The process dies between a write and what it would do next: the worst moment there is."""
+        node = self._victim()
+        if node is None or node.doomed is not None:
+            return None
+        kind, when = self._random.choice(MOMENTS)
+        process = node.process
+        node.doomed = when
+
+        def heal() -> None:
+            node.doomed = None
+            restart(node)
+
+        return Injected(
+            f"kill {node.me} when it {kind}", heal, lambda: "" if node.doomed or process.alive else "process ended"
+        )
 
     def kill_all(self) -> Injected | None:
         """All processes at once."""

@@ -35,6 +35,7 @@ class Node:
     Attributes:
         me: the copy it holds at present; a lost disk makes it another.
         answer: called with each Committed, Dropped and ReadReady.
+        doomed: the process dies at the first write that this is true of, before it does anything more.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Node:
         self.clock = Clock(scheduler, random.uniform(0.98, 1.02), random.randrange(10_000))
         self._directories = iter("abcdefghijklmnopqrstuvwxyz" * 4)
         self.applied = 0
+        self.doomed: Callable[[ev.DiskEffect], bool] | None = None
         network.attach(broker_id, self._deliver)
 
     def format(self, entries: list[Entry]) -> None:
@@ -146,6 +148,10 @@ class Node:
                 if kind is ev.Append:
                     self._checker.wrote(effect.entries)
                 self.disk.write(effect.write, effect)
+                if self.doomed is not None and self.doomed(effect):
+                    self.doomed = None
+                    self.kill(power_loss=self._random.random() < 0.5)
+                    return
             else:
                 self._tell(effect)
         if wrote:
