@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from rayqueue.errors import ProtocolError
+
 
 class Voter(NamedTuple):
     """A copy of the metadata log: a broker and the directory it lies in (KIP-853).
@@ -174,8 +176,28 @@ encode = _encoder.encode
 
 
 def decode_message(data: bytes | memoryview) -> AnyMessage:
-    """Decodes a message; msgspec.DecodeError when it is none."""
-    return _decoder.decode(data)
+    """Decodes a message from the wire.
+
+    Raises:
+        ProtocolError: it is none, or its entries do not make sense; the machine takes only what does.
+    """
+    try:
+        message = _decoder.decode(data)
+        if isinstance(message, AppendRequest):
+            _check_entries(message)
+        return message
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"not a message of the metadata quorum: {error}") from error
+
+
+def _check_entries(request: AppendRequest) -> None:
+    index, epoch = request.prev_index, request.prev_epoch
+    for entry in request.entries:
+        if entry.index != index + 1 or not epoch <= entry.epoch <= request.epoch:
+            raise ProtocolError(f"entry {entry.index}@{entry.epoch} after {index}@{epoch} in epoch {request.epoch}")
+        if entry.kind == MEMBERSHIP:
+            decode_membership(entry.payload)
+        index, epoch = entry.index, entry.epoch
 
 
 def decode_membership(data: bytes) -> Membership:

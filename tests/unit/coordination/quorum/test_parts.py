@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
 from rayqueue.coordination.quorum import messages as m
@@ -13,7 +12,7 @@ from rayqueue.coordination.quorum.log import QuorumLog
 from rayqueue.coordination.quorum.membership import changed
 from rayqueue.coordination.quorum.progress import Mode, Progress
 from rayqueue.coordination.quorum.reads import Reads
-from rayqueue.errors import ConfigError
+from rayqueue.errors import ConfigError, ProtocolError
 from tests.unit.coordination.quorum.harness import A, B, C, D
 
 TRIO = m.Membership((A, B, C))
@@ -49,9 +48,24 @@ def test_messages_survive_the_wire(message: m.AnyMessage) -> None:
     assert m.decode_message(m.encode(message)) == message
 
 
-def test_foreign_bytes_are_no_message() -> None:
-    with pytest.raises(msgspec.DecodeError):
-        m.decode_message(b"\x93\x01\x02\x03")
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"\x93\x01\x02\x03",
+        b"GET / HTTP/1.1",
+        m.encode(m.AppendRequest(A, B, 3, 7, 2, (m.Entry(9, 3),), 7, 1)),
+        m.encode(m.AppendRequest(A, B, 3, 7, 2, (m.Entry(8, 3), m.Entry(9, 2)), 7, 1)),
+        m.encode(m.AppendRequest(A, B, 3, 7, 2, (m.Entry(8, 4),), 7, 1)),
+        m.encode(m.AppendRequest(A, B, 3, 7, 2, (m.Entry(8, 3, m.MEMBERSHIP, b"x"),), 7, 1)),
+    ],
+    ids=["foreign", "http", "gap", "older epoch", "epoch of the future", "no membership"],
+)
+def test_what_makes_no_sense_is_refused_at_the_wire(bad: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        m.decode_message(bad)
+
+
+def test_memberships_survive_the_log() -> None:
     assert m.decode_membership(m.encode(TRIO)) == TRIO
     assert str(A) == "1x"
 
