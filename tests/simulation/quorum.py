@@ -8,6 +8,7 @@ liveness  all faults healed: one active, as many voters as should be, their logs
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -53,7 +54,7 @@ class Result:
 
     Attributes:
         problem: "": nothing was wrong.
-        faults: a line for each that took effect.
+        faults: a line for each that took effect. seen: as of the checker.
     """
 
     seed: int
@@ -67,6 +68,7 @@ class Result:
     events: int = 0
     virtual_s: float = 0.0
     trace: list[str] = field(default_factory=list)
+    seen: Counter[type] = field(default_factory=Counter)
 
 
 class Simulation:
@@ -143,6 +145,7 @@ class Simulation:
             self.scheduler.steps,
             self.scheduler.now_us / 1e6,
             self.trace.lines,
+            self.checker.seen,
         )
 
     def _safety(self) -> None:

@@ -9,6 +9,7 @@ before it began.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping
 from zlib import crc32
 
@@ -34,6 +35,7 @@ class Checker:
     Attributes:
         committed: the one log; position i holds index i + 1.
         lost: disks that are gone, as they were: what they had promised was true then.
+        seen: how often each kind of effect and message came out of a machine.
         floor: highest index an operation that is over has told its client.
     """
 
@@ -49,6 +51,7 @@ class Checker:
         self._leaders: dict[int, Voter] = {}
         self._actives: dict[int, Voter] = {}
         self.floor = 0
+        self.seen: Counter[type] = Counter()
 
     # --- nodes --------------------------------------------------------------------------------------------------------
 
@@ -79,6 +82,7 @@ class Checker:
 
     def sends(self, node: QuorumMachine, message: AnyMessage) -> None:
         """A promise must be durable before it leaves, and a vote is given once."""
+        self.seen[type(message)] += 1
         store = self._stores.get(node.me)
         if isinstance(message, VoteReply):
             if message.granted and not message.pre:

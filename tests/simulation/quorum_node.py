@@ -137,6 +137,7 @@ class Node:
         wrote = False
         for effect in effects:
             kind = type(effect)
+            self._checker.seen[kind] += 1
             if kind is ev.Send:
                 message = effect.message
                 self._checker.sends(self.machine, message)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from typing import get_args
 
 import pytest
 
+from rayqueue.coordination.quorum.events import Effect
+from rayqueue.coordination.quorum.messages import AnyMessage
 from tests.simulation.__main__ import describe
 from tests.simulation.mutants_quorum import MUTANTS, RARE, planted
 from tests.simulation.quorum import FAULTS, OPERATIONS, Simulation
@@ -23,6 +27,18 @@ def test_schedules(batch: int) -> None:
         assert not result.problem, f"{describe(result)}\nreplay: python -m tests.simulation {seed} -v"
         assert result.nodes >= 3 and result.operations + result.unknown >= OPERATIONS
         assert len(result.faults) >= FAULTS
+
+
+def test_schedules_reach_everything() -> None:
+    seen: Counter[type] = Counter()
+    faults: Counter[str] = Counter()
+    for seed in range(25):
+        result = Simulation(seed).run()
+        seen += result.seen
+        faults.update(line.split()[0] for line in result.faults)
+    assert set(seen) == {*get_args(Effect), *get_args(AnyMessage)}
+    assert min(seen.values()) >= 5, seen
+    assert len(faults) >= 10, faults
 
 
 def is_caught(mutant: str, schedules: int) -> bool:
