@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from rayqueue.coordination.quorum import events as ev
+from rayqueue.coordination.quorum.log import QuorumLog
 from rayqueue.coordination.quorum.messages import MEMBERSHIP, Membership, Voter
 from rayqueue.testing.simulation.nemesis import Injected
 from rayqueue.testing.simulation.network import Network, between
@@ -275,8 +276,6 @@ class Faults:
 
 def disk_membership(store: QuorumStore) -> Membership:
     """The newest membership on a disk."""
-    from rayqueue.coordination.quorum.log import QuorumLog
-
     return QuorumLog(store.recovered()).membership
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -14,6 +17,7 @@ from tests.simulation.__main__ import describe
 from tests.simulation.mutants_quorum import MUTANTS, RARE, planted
 from tests.simulation.quorum import FAULTS, OPERATIONS, Simulation
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 BATCHES = 8
 SEEDS = 25 * int(os.environ.get("RAYQUEUE_SOAK", "1"))
 # Schedules that must be enough to find a planted bug; most are found by the first ten.
@@ -62,6 +66,17 @@ def test_a_seed_is_one_schedule() -> None:
     first, second, other = (Simulation(seed, trace=True).run() for seed in (7, 7, 8))
     assert first == second and len(first.trace) > 1_000
     assert first.trace != other.trace
+
+
+def test_a_seed_is_one_schedule_in_any_process() -> None:
+    """Sets and hashes must not decide anything."""
+    printed = set()
+    for hash_seed in ("1", "2"):
+        environment = dict(os.environ, PYTHONHASHSEED=hash_seed, PYTHONPATH=str(ROOT))
+        command = [sys.executable, "-m", "tests.simulation", "7", "-v"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, timeout=50, capture_output=True, check=True)
+        printed.add(done.stdout)
+    assert len(printed) == 1 and len(printed.pop()) > 100_000
 
 
 def test_a_failure_says_how_to_have_it_again() -> None:

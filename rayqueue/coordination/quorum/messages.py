@@ -24,7 +24,7 @@ class Voter(NamedTuple):
     directory_id: str
 
     def __str__(self) -> str:
-        return f"{self.broker_id}{self.directory_id}"
+        return f"{self.broker_id}/{self.directory_id}"
 
 
 class Membership(msgspec.Struct, array_like=True, frozen=True):

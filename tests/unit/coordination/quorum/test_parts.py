@@ -67,7 +67,7 @@ def test_what_makes_no_sense_is_refused_at_the_wire(bad: bytes) -> None:
 
 def test_memberships_survive_the_log() -> None:
     assert m.decode_membership(m.encode(TRIO)) == TRIO
-    assert str(A) == "1x"
+    assert str(A) == "1/x"
 
 
 # --- log --------------------------------------------------------------------------------------------------------------
