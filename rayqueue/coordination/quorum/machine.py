@@ -138,11 +138,14 @@ class QuorumMachine:
                 effects.append(Dropped(event.token, self.halted))
         else:
             self._handlers[type(event)](event)
-            deadline = self.role.deadline_ms
-            if deadline is not None and deadline <= self.now_ms:
-                self.role.expire()
+            self._expire()
         self._effects = []
         return effects
+
+    def _expire(self) -> None:
+        deadline = self.role.deadline_ms
+        if deadline is not None and deadline <= self.now_ms:
+            self.role.expire()
 
     def next_deadline_ms(self) -> int | None:
         """When `Tick` is due, whatever else happens; None: never."""
@@ -195,6 +198,9 @@ class QuorumMachine:
         self.role.persisted()
 
     def _for_leader(self, event: Propose | Read | ChangeMembership | Transfer) -> None:
+        # A process that was stopped and goes on may find a request before anything tells it that its time is over; its
+        # own clock does.
+        self._expire()
         if isinstance(self.role, Leader):
             self.role.request(event)
         else:

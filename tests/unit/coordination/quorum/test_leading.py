@@ -195,6 +195,13 @@ def test_a_leader_that_hears_no_majority_steps_down() -> None:
     assert node.machine.status().role == "follower"
 
 
+def test_a_leader_that_was_stopped_refuses_what_it_finds_first() -> None:
+    node = Solo().elect()
+    node.now_ms += 5_000
+    node.step(ev.Propose(1, b"x"))
+    assert node.got(ev.Dropped) == [ev.Dropped(1, "not the active coordinator")] and node.machine.log.end == 2
+
+
 def test_a_failed_disk_ends_a_node() -> None:
     node = Solo().elect()
     node.step(ev.Propose(1, b"x"))
