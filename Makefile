@@ -4,7 +4,7 @@
 #   make test      all tests but slow ones   make test-slow  the slow ones
 #   make lint      ruff                      make format     let ruff mend what it can
 #   make types     mypy on the built wheel   make wheel      sdist and wheel into dist/
-#   make bench     the benchmarks            make soak       longer property and crash runs
+#   make bench     the benchmarks            make soak       longer property, crash and simulation runs
 #   make clean     what was built            make distclean  .venv too
 #
 # PYTHON=python3.12 chooses an interpreter, VENV=dir another place; ARGS="..." is passed on to the program.
@@ -56,9 +56,13 @@ test: $(DEV)
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-# RAYQUEUE_SOAK multiplies the number of examples and crashes; a failure prints what is needed to run it again.
+# RAYQUEUE_SOAK multiplies the number of examples and crashes, SEEDS is the number of simulated schedules, from SEED on;
+# a failure prints what is needed to run it again.
+SEED ?= 1
+SEEDS ?= 5000
 soak: $(DEV)
 	RAYQUEUE_SOAK=$${RAYQUEUE_SOAK:-20} $(BIN)/python -m pytest --timeout 3600 -m "slow or not slow" tests/unit $(ARGS)
+	$(BIN)/python -m tests.simulation $(SEED) --count $(SEEDS)
 
 lint: $(DEV)
 	$(BIN)/ruff check --no-cache .

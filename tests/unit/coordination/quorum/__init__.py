@@ -1,0 +1,1 @@
+"""The quorum, in parts and as a machine."""
