@@ -9,9 +9,12 @@ import socket
 import threading
 from collections.abc import Callable
 
+import msgspec
+
 from rayqueue.actors.calls import Action, check_hello, reply_to
 from rayqueue.actors.exchange import Exchange
 from rayqueue.client.framed_socket import HEAD_BYTES, FramedSocket
+from rayqueue.client.io.shared_memory import ServerMemory
 from rayqueue.errors import AuthenticationError, ProtocolError, RayQueueError
 from rayqueue.protocol import codec
 from rayqueue.protocol.frames import MESSAGE
@@ -129,7 +132,7 @@ class DataServer:
         failure: BaseException | None = None
         try:
             exchange.hello = self._greet(framed)
-            exchange.send(codec.encode_reply(self._welcome))
+            exchange.send(codec.encode_reply(self._welcome_to(exchange, framed)))
             self._exchanges[exchange.hello.kind](exchange)
         except (OSError, EOFError) as error:
             log.debug("a caller has hung up: %s", error)
@@ -144,6 +147,8 @@ class DataServer:
             finally:
                 with self._lock:
                     self._connections.discard(framed)
+                if exchange.memory is not None:
+                    exchange.memory.close()
 
     def _greet(self, framed: FramedSocket) -> Hello:
         """The caller's hello. Nothing but this one small message is taken from a stranger; the token comes first."""
@@ -164,6 +169,17 @@ class DataServer:
             raise ProtocolError(f"a {self.identity.role} has no exchange {hello.kind!r}")
         framed.max_bytes, framed.head_bytes = self._max_message_bytes, HEAD_BYTES
         return hello
+
+    def _welcome_to(self, exchange: Exchange, framed: FramedSocket) -> Welcome:
+        """The welcome; a producer on this host gets memory to share, where the system has such."""
+        if not exchange.hello.share or exchange.hello.kind != "produce" or not framed.is_local():
+            return self._welcome
+        try:
+            exchange.memory = ServerMemory()
+        except OSError as error:
+            log.info("no memory is shared with %r: %s", exchange, error)
+            return self._welcome
+        return msgspec.structs.replace(self._welcome, shared=exchange.memory.offer)
 
     def _serve_calls(self, exchange: Exchange) -> None:
         while (received := exchange.receive()) is not None:

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 import pyarrow as pa
 
 from rayqueue.client.framed_socket import FramedSocket, Views, views_of
+from rayqueue.client.io.shared_memory import ServerMemory
 from rayqueue.errors import ProtocolError
 from rayqueue.protocol import codec
 from rayqueue.protocol.frames import FAILURE, MESSAGE, pack_head
@@ -37,11 +38,13 @@ class Exchange:
         hello: what the client opened it with.
         on_idle: called, on the exchange's own thread, when what could not be written at once has been, and after
             `wake`.
+        memory: shared with the client, which may put rows there.
     """
 
     def __init__(self, framed: FramedSocket, hello: Hello) -> None:
         self.hello = hello
         self.on_idle: Callable[[], None] | None = None
+        self.memory: ServerMemory | None = None
         self._framed = framed
         self._outbox: deque[Outgoing] = deque()  # taken only by who holds `_writing`, so their order holds
         self._writing = threading.Lock()

@@ -138,9 +138,19 @@ class ProduceStream:
                 request = decode(message)
             except Exception as error:
                 raise ProtocolError(f"not a ProduceRequest: {error}") from error
+            rows = self._rows(request, rows)
             if len(rows) != len(request.batches) or not rows or request.acks not in (-1, 0, 1):
                 raise ProtocolError("a ProduceRequest has as many rows as batches, at least one, and acks 0, 1 or -1")
             self._take(request, rows)
+
+    def _rows(self, request: ProduceRequest, sent: list[pa.Buffer]) -> list[pa.Buffer]:
+        """A row a batch: those that came, and those that lie in the shared memory."""
+        memory = self._exchange.memory
+        if memory is None or not any(batch.size for batch in request.batches):
+            return sent
+        if request.acks == 0:
+            raise ProtocolError("rows in shared memory need an answer: it says that they have been read")
+        return memory.rows(request.batches, sent)
 
     def _take(self, request: ProduceRequest, rows: list[pa.Buffer]) -> None:
         state = Request(self, request, sum(row.size for row in rows))

@@ -319,7 +319,7 @@ class Producer:
                             topic, receipt, piece, whole, chosen, reserved, start == rows, time.monotonic() * 1000
                         )
                     )
-                pipeline.ring()
+                pipeline.send_pieces(topic)
         except BaseException:
             if 0 < start < rows:
                 with self._lock:

@@ -5,6 +5,7 @@ Why not Flight, as everywhere else: docs/decisions/0006-frames-on-sockets.md.
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -13,10 +14,13 @@ from typing import NoReturn, TypeVar
 import pyarrow as pa
 
 from rayqueue.client.framed_socket import Frame, FramedSocket
+from rayqueue.client.io.shared_memory import ClientMemory
 from rayqueue.errors import BrokerNotAvailable, ProtocolError, RayQueueError, RequestTimeout
 from rayqueue.protocol import codec
 from rayqueue.protocol.frames import FAILURE, pack_head
 from rayqueue.protocol.messages import PROTOCOL_VERSION, DataCall, Hello, Welcome
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -34,6 +38,7 @@ class Exchange:
         self._reading = False
         self._closed = False
         self.welcome: Welcome
+        self.memory: ClientMemory | None = None  # shared with the server
 
     def __repr__(self) -> str:
         return f"Exchange({self._where})"
@@ -51,6 +56,7 @@ class Exchange:
         try:
             self._framed.send(pack_head(codec.encode(hello)))
             self.welcome = codec.decode_reply(self._opened(self._framed.receive_within(timeout_s))[0], Welcome)
+            self.memory = _shared(self.welcome)
         except OSError as error:
             self.close()
             self._fail(error)
@@ -134,6 +140,17 @@ class Exchange:
         raise BrokerNotAvailable(f"the connection to {self._where} broke ({error})") from error
 
 
+def _shared(welcome: Welcome) -> ClientMemory | None:
+    """The memory that the server offers, if it can be had: what cannot be shared is sent."""
+    if welcome.shared is None:
+        return None
+    try:
+        return ClientMemory(welcome.shared)
+    except (OSError, ValueError) as error:
+        log.debug("the server's memory cannot be shared: %s", error)
+        return None
+
+
 class DataChannel:
     """Makes data connections to `host:port`; holds none. Safe for many threads."""
 
@@ -168,6 +185,7 @@ class DataChannel:
             framed.give_up_after(UNACKNOWLEDGED_S)
         exchange = Exchange(framed, self.where)
         hello.token = self._token
+        hello.share = hello.kind == "produce" and framed.is_local()
         exchange.open(hello, max(0.01, deadline - time.monotonic()))
         return exchange
 

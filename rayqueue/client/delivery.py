@@ -241,6 +241,11 @@ class Delivery:
                 times.append(node.blocked_until_ms)
         return min(times) if times else None
 
+    def link(self, lane: Lane) -> Any:
+        """The link that the lane's batches would take now, or None."""
+        node = self._nodes.get(lane.node)
+        return None if node is None else node.link
+
     @property
     def owing(self) -> int:
         """How many nodes have requests that they have not answered."""

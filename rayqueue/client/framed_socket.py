@@ -79,6 +79,13 @@ class FramedSocket:
         """For `select`; -1 when closed."""
         return self._sock.fileno()
 
+    def is_local(self) -> bool:
+        """Whether both ends have the same address: the peer is on this host, or seems to be."""
+        try:
+            return bool(self._sock.getsockname()[0] == self._sock.getpeername()[0])
+        except OSError:
+            return False
+
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def receive(self) -> Frame | None:

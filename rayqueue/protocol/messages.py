@@ -65,6 +65,7 @@ class Hello(msgspec.Struct, array_like=True):
         cluster_id, broker_id, incarnation: whom the caller believes to reach (a reused port never answers for another).
         client_id: for logs.
         token: the cluster's, or empty.
+        share: the caller seems to be on the server's host, and can share memory with it.
     """
 
     version: int
@@ -74,6 +75,7 @@ class Hello(msgspec.Struct, array_like=True):
     incarnation: str = ""
     client_id: str = ""
     token: str = ""
+    share: bool = False
 
 
 class DataCall(msgspec.Struct, array_like=True):
@@ -87,6 +89,19 @@ class DataCall(msgspec.Struct, array_like=True):
     body: bytes
 
 
+class SharedMemory(msgspec.Struct, array_like=True):
+    """Memory of the server's that a producer on its host may put rows into (`client.io.shared_memory`).
+
+    Attributes:
+        pid, fd: whose descriptor it is. size: bytes. name: what that descriptor is called, random.
+    """
+
+    pid: int
+    fd: int
+    size: int
+    name: str
+
+
 class Welcome(msgspec.Struct, array_like=True):
     """First message from the server on an exchange.
 
@@ -94,6 +109,7 @@ class Welcome(msgspec.Struct, array_like=True):
         max_in_flight: produce requests the server takes before it stops reading the stream.
         nonce_path, nonce: a file in the data directory and what it holds: a client that reads the same there is on a
             host with this file system and may map segments.
+        shared: memory for rows, where the caller asked for it and the server has it.
     """
 
     version: int
@@ -103,6 +119,7 @@ class Welcome(msgspec.Struct, array_like=True):
     max_in_flight: int
     nonce_path: str
     nonce: str
+    shared: SharedMemory | None = None
 
 
 # --- produce -------------------------------------------------------------------------------------------------------
@@ -122,6 +139,7 @@ class ProduceBatch(msgspec.Struct, array_like=True, gc=False):
     Attributes:
         crc: CRC32C of the message's body, continued over its header (`ipc.wire_crc`).
         attributes: compression bits.
+        position, size: where the message lies in the connection's shared memory, bytes; size 0: it is among the rows.
     """
 
     topic_id: bytes
@@ -135,6 +153,8 @@ class ProduceBatch(msgspec.Struct, array_like=True, gc=False):
     max_timestamp: Int64
     attributes: UInt16
     crc: UInt32
+    position: Int64 = 0
+    size: Int64 = 0
 
 
 class ProduceRequest(msgspec.Struct, array_like=True):

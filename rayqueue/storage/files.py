@@ -38,6 +38,9 @@ _libc.mmap.argtypes = [
     ctypes.c_int64,
 ]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+if hasattr(_libc, "fallocate"):  # Linux
+    _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
@@ -45,11 +48,12 @@ class AppendFile:
     """A file open for appending. It closes when nobody holds it any more, so a thread in the middle of an fsync keeps
     the descriptor of a segment that another thread is rolling or deleting."""
 
-    __slots__ = ("fd", "path")
+    __slots__ = ("fd", "path", "reserved")
 
     def __init__(self, fd: int, path: str) -> None:
         self.fd = fd
         self.path = path
+        self.reserved = 0  # up to where the disk has set room aside, bytes
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -64,7 +68,11 @@ class FileSystem(Protocol):
     def append(self, file: AppendFile, pieces: Sequence[Piece], total: int) -> None:
         """Writes all pieces (`total` bytes) at the end. After an error part of them may stand in the file."""
 
-    def truncate(self, file: AppendFile, size: int) -> None: ...
+    def reserve(self, file: AppendFile, end: int) -> None:
+        """Asks for room on the disk up to `end`, without changing the file's size; a hint, it never fails."""
+
+    def truncate(self, file: AppendFile, size: int) -> None:
+        """Sets the file's size, and gives back what was reserved beyond it."""
 
     def overwrite(self, path: str, position: int, data: bytes) -> None:
         """Replaces bytes in the middle of a file."""
@@ -164,8 +172,16 @@ class OsFiles:
         """One system call's worth; returns how many bytes it took."""
         return os.writev(file.fd, pieces)
 
+    def reserve(self, file: AppendFile, end: int) -> None:
+        size = end - file.reserved
+        if hasattr(_libc, "fallocate") and size > 0:
+            # Refused on a full disk and by file systems that have no such thing: then the writes do without.
+            _libc.fallocate(file.fd, _KEEP_SIZE, file.reserved, size)
+            file.reserved = end
+
     def truncate(self, file: AppendFile, size: int) -> None:
         os.ftruncate(file.fd, size)
+        file.reserved = 0
 
     def overwrite(self, path: str, position: int, data: bytes) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)

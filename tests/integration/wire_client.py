@@ -160,6 +160,17 @@ def answer(exchange: Exchange) -> ProduceResponse:
     return codec.decode(exchange.receive()[0], ProduceResponse)
 
 
+def put(exchange: Exchange, batch: Batch, table: pa.RecordBatch) -> ProduceBatch:
+    """The header of a batch whose row lies in the memory shared with the server."""
+    assert exchange.memory is not None
+    message = exchange.memory.write(table)
+    assert message is not None
+    batch.row = message
+    header = batch.header()
+    assert exchange.memory.refer(header, message)
+    return header
+
+
 def produce(exchange: Exchange, batch: Batch) -> ProduceResult:
     """Sends one batch and waits for its result."""
     send(exchange, [batch])

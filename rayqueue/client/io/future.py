@@ -58,7 +58,8 @@ class Receipt:
         topic: the topic's name.
         run_callbacks: hands (callback, argument) pairs to the client's callback thread; called under a lock.
         together: the records share one future (a table), which is done when all of them are.
-        trouble: says of a topic's partition what keeps it from its acks, for the end of a message; None: unknown.
+        trouble: says of a topic's partition (-1: any) what keeps it from its acks, for the end of a message; None:
+            unknown.
 
     Attributes:
         rows: the records while they have not been placed; counts them.
@@ -201,7 +202,7 @@ class Receipt:
         return self._parts
 
     def _not_yet(self, timeout: float | None, late: Part | None) -> RequestTimeout:
-        why = "" if late is None or self._trouble is None else self._trouble(self.topic, late.partition)
+        why = "" if self._trouble is None else self._trouble(self.topic, -1 if late is None else late.partition)
         return RequestTimeout(
             f"no ack within {timeout} s: the record is still on its way; ask again, or wait longer{why}"
         )

@@ -87,6 +87,7 @@ class Pipeline:
         )
         self.ring = self._sender.bell.ring
         self.send_now = self.ring if config.linger_ms > 0 else self._sender.send_now
+        self.send_pieces = self._sender.send_pieces
         self.trouble = self._sender.trouble
         _running.add(self)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -14,9 +14,10 @@ from rayqueue.client.accumulator import RECORD_OVERHEAD, Chunk
 from rayqueue.client.io.future import Part, Receipt
 from rayqueue.client.io.keys import Hashes, hash_column
 from rayqueue.client.io.rows import rows_to_columns
+from rayqueue.client.io.shared_memory import BATCH_BYTES_MIN, ClientMemory
 from rayqueue.client.io.tables import pieces
 from rayqueue.client.io.topics import ProducerTopic
-from rayqueue.client.lanes import Batch
+from rayqueue.client.lanes import Batch, Lane
 from rayqueue.client.partitioner import Rows
 from rayqueue.client.slicing import cut
 from rayqueue.errors import RecordTooLarge
@@ -26,6 +27,7 @@ from rayqueue.protocol.schemas import HEADERS_TYPE, TIMESTAMP_TYPE
 from rayqueue.protocol.small_batches import BYTES_MAX, WRITE_RECORDS_MAX, write_message
 
 Times = npt.NDArray[np.int64]
+MemoryOf = Callable[[Lane], "ClientMemory | None"]  # what a lane's leader shares with this process
 
 _NS_PER_MS = 1_000_000
 _END_OF_STREAM = 8  # bytes
@@ -53,15 +55,20 @@ class TablePiece(NamedTuple):
     opened_ms: float
 
 
-def seal(batch: pa.RecordBatch, codec: str) -> tuple[pa.Buffer, int]:
+def seal(batch: pa.RecordBatch, codec: str, memory: ClientMemory | None = None) -> tuple[pa.Buffer, int]:
     """The IPC message of a batch, and its CRC32C as it travels beside it (`ipc.wire_crc`).
 
     Args:
         batch: rows with the log schema.
         codec: "none", "lz4" or "zstd".
+        memory: shared with the server; used where it is worth it and there is room.
     """
     if codec == "none":
-        message = batch.serialize()
+        message = None
+        if memory is not None and batch.get_total_buffer_size() >= BATCH_BYTES_MIN:
+            message = memory.write(batch)
+        if message is None:
+            message = batch.serialize()
     else:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
@@ -74,7 +81,11 @@ def seal(batch: pa.RecordBatch, codec: str) -> tuple[pa.Buffer, int]:
     return message, google_crc32c.extend(google_crc32c.value(message.slice(body_at)), header)
 
 
-def chunk_to_batches(chunk: Chunk, batch_size: int, deadline_ms: float) -> list[Batch]:
+def no_memory(lane: Lane) -> None:
+    """Batches are to be sent."""
+
+
+def chunk_to_batches(chunk: Chunk, batch_size: int, deadline_ms: float, memory_of: MemoryOf = no_memory) -> list[Batch]:
     """Splits a closed chunk over its topic's lanes and places its receipt.
 
     Returns:
@@ -105,7 +116,7 @@ def chunk_to_batches(chunk: Chunk, batch_size: int, deadline_ms: float) -> list[
         for start, end in _cut(selected, chunk.size, batch_size):
             part = Part(chunk.receipt, partition, rows[start:end], share.of(end - start))
             piece = selected if end - start == len(rows) else selected.slice(start, end - start)
-            batches.append(_batch(topic, part, piece, chosen[start:end], deadline_ms))
+            batches.append(_batch(topic, part, piece, chosen[start:end], deadline_ms, memory_of))
     chunk.receipt.place([batch.part for batch in batches], times)
     return batches
 
@@ -242,10 +253,14 @@ def _cut(rows: pa.RecordBatch, size: int, limit: int) -> list[tuple[int, int]]:
     return cut(sizes, limit)
 
 
-def _batch(topic: ProducerTopic, part: Part, rows: pa.RecordBatch, times: Times, deadline_ms: float) -> Batch:
-    message, crc = seal(rows, topic.codec)
+def _batch(
+    topic: ProducerTopic, part: Part | list[Part], rows: pa.RecordBatch, times: Times, deadline_ms: float,
+    memory_of: MemoryOf,
+) -> Batch:  # fmt: skip
+    lane = topic.lanes[part.partition if isinstance(part, Part) else part[0].partition]
+    message, crc = seal(rows, topic.codec, memory_of(lane))
     return Batch(
-        topic.lanes[part.partition],
+        lane,
         rows.num_rows,
         message.size,
         deadline_ms,
@@ -258,7 +273,34 @@ def _batch(topic: ProducerTopic, part: Part, rows: pa.RecordBatch, times: Times,
     )
 
 
-def piece_to_batches(piece: TablePiece, batch_size: int, deadline_ms: float) -> list[Batch]:
+def pieces_to_batches(
+    run: list[TablePiece], batch_size: int, deadline_ms: float, memory_of: MemoryOf = no_memory
+) -> list[Batch]:
+    """A piece of a table, split over its topic's lanes, or pieces for one lane, made one batch; places them."""
+    if len(run) == 1:
+        return piece_to_batches(run[0], batch_size, deadline_ms, memory_of)
+    topic = run[0].topic
+    partition = run[0].whole[0] if run[0].whole else 0  # else there is but one
+    tables = [piece.batch for piece in run if piece.batch is not None]
+    parts = [
+        Part(piece.receipt, partition, range(table.num_rows), piece.reserved)
+        for piece, table in zip(run, tables, strict=True)
+    ]
+    table = pa.concat_batches(tables)
+    batch = _batch(topic, parts, table, _times_of(table), deadline_ms, memory_of)
+    for piece, part in zip(run, parts, strict=True):
+        piece.receipt.place([part], last=piece.last)
+    return [batch]
+
+
+def _times_of(rows: pa.RecordBatch) -> Times:
+    stamps = rows.column(rows.num_columns - 1)
+    return np.frombuffer(stamps.buffers()[1], np.int64, rows.num_rows, stamps.offset * 8)
+
+
+def piece_to_batches(
+    piece: TablePiece, batch_size: int, deadline_ms: float, memory_of: MemoryOf = no_memory
+) -> list[Batch]:
     """Splits a piece of a table over its topic's lanes and places it in its receipt."""
     topic, table = piece.topic, piece.batch
     batches: list[Batch] = []
@@ -267,10 +309,8 @@ def piece_to_batches(piece: TablePiece, batch_size: int, deadline_ms: float) -> 
         for partition, rows in _table_routes(piece, table):
             selected = table if len(rows) == table.num_rows else table.take(pa.array(np.asarray(rows)))
             for some in pieces(selected, batch_size):
-                stamps = some.column(some.num_columns - 1)
-                times = np.frombuffer(stamps.buffers()[1], np.int64, some.num_rows, stamps.offset * 8)
                 part = Part(piece.receipt, partition, range(some.num_rows), share.of(some.num_rows))
-                batches.append(_batch(topic, part, some, times, deadline_ms))
+                batches.append(_batch(topic, part, some, _times_of(some), deadline_ms, memory_of))
     piece.receipt.place([batch.part for batch in batches], last=piece.last)
     return batches
 

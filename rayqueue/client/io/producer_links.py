@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from rayqueue.client.cluster_client import ClusterClient
 from rayqueue.client.data_channel import Exchange
+from rayqueue.client.io.shared_memory import ClientMemory
 from rayqueue.errors import BrokerNotAvailable, RayQueueError, from_wire
 from rayqueue.protocol import codec
 from rayqueue.protocol.messages import PROTOCOL_VERSION, Hello, ProduceRequest, ProduceResponse, ProduceResult
@@ -48,6 +52,9 @@ class ProduceLink:
         self._client_id = client_id
         self._timeout_s = timeout_s
         self._exchange: Exchange | None = None
+        # Rows are held until they are answered, also those of batches that are given up meanwhile: till then the server
+        # reads them where they lie, and nothing else may be put there.
+        self._unanswered: deque[list[pa.Buffer]] = deque()
         self._lock = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"rayqueue-produce-{node[0]}:{node[1]}", daemon=True)
@@ -64,7 +71,18 @@ class ProduceLink:
         exchange = self._exchange
         if exchange is None:
             raise BrokerNotAvailable(f"{self!r} is not open")
+        if request.acks != 0:
+            self._unanswered.append(rows)
+        memory = exchange.memory
+        if memory is not None:
+            rows = [row for batch, row in zip(request.batches, rows, strict=True) if not memory.refer(batch, row)]
         exchange.send(codec.encode(request), rows)
+
+    @property
+    def memory(self) -> ClientMemory | None:
+        """What the server shares with this process."""
+        exchange = self._exchange
+        return None if exchange is None else exchange.memory
 
     def close(self) -> None:
         """Ends the link; the thread ends soon after."""
@@ -88,6 +106,8 @@ class ProduceLink:
             self._listener.link_opened(self, exchange.welcome.max_in_flight)
             while True:
                 message, _ = exchange.receive()
+                if self._unanswered:
+                    self._unanswered.popleft()
                 self._listener.link_answered(self, [_outcome(result) for result in decode(message).results])
         except RayQueueError as error:
             ended = error

@@ -13,11 +13,10 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from rayqueue.client.accumulator import Accumulator, Chunk
+from rayqueue.client.accumulator import Accumulator
 from rayqueue.client.delivery import Delivery
 from rayqueue.client.delivery_effects import (
     Connect,
@@ -30,14 +29,16 @@ from rayqueue.client.delivery_effects import (
     RefreshMetadata,
     Send,
 )
+from rayqueue.client.io.backlog import Backlog, Work
 from rayqueue.client.io.doorbell import Doorbell
 from rayqueue.client.io.future import Part, Receipt
 from rayqueue.client.io.interrupts import Uninterrupted
-from rayqueue.client.io.producer_batches import TablePiece, chunk_to_batches, piece_to_batches
+from rayqueue.client.io.producer_batches import TablePiece, chunk_to_batches, pieces_to_batches
 from rayqueue.client.io.producer_links import ProduceLink, Results
 from rayqueue.client.io.send_guard import SendGuard
+from rayqueue.client.io.shared_memory import ClientMemory
 from rayqueue.client.io.topics import ProducerTopic, leader_of
-from rayqueue.client.lanes import Batch
+from rayqueue.client.lanes import Batch, Lane
 from rayqueue.config.clients import ProducerConfig
 from rayqueue.errors import BrokerNotAvailable, RayQueueError, UnknownTopicOrPartition
 from rayqueue.protocol.messages import MetadataResponse, TopicInfo
@@ -108,9 +109,10 @@ class Sender:
         )
         self._core = threading.Lock()
         self._stepping = threading.Lock()  # held by who makes and sends requests, so that they leave in order
+        self._asked = False  # for a step; who holds `_stepping` looks again after letting it go
         self._links: set[ProduceLink] = set()
         self._topics: dict[str, ProducerTopic] = {}
-        self._work: deque[Chunk | TablePiece] = deque()  # closed, not yet encoded; the thread's own
+        self._backlog = Backlog()  # belongs to who holds `_stepping`
         self._stopping = False
         self._sleeps_until = math.inf
         self._awake = False
@@ -173,10 +175,11 @@ class Sender:
         self.bell.ring()
 
     def trouble(self, topic: str, partition: int) -> str:
-        """What keeps a partition from its acks, as the end of a message; empty if nothing is known."""
+        """What keeps a partition (-1: any) from its acks, as the end of a message; empty if nothing is known."""
         with self._core:
             state = self._topics.get(topic)
-            return self._machine.trouble(state.lanes[partition]) if state is not None and partition >= 0 else ""
+            lanes = [] if state is None else state.lanes if partition < 0 else [state.lanes[partition]]
+            return next(filter(None, map(self._machine.trouble, lanes)), "")
 
     # --- links, on their own threads -------------------------------------------------------------------------------
 
@@ -192,7 +195,11 @@ class Sender:
             effects = self._machine.answered(link.node, link, results, now_ms())
             deadline = self._machine.next_deadline_ms()
             gathering = self._config.linger_ms == 0 and self._machine.owing == 1 and not self._accumulator.closed
-            more = self._machine.has_work or (self._accumulator.pending and not gathering)
+            more = self._machine.has_work or self._backlog or (self._accumulator.pending and not gathering)
+            direct = bool(self._accumulator.closed or self._backlog) and self._is_direct()
+        if direct:
+            self._step_here()
+            more, deadline = False, None
         self._perform(effects)
         # Waking the sender for nothing would hold up the caller who waits for this very ack.
         if more or (deadline is not None and deadline < self._sleeps_until):
@@ -214,10 +221,13 @@ class Sender:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._awake = True
-                self._sleeps_until = math.inf  # who finds something with a deadline rings, and it is kept
                 with self._stepping:
+                    self._awake = True
+                    self._sleeps_until = math.inf  # who finds something with a deadline rings, and it is kept
+                    self._asked = False
                     deadline = self._step()
+                if self._asked:
+                    continue  # by somebody who found us at it
                 if self._config.linger_ms == 0:
                     with self._core:
                         owing = self._machine.owing
@@ -242,27 +252,53 @@ class Sender:
         """
         with self._core:
             owing = self._machine.owing
-            alone = not owing and not self._work and self._machine.next_deadline_ms() is None
+            alone = not owing and not self._backlog and self._machine.next_deadline_ms() is None
         # While answers are owed the sender sleeps no longer than that; of a request that was not its own it is told.
         bounded = self._awake or self._sleeps_until <= now_ms() + GATHER_MS
         if owing == 1 and bounded and not self._accumulator.closed:
             return
-        if not alone:
+        if alone:
+            self._step_here()
+        else:
             self.bell.ring()
-            return
-        with Uninterrupted():
-            if not self._stepping.acquire(blocking=False):
-                self.bell.ring()
+
+    def send_pieces(self, topic: ProducerTopic) -> None:
+        """Has the pieces of a table sent that were added: by this thread, if that is no more than a few bytes.
+
+        When there is no room, nobody is woken for them: the answer that makes room sends them, or the sender, who is
+        awake, or has a deadline, when a batch waits for anything else.
+        """
+        with self._core:
+            if not self._machine.has_room(topic.lanes):
                 return
-            deadline: float | None = 0.0  # should the step end early, the sender looks what is left
+            direct = self._is_direct()
+        if direct:
+            self._step_here()
+        else:
+            self.bell.ring()
+
+    def _is_direct(self) -> bool:
+        """Whether a send is but a notice, to the one server there is: then no thread is kept from other servers."""
+        return len(self._links) == 1 and all(link.memory is not None for link in self._links)
+
+    def _step_here(self) -> None:
+        """Steps on the calling thread, unless another one is at it: that one steps once more."""
+        with Uninterrupted():
+            deadline: float | None = None
+            self._asked = True
             try:
-                deadline = self._step()
+                while self._asked and self._stepping.acquire(blocking=False):
+                    try:
+                        self._asked = False
+                        deadline = 0.0  # should the step end early, the sender looks what is left
+                        deadline = self._step()
+                    finally:
+                        self._stepping.release()
             except BaseException as error:
                 log.exception("the producer's sender failed")
                 self._died(error)
                 raise
             finally:
-                self._stepping.release()
                 if deadline is not None and deadline < self._sleeps_until:
                     self.bell.ring()
 
@@ -277,11 +313,20 @@ class Sender:
         with self._lock:
             work = accumulator.take_due(now, roomy)
             linger = accumulator.next_deadline_ms(roomy)
-        self._work.extend(work)
-        due = None if self._work else self._offer([], now)
-        while self._work and not self._stopping:
-            due = self._offer(self._encode(self._work.popleft(), now), now)
+        self._backlog.extend(work)
+        run = self._take()
+        due = None if run else self._offer([], now)
+        while run and not self._stopping:
+            due = self._offer(self._encode(run, now), now)
+            run = self._take()
         return due if linger is None else linger if due is None else min(linger, due)
+
+    def _take(self) -> list[Work]:
+        """What can be encoded and sent now."""
+        if not self._backlog:
+            return []
+        with self._core:
+            return self._backlog.take(lambda topic: self._machine.has_room(topic.lanes), self._config.max_request_size)
 
     def _offer(self, batches: list[Batch], now: float) -> float | None:
         """Gives batches to the machine and does what it says; its next deadline."""
@@ -292,30 +337,38 @@ class Sender:
         self._perform(effects)
         return deadline
 
-    def _encode(self, item: Chunk | TablePiece, now: float) -> list[Batch]:
-        topic: ProducerTopic = item.topic
+    def _encode(self, run: list[Work], now: float) -> list[Batch]:
+        first = run[0]
+        topic: ProducerTopic = first.topic
         if now - topic.refreshed_ms > self._config.metadata_max_age_ms:
             topic.refreshed_ms = now
             self._refresh(topic.name)
-        deadline = (item.opened_ms if item.opened_ms >= 0 else now) + self._config.delivery_timeout_ms
+        deadline = (first.opened_ms if first.opened_ms >= 0 else now) + self._config.delivery_timeout_ms
         placed = False
         try:
             if self._topics.get(topic.name) is not topic:
                 raise UnknownTopicOrPartition(f"topic {topic.name!r} was deleted")
-            if isinstance(item, TablePiece):
-                batches = piece_to_batches(item, self._config.max_request_size, deadline)
-                if item.last and item.receipt.complete:
-                    self._freed(0, [item.receipt])  # cut short: nothing is left that could complete it
+            if isinstance(first, TablePiece):
+                pieces = [piece for piece in run if isinstance(piece, TablePiece)]
+                batches = pieces_to_batches(pieces, self._config.max_request_size, deadline, self._memory_of)
+                if first.last and first.receipt.complete:
+                    self._freed(0, [first.receipt])  # cut short: nothing is left that could complete it
             else:
-                batches = chunk_to_batches(item, self._config.batch_size, deadline)
+                batches = chunk_to_batches(first, self._config.batch_size, deadline, self._memory_of)
             placed = True
             return batches
         except Exception as error:
             assert not placed
-            self.refuse(item, error)
+            for item in run:
+                self.refuse(item, error)
             return []
 
-    def refuse(self, item: Chunk | TablePiece, error: Exception) -> None:
+    def _memory_of(self, lane: Lane) -> ClientMemory | None:
+        """The memory shared with the lane's leader; with acks=0 nobody would say when it has been read."""
+        link = self._machine.link(lane)
+        return None if link is None or self._config.acks == 0 else link.memory
+
+    def refuse(self, item: Work, error: Exception) -> None:
         """Fails records that were never offered."""
         ours = error if isinstance(error, RayQueueError) else RayQueueError(f"the records cannot be encoded: {error}")
         if not isinstance(error, RayQueueError):
@@ -356,12 +409,17 @@ class Sender:
     def _settle(
         self, batch: Batch, offset: int, timestamp: int, error: RayQueueError | None, complete: list[Receipt]
     ) -> int:
-        part: Part = batch.part
-        receipt = part.receipt
+        parts: list[Part] = batch.part if isinstance(batch.part, list) else [batch.part]
         batch.message = None
-        if receipt.settle(part, offset, timestamp, error):
-            complete.append(receipt)
-        return part.reserved
+        freed = 0
+        for part in parts:
+            receipt = part.receipt
+            if receipt.settle(part, offset, timestamp, error):
+                complete.append(receipt)
+            freed += part.reserved
+            if offset >= 0:
+                offset += part.count
+        return freed
 
     def _send(self, node: Any, link: ProduceLink, request: Any, rows: list[Any]) -> None:
         self._guard.begin(link)
@@ -399,12 +457,13 @@ class Sender:
 
     def abort(self, error: RayQueueError) -> None:
         """Fails everything that is outstanding; called when the thread has ended, or by it."""
-        with self._lock:
-            for topic in self._accumulator.open_topics():
-                self._accumulator.close(topic)
-            self._work.extend(self._accumulator.take_due(now_ms(), ()))
-        while self._work:
-            self.refuse(self._work.popleft(), error)
+        with self._stepping:
+            with self._lock:
+                for topic in self._accumulator.open_topics():
+                    self._accumulator.close(topic)
+                self._backlog.extend(self._accumulator.take_due(now_ms(), ()))
+            for item in self._backlog.drain():
+                self.refuse(item, error)
         with self._core:
             effects = self._machine.abort(error)
         self._perform(effects)

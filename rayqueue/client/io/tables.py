@@ -123,7 +123,13 @@ def _values_alone(values: pa.ChunkedArray, schema: pa.Schema, now_ms: int) -> pa
 @functools.lru_cache(maxsize=8)
 def _absent(rows: int) -> tuple[pa.Array, pa.Array]:
     """No keys and no headers, as columns: tables of one producer often have the same number of rows."""
-    return pa.nulls(rows, pa.binary()), pa.nulls(rows, HEADERS_TYPE)
+    # Not `pa.nulls`: it gives every buffer of the column the same zeros, those without a value too, and all are sent.
+    absent, nowhere = pa.py_buffer(bytes(-(-rows // 8))), pa.py_buffer(bytes(4 * (rows + 1)))
+    entries = pa.array([], pa.struct([HEADERS_TYPE.key_field, HEADERS_TYPE.item_field]))
+    return (
+        pa.Array.from_buffers(pa.binary(), rows, [absent, nowhere, pa.py_buffer(b"")], rows),
+        pa.Array.from_buffers(HEADERS_TYPE, rows, [absent, nowhere], rows, children=[entries]),
+    )
 
 
 def _now(rows: int, now_ms: int) -> pa.Array:

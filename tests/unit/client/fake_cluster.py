@@ -132,6 +132,7 @@ class FakeLink:
         self.cluster, self.node, self.listener = cluster, node, listener
         self.unanswered: list[ProduceRequest] = []
         self.closed = False
+        self.memory = None  # shares none
         self.ended = threading.Event()
 
     def start(self) -> None:
