@@ -26,11 +26,11 @@ TIMEOUT_S = 10.0
 class Partition:
     """Stands in for a hosted partition: its log has a batch of one large record at each offset."""
 
-    topic, partition, directory, closed = "t", 0, "d", ""
+    topic, partition, directory, closed, leading = "t", 0, "d", "", True
 
     def __init__(self) -> None:
         self.high_watermark = 0
-        self.leader = SimpleNamespace(leader_epoch=0)
+        self.replica = SimpleNamespace(leader_epoch=0)
         self.log = SimpleNamespace(log_start_offset=0, generation=0, read=self._read)
         self.reads = self.unwritten_max = 0
         self.exchange: Exchange
