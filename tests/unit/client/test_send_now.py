@@ -55,6 +55,31 @@ def test_a_lone_record_is_sent_by_its_own_thread(senders: list[threading.Thread]
     assert senders == [threading.current_thread()] * 5
 
 
+def test_a_table_is_sent_by_its_own_thread_where_that_is_but_a_notice(
+    cluster: FakeCluster, senders: list[threading.Thread], producer: Producer
+) -> None:
+    cluster.links[0].memory = object()  # too small for it, these tables are never put there
+    del senders[:]
+    for number in range(5):
+        assert producer.produce_batch("t", [{"value": b"x"}]).result(WAIT_S) == [(0, number + 1, 1)]
+    assert senders == [threading.current_thread()] * 5
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_tables_without_room_go_together_when_there_is(cluster: FakeCluster, producer: Producer, shared: bool) -> None:
+    cluster.links[0].memory = object() if shared else None
+    cluster.answering = False
+    before = len(cluster.requests)
+    futures = [producer.produce_batch("t", [{"value": b"%d" % number}]) for number in range(40)]
+    cluster.wait_for(lambda: len(cluster.requests) == before + 5)
+    link = cluster.links[0]
+    while not all(future.done() for future in futures):
+        cluster.wait_for(lambda: link.unanswered)
+        link.answer()
+    assert [future.result(WAIT_S) for future in futures] == [[(0, number + 1, 1)] for number in range(40)]
+    assert len(cluster.requests) < before + 10, "40 tables"
+
+
 def test_while_one_is_unanswered_the_others_gather(
     cluster: FakeCluster, senders: list[threading.Thread], producer: Producer
 ) -> None:
