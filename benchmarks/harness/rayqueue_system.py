@@ -19,6 +19,14 @@ NAME = "benchmarks"
 ACTORS = ("Broker", "PartitionReplica", "Coordinator")
 
 
+class RowsIn(produce.RowsIn):
+    """The producer of `rayqueue.perf`; whoever counts what it used stops counting before it is checked."""
+
+    def run(self, topic: str, value_bytes: int, seconds: float, records_max: int) -> dict[str, float]:  # type: ignore[override]
+        """See `produce.RowsIn.send`."""
+        return self.send(topic, value_bytes, seconds, records_max)
+
+
 class Receiver(latency.Receiver):
     """The receiver of `rayqueue.perf`, with its latencies summed up as every system's are."""
 
@@ -28,7 +36,7 @@ class Receiver(latency.Receiver):
 
 
 ROLES: Mapping[str, type] = {
-    "rows_in": produce.RowsIn,
+    "rows_in": RowsIn,
     "batches_in": produce.BatchesIn,
     "rows_out": consume.RowsOut,
     "arrow_out": consume.ArrowOut,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from benchmarks.harness.bench import GB, MB, Bench
 from benchmarks.harness.figures import Outcome
+from benchmarks.harness.loads import Load
 from benchmarks.harness.system import System
 
 ROWS, BATCHES = "rows_in", "batches_in"
@@ -132,8 +133,16 @@ class Producers:
         running = [load.begin("run", **arguments) for load in self._loads]
         results = [one.result(WAIT_S) for one in running]
         used = meter.used()
+        check(self._system, self._role, self._loads)
         produced, took = sum(one["records"] for one in results), max(one["seconds"] for one in results)
         return Rate(produced, took, value_bytes, used)
+
+
+def check(system: System, role: str, producers: Sequence[Load]) -> None:
+    """Has producers verify what they wrote, where that is left to do; when time and CPU have been taken."""
+    if hasattr(system.roles[role], "check"):
+        for load in producers:
+            load.call("check")
 
 
 def tunings(

@@ -26,6 +26,7 @@ from benchmarks.harness.throughput import (
     add_cpu,
     add_rates,
     best_of,
+    check,
     fill,
     mb_s,
     reader_tunings,
@@ -116,6 +117,7 @@ class Flow:
             for one in writing:
                 one.result(WAIT_S)
             used = meter.used()
+            check(self._system, self._writer, self._writers)
         return Rate(TOPICS * self.records, max(one["seconds"] for one in read), SMALL, used)
 
     def _arguments(self, seconds: float, records: int) -> dict[str, Any]:
@@ -134,6 +136,7 @@ class Flow:
                 topic = stack.enter_context(self._system.topic(PARTITIONS))
                 running.append(writer.begin("run", topic=topic, **self._arguments(scale.sweep_seconds, most)))
             found = [one.result(WAIT_S) for one in running]
+            check(self._system, self._writer, self._writers)
         rate = min(one["records"] / one["seconds"] for one in found)
         wanted = min(most // TOPICS, int(SHARE * rate * scale.seconds))
         batch = BATCH_ROWS[SMALL] if self._writer == BATCHES else 1

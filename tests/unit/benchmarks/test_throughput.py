@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.harness.accounting import CpuMeter
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.throughput import BATCHES, ROWS, Producers, Rate, Tuning, reader_tunings, tunings
 from tests.unit.benchmarks.inline import RolesSystem, bench_of
@@ -76,6 +77,26 @@ def test_a_rate_is_of_all_producers_together(bench: Bench) -> None:
         assert (rate.records, rate.seconds, rate.records_s) == (120, 1, 120)
         assert producers.pids == []
     assert len(RUNS) == 4 and {topic for _, topic, _ in RUNS} == {"t"}
+
+
+def test_what_was_written_is_checked_when_its_cpu_has_been_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    class Checked(Rows):
+        def run(self, *arguments: Any, **more: Any) -> dict[str, float]:
+            order.append("run")
+            return super().run(*arguments, **more)
+
+        def check(self) -> None:
+            order.append("check")
+
+    monkeypatch.setattr(CpuMeter, "used", lambda meter: order.append("used") or {"clients": 1.0})
+    system = RolesSystem("rayqueue", {ROWS: Checked})
+    with ExitStack() as stack:
+        Producers(bench, stack, system, ROWS, {}).into("t", 100)
+    assert order == ["run", "used", "check"]
 
 
 def test_costs_are_a_gigabyte_of_values() -> None:
