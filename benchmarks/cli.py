@@ -14,9 +14,11 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.goals import Goal
 from benchmarks.harness import plots, rayqueue_system, suite
 from benchmarks.harness.bench import Scale
 from benchmarks.harness.ray_cluster import RayCluster
+from benchmarks.harness.report import judged_at_all
 from benchmarks.peers import PEERS
 from benchmarks.workloads import TITLES, WORKLOADS
 
@@ -25,7 +27,16 @@ WIDTH = 160  # of tables that go into a file or a pipe
 NONE = "none"
 ALIASES = {"ray_queue": "ray.util.queue"}  # by the file's name too
 OUT = Path("build/benchmarks")
-SMOKE = Scale(seconds=0.05, sweep_seconds=0.02, repeats=1, warm_up=0, bytes_max=2_000_000, rows_max=2_000, partitions=5)
+SMOKE = Scale(
+    seconds=0.05,
+    sweep_seconds=0.02,
+    repeats=1,
+    warm_up=0,
+    bytes_max=2_000_000,
+    rows_max=2_000,
+    partitions=5,
+    sync=False,
+)
 
 DESCRIPTION = """\
 Measures rayqueue and its peers on this machine, in turns, and holds the ratios against the goals of the project.
@@ -37,8 +48,10 @@ install it, and the rest runs.
 """
 EPILOG = """\
 exit status:
-  0    Kafka is in the table and every "must" holds (with --smoke: every workload ran)
-  1    a must is missed, a workload failed, or the table is INCOMPLETE: Kafka is not in it
+  0    Kafka is in the table and every "must" holds (with --smoke: every workload ran); with --only, --peers or a
+       smaller scale the table is headed PARTIAL, and only what was asked for is judged
+  1    a must is missed, undecided or not measured, a workload failed, the code changed meanwhile (MIXED), or the table
+       is INCOMPLETE: Kafka is not in it
   2    these options make no sense, or there is no room for the run
   130  interrupted; the results so far are written
 
@@ -143,9 +156,30 @@ def _plan(options: argparse.Namespace) -> suite.Plan:
         cache=options.cache,
         out=options.out,
         smoke=options.smoke,
+        expected=expected(options.only, _asked_for(options)),
+        partial=_left_out(options, scale),
         draw=plots.draw,
         **where,
     )
+
+
+def expected(workloads: Sequence[str], peers: Sequence[str]) -> list[Goal]:
+    """The goals that a run of these workloads with these peers is to measure."""
+    return [goal for goal in judged_at_all() if goal.workload in workloads and (not goal.peer or goal.peer in peers)]
+
+
+def _left_out(options: argparse.Namespace, scale: Scale) -> str:
+    """What makes the run less than a full one, in a few words; "" when nothing does."""
+    told = []
+    if missing := [name for name in WORKLOADS if name not in options.only]:
+        told.append(f"without {', '.join(missing)}")
+    asked_for = _asked_for(options)
+    if unasked := [name for name in PEERS if name not in asked_for]:
+        told.append(f"{', '.join(unasked)} not asked for")
+    full = Scale()
+    if any(getattr(scale, name) < getattr(full, name) for name in ("seconds", "repeats", "bytes_max")):
+        told.append("shorter than the default")
+    return "; ".join(told)
 
 
 def _names(text: str) -> list[str]:

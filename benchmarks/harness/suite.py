@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.goals import Goal
 from benchmarks.harness import machine
 from benchmarks.harness.bench import Bench, Scale, StartLoad
 from benchmarks.harness.figures import Outcome
@@ -51,6 +52,8 @@ class Plan:
         data: where the run's temporary directory is made; None: the system's directory for such things.
         cache: what peers download is kept here.
         out: where results go.
+        expected: the goals that the run is to measure.
+        partial: what is left out of it, or made shorter, in a few words; "" for a full one.
         draw: makes plots of `Report.to_dict()` in a directory; returns lines to say.
     """
 
@@ -64,6 +67,8 @@ class Plan:
     cache: Path
     out: Path
     smoke: bool = False
+    expected: Sequence[Goal] = ()
+    partial: str = ""
     start_load: StartLoad = ProcessLoad
     draw: Callable[[dict[str, Any], Path], list[str]] = lambda results, out: []
 
@@ -123,7 +128,9 @@ class Suite:
         where = self.plan.data or Path(tempfile.gettempdir())
         settings = {**self.plan.settings, "scale": asdict(self.plan.scale)}
         self.report = Report(self.plan.out, machine.describe(where), settings, self.plan.smoke, dict(self.plan.titles))
-        self.report.sweeps = self._sweeps.found
+        self.report.sweeps, self.report.settled = self._sweeps.found, self._sweeps.settled
+        self.report.expected, self.report.partial = self.plan.expected, self.plan.partial
+        self.report.code["start"] = machine.code()
         self.plan.out.mkdir(parents=True, exist_ok=True)
         (self.plan.out / LOG_FILE).write_text("")
 
@@ -213,6 +220,7 @@ class Suite:
             except OSError as error:
                 self.say(f"{self._directory} could not be removed: {error}")
         self.report.interrupted = interrupted
+        self.report.code["end"] = machine.code()
         if not interrupted:
             self._draw()
         self.report.save()

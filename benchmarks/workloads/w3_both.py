@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.figures import Outcome, alternate
+from benchmarks.harness.figures import Outcome
 from benchmarks.harness.system import System
 from benchmarks.harness.throughput import (
     BATCH_ROWS,
@@ -65,7 +65,7 @@ def run(bench: Bench) -> Outcome:
                 outcome.settings[f"records of {system.name}, {name}"] = flow.records
                 sides[Side(system.name, name, flow.label, True)] = flow.run
         bench.say(f"w3: {len(sides)} sides")
-        results = alternate(sides, bench.scale.repeats, bench.scale.warm_up)
+        results = bench.alternate(sides)
     for side, rates in results.items():
         add_rates(outcome, side, rates, "records/s" if side.what == PAIRS["rows_out"][1] else "MB/s")
         add_cpu(outcome, side, rates)
@@ -90,10 +90,10 @@ class Flow:
         self._system = system
         self._writer = writer
         bench.say(f"w3: preparing {system.name}, {writer} and {reader}")
-        writing = tunings(bench, system, writer, SMALL)[-1]
+        writing = tunings(bench, system, writer, SMALL)[0]
         with ExitStack() as sweeping:
             filled = partial(self._filled, sweeping)
-            reading = reader_tunings(bench, system, reader, SMALL, filled)[-1]
+            reading = reader_tunings(bench, system, reader, SMALL, filled)[0]
         self.label = writing.label if writing.label == reading.label else f"{writing.label} / {reading.label}"
         self._writers = [stack.enter_context(bench.load(system, writer, **writing.arguments)) for _ in range(TOPICS)]
         self._readers = [

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from benchmarks.harness import throughput
 from benchmarks.harness.bench import MB, Bench
-from benchmarks.harness.figures import Outcome, alternate
+from benchmarks.harness.figures import Outcome
 from benchmarks.harness.loads import Load
 from benchmarks.harness.system import System
 from benchmarks.harness.throughput import Producers, reader_tunings, tunings
@@ -81,18 +81,14 @@ def run(bench: Bench) -> Outcome:
     """Measures tables, then single records."""
     scale = bench.scale
     outcome = Outcome("w7", settings={"value_bytes": VALUE_BYTES, "batch_rows": BATCH_ROWS, "acks": "all"})
-    for kind, records in ((ARROW, scale.bytes_max // 2 // VALUE_BYTES), (ROWS, scale.rows_max // 4)):
+    for kind, records in ((ARROW, scale.bytes_max // 2 // VALUE_BYTES), (ROWS, scale.rows_max // 8)):
         backlog = max(1, records // BATCH_ROWS) * BATCH_ROWS
         with contextlib.ExitStack() as stack:
             sides, rate = _prepare(bench, stack, kind, backlog)
             what = {"backlog_records": backlog, "rate_records_s": rate}
             outcome.settings[kind.name] = what
             bench.say(f"w7: {kind.name}, {backlog:,} records behind, {rate:,} records/s meanwhile")
-            rounds = alternate(
-                {side.name: partial(_round, bench, kind, side, backlog, rate) for side in sides},
-                scale.repeats,
-                scale.warm_up,
-            )
+            rounds = bench.alternate({side.name: partial(_round, bench, kind, side, backlog, rate) for side in sides})
         what["rounds"] = {name: [_short(one) for one in found] for name, found in rounds.items()}
         _figures(outcome, kind, rounds)
     outcome.notes.append(
@@ -128,7 +124,7 @@ def _open(
     topic = stack.enter_context(system.topic())
     filled = _fill(bench, system, kind.role_in, topic, backlog)
     if system is not bench.rayqueue:
-        best = reader_tunings(bench, system, kind.role_out, VALUE_BYTES, lambda: (topic, backlog))[-1]
+        best = reader_tunings(bench, system, kind.role_out, VALUE_BYTES, lambda: (topic, backlog))[0]
         tuning = best.arguments
     pacer = stack.enter_context(bench.load(system, "pacer", topic=topic))
     drainer = stack.enter_context(bench.load(system, "drainer", topic=topic, **tuning))
@@ -137,7 +133,7 @@ def _open(
 
 def _fill(bench: Bench, system: System, role: str, topic: str, records: int) -> float:
     """Writes so many records, as the system does it best; records a second."""
-    tuning = tunings(bench, system, role, VALUE_BYTES)[-1]
+    tuning = tunings(bench, system, role, VALUE_BYTES)[0]
     with contextlib.ExitStack() as stack:
         producers = Producers(bench, stack, system, role, tuning.arguments)
         rate = producers.into(topic, VALUE_BYTES, FILL_MAX_S, records=records)

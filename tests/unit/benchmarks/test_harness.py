@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import partial
 from typing import ClassVar
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 
 from benchmarks.baselines import ceilings
 from benchmarks.baselines.flight_sink import BARE, CHECKED, FlightSink, FlightWriter
+from benchmarks.goals import Goal
 from benchmarks.harness import accounting, machine
 from benchmarks.harness.figures import Figure, Outcome, alternate
 from benchmarks.harness.latency import summary
@@ -99,21 +101,24 @@ def test_bytes_on_the_disk_are_those_of_all_files_below(tmp_path) -> None:
 
 
 def test_medians_goals_and_ratios() -> None:
-    figure = Figure("x", "MB/s", [3.0, 1.0, 2.0], must=2.0, aim=2.5)
+    figure = Figure("x", "MB/s", [3.0, 1.0, 2.0], Goal("x", "x", "w", 1.0, 2.5, "MB/s"))
     assert (figure.median, figure.low, figure.high) == (2.0, 1.0, 3.0)
     assert figure.must_reached is True and figure.aim_reached is False
-    assert Figure("x", "ms", [3.0], must=2.0, higher_is_better=False).must_reached is False
+    lower = Goal("y", "y", "w", 2.0, unit="ms", higher_is_better=False)
+    assert Figure("x", "ms", [3.0], lower, higher_is_better=False).must_reached is False
     assert Figure("x", "ms", [3.0]).must_reached is None is Figure("x", "ms", [3.0]).aim_reached
 
 
 def test_an_outcome_holds_ratios_round_by_round() -> None:
     outcome = Outcome("w")
     outcome.add("x", "ms", [1, 3, 2], side="kafka")
-    outcome.ratio("x", [2, 9], [1, 3], must=2.6)
+    outcome.ratio("x", [2, 9], [1, 3], Goal("x", "x", "w", 2.6))
     plain, ratio = outcome.to_dict()["figures"]
     assert plain["samples"] == [1.0, 3.0, 2.0] and plain["side"] == "kafka"
     assert ratio["samples"] == [2.0, 3.0] and ratio["side"] == ratio["unit"] == "ratio"
     assert ratio["must_reached"] is False and [one.name for one in outcome.missed] == ["x"]
+    with pytest.raises(ValueError, match="the goal x is in ratio, y in s"):
+        outcome.add("y", "s", [1.0], Goal("x", "x", "w", 2.6))
     with pytest.raises(ValueError, match="shorter"):
         outcome.ratio("x", [1.0, 2.0], [1.0])
 
@@ -125,8 +130,14 @@ def test_sides_take_turns_and_the_warm_up_is_dropped() -> None:
         calls.append(name)
         return len(calls)
 
-    assert alternate({"a": lambda: side("a"), "b": lambda: side("b")}, repeats=2) == {"a": [3, 5], "b": [4, 6]}
-    assert calls == ["a", "b"] * 3
+    assert alternate({"a": lambda: side("a"), "b": lambda: side("b")}, repeats=2) == {"a": [4, 5], "b": [3, 6]}
+    assert calls == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_there_is_calm_between_two_sides() -> None:
+    calls: list[str] = []
+    alternate({"a": partial(calls.append, "a"), "b": partial(calls.append, "b")}, 1, 0, lambda: calls.append("-"))
+    assert calls == ["a", "-", "b", "-"]
 
 
 def test_latency_percentiles_are_in_ms() -> None:

@@ -53,7 +53,7 @@ def test_the_status_is_that_of_the_musts(tmp_path: Path, must: float, aim: float
     report, text = run(plan(tmp_path, {"w1": finds(must, aim)}, FakePeer(KAFKA)))
     assert report.status == status
     assert "INCOMPLETE" not in text
-    assert line_of(text.partition("All that is held")[2], "w1  rows in").split()[-1] == verdict
+    assert line_of(text.partition("All goals")[2], "w1   rows in").split()[-1] == verdict
     assert f"exit status {status}" in text
     assert ("MISSED w1: rows in, rayqueue / kafka" in text) == bool(status)
 
@@ -161,7 +161,7 @@ def test_a_disk_that_is_too_full_skips_the_workload(tmp_path: Path, monkeypatch:
 
     report, text = run(plan(tmp_path, {"w1": fills, "w2": finds(1.0)}, FakePeer(KAFKA)))
     assert report.status == 1
-    told = line_of(text.partition("All that")[0], "w2 is skipped")
+    told = line_of(text.partition("All goals")[0], "w2 is skipped")
     assert "GB of disk" in told and "choose another place with --dir" in told
     assert [outcome.workload for outcome in report.outcomes] == ["w1"]
 
