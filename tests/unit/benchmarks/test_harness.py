@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterable
 from functools import partial
 from typing import ClassVar
@@ -27,7 +29,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def test_a_process_named_with_parentheses_and_spaces_is_read() -> None:
-    text = "42 (ray::Broker (x) y) S 7 42 42 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 9 0 1 1 1"
+    text = "42 (ray::Broker (x) y) S 7 42 42 0 -1 4194560 1 0 0 0 1 2 150 50 20 0 9 0 1 1 1"
     assert accounting.parse_stat(text) == accounting.Stat(42, 7, 200 / TICKS)
 
 
@@ -61,6 +63,16 @@ def test_children_that_have_ended_are_counted_with_their_parent() -> None:
     burn = "import time\nwhile time.process_time() < 0.3: pass"
     subprocess.run([sys.executable, "-c", burn], check=True, timeout=60)
     assert accounting.cpu_s([me]) > before + 0.2
+
+
+def test_cpu_is_counted_finer_than_the_steps_of_proc_and_with_threads_that_have_ended() -> None:
+    me = os.getpid()
+    before, own = accounting.cpu_s([me]), time.process_time()
+    thread = threading.Thread(target=lambda: sum(range(300_000)))
+    thread.start()
+    thread.join()
+    used, expected = accounting.cpu_s([me]) - before, time.process_time() - own
+    assert 0 < used == pytest.approx(expected, abs=0.005)
 
 
 def test_what_has_ended_counts_as_nothing() -> None:
