@@ -35,6 +35,7 @@ from benchmarks.harness.throughput import (
     add_rates,
     best_of,
     candidates,
+    check,
     decide,
     fill,
     mb_s,
@@ -118,8 +119,8 @@ class Readers:
         """See `reader_tunings`."""
         return reader_tunings(self._bench, system, role, SMALL, lambda: (topic, records))
 
-    def read(self, system: System, kind: str, load: Load, records: int) -> Rate:
-        """Reads the topic's first records, as often as a second takes, and keeps their sum."""
+    def read(self, system: System, kind: str, load: Load, records: int, role: str | None = None) -> Rate:
+        """Reads the topic's first records, as often as a second takes, and keeps their sum; `role`: that it plays."""
         passes, seconds, sums = 0, 0.0, set()
         meter = self._bench.meter(system, load)
         while not passes or seconds < LONG * self._bench.scale.seconds:
@@ -127,6 +128,8 @@ class Readers:
             passes, seconds = passes + 1, seconds + result["seconds"]
             sums.add(result["sum"])
         used = meter.used()
+        if role is not None:
+            check(system, role, [load])
         name = system.name if system.name in COMPARED else f"{system.name} alone"
         sums.add(self._sums.setdefault((kind, records), {}).setdefault(name, result["sum"]))
         if len(sums) > 1:
@@ -164,11 +167,11 @@ def _readers_of(system: System, readers: Readers, kind: str, role: str, what: st
     found = candidates(readers.tunings(system, role, topic, records))
     for tuning in found:
         load = readers.start(system, role, topic, tuning.arguments)
-        sides[Side(system.name, what, tuning.label)] = partial(readers.read, system, kind, load, records)
+        sides[Side(system.name, what, tuning.label)] = partial(readers.read, system, kind, load, records, role)
     if system.name == "kafka":
         load = readers.start(system, role, topic, {**found[0].arguments, **CHECKING})
         side = Side(system.name, what + CRCS, found[0].label, True)
-        sides[side] = partial(readers.read, system, kind, load, records)
+        sides[side] = partial(readers.read, system, kind, load, records, role)
     return sides
 
 
