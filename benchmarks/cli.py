@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -124,7 +125,11 @@ def _trouble(options: argparse.Namespace) -> str:
         return f"--dir {options.dir}: there is no such directory; make it, or name another."
     for option, directory in (("--out", options.out), ("--cache", options.cache)):
         nearest = next(one for one in (directory.absolute(), *directory.absolute().parents) if os.path.exists(one))
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        try:
+            # Asking for permission is not enough: root has it everywhere, and /proc takes no file all the same.
+            with tempfile.TemporaryFile(dir=nearest):
+                pass
+        except OSError:
             return f"{option} {directory}: {nearest} is no directory that can be written; name another."
     return ""
 

@@ -168,6 +168,27 @@ def clock_s(pid: int) -> float:
         return 0.0  # it has ended
 
 
+class MachineMeter:
+    """What the machine was doing between two looks: how idle it was, and what its host took away; proc_stat(5)."""
+
+    def __init__(self) -> None:
+        """Begins to look."""
+        self._before = self._ticks()
+
+    def look(self) -> tuple[float, float, float]:
+        """Idle and stolen time since the last look, in % of all cores, and the load average of the last minute."""
+        before, self._before = self._before, self._ticks()
+        spent = [after - then for after, then in zip(self._before, before, strict=True)]
+        whole = max(1, sum(spent))
+        idle, steal = spent[3] + spent[4], spent[7]
+        return round(100 * idle / whole, 1), round(100 * steal / whole, 1), os.getloadavg()[0]
+
+    @staticmethod
+    def _ticks() -> list[int]:
+        """user, nice, system, idle, iowait, irq, softirq, steal"""
+        return [int(ticks) for ticks in (PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+
+
 class CpuMeter:
     """CPU seconds that groups of processes use between two moments."""
 

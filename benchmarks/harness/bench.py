@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from rich.console import Console
 
-from benchmarks.harness.accounting import CpuMeter
+from benchmarks.harness.accounting import CpuMeter, MachineMeter
 from benchmarks.harness.figures import alternate
 from benchmarks.harness.loads import Anew, Load, ProcessLoad, path_of
 from benchmarks.harness.sweep import Open, Sweeps
@@ -59,6 +59,7 @@ class Bench:
         start_load: makes a load from class, label and arguments: `ProcessLoad`, or the object itself in tests.
         console: for progress.
         sweeps: what sweeps have found.
+        turns: what the machine was doing in each side's turn, one after the other; see `MachineMeter.look`.
     """
 
     systems: list[System]
@@ -67,6 +68,8 @@ class Bench:
     start_load: StartLoad = ProcessLoad
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
     sweeps: Sweeps = field(default_factory=Sweeps)
+    turns: list[tuple[float, float, float]] = field(default_factory=list)
+    _machine: MachineMeter = field(default_factory=MachineMeter)
 
     @property
     def rayqueue(self) -> System:
@@ -142,9 +145,13 @@ class Bench:
         )
 
     def calm(self) -> None:
-        """Has the disk written what the last side left to be written, which the next one would pay for."""
+        """Between two turns: has the disk written what the last side left to be written, which the next one would pay
+        for, and notes what the machine was doing meanwhile.
+        """
+        self.turns.append(self._machine.look())
         if self.scale.sync:
             os.sync()
+            self._machine.look()  # not in anybody's turn
 
     def say(self, text: str) -> None:
         """A line of progress."""

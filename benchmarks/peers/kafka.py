@@ -1,6 +1,6 @@
 """Apache Kafka as a peer: one broker in KRaft mode with default settings, and confluent-kafka.
 
-`kafka_install.py` fetches it, `kafka_broker.py` runs it in a `kafka_process.py`; the roles, which all stand on
+`kafka_install.py` fetches it, `kafka_broker.py` runs it in a child process; the roles, which all stand on
 `kafka_clients.py`, are in the other files of that name. Its JVM is warmed before anything is measured: what it runs,
 it compiles while it runs.
 """
@@ -91,7 +91,6 @@ TUNINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "receiver": {"default": {}},
     "java_rows_in": {"default": {}, "linger 10, batch 256 KiB": {"linger_ms": 10, "batch_size": 256 * 1024}},
-    "java_rows_out": {"default": {}},
 }  # fmt: skip
 TUNINGS["arrow_out_streamed"] = TUNINGS["arrow_out"]
 
@@ -118,12 +117,13 @@ class KafkaSystem:
         self._numbers = itertools.count()
 
     def client(self) -> dict[str, Any]:
-        """What the loads connect with; the last two are for those in Java."""
+        """What the loads connect with; the last three are for those in Java."""
         return {
             "bootstrap_servers": self._broker.bootstrap_servers,
             "message_bytes_max": kafka_broker.MESSAGE_BYTES_MAX,
             "java": kafka_install.java(),
             "classpath": f"{kafka_install.lib(self._cache)}/*",
+            "directory": str(self._broker.data.parent),
         }
 
     @contextlib.contextmanager
@@ -269,7 +269,6 @@ def roles() -> dict[str, type]:
         "columns_in": kafka_columns.ColumnsIn,
         "columns_out": kafka_columns.ColumnsOut,
         "java_rows_in": kafka_java.JavaRowsIn,
-        "java_rows_out": kafka_java.JavaRowsOut,
     }
 
 

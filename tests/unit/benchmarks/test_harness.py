@@ -75,6 +75,15 @@ def test_cpu_is_counted_finer_than_the_steps_of_proc_and_with_threads_that_have_
     assert 0 < used == pytest.approx(expected, abs=0.005)
 
 
+def test_the_machine_is_watched_between_two_looks() -> None:
+    machine = accounting.MachineMeter()
+    time_is_up = time.process_time() + 0.1
+    while time.process_time() < time_is_up:
+        pass
+    idle, steal, load = machine.look()
+    assert 0 <= idle < 100 and 0 <= steal < 100 and load >= 0
+
+
 def test_what_has_ended_counts_as_nothing() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait(60)
