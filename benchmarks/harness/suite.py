@@ -188,7 +188,7 @@ class Suite:
             if full:
                 self.report.failures[name] = f"skipped: {full}"
                 return self.say(f"{name} is skipped: {full}")
-            bench = self._bench(systems)
+            bench, began = self._bench(systems), time.monotonic()
             trouble: Exception | None = None
             try:
                 outcome = self.plan.workloads[name](bench)
@@ -204,6 +204,7 @@ class Suite:
             elif trouble is not None:
                 return self.failed(name, trouble)
             else:
+                outcome.settings["took_s"] = round(time.monotonic() - began, 1)
                 outcome.settings["turns"] = {"what": ["idle %", "steal %", "load"], "found": bench.turns}
                 return self._found(outcome)
 

@@ -9,7 +9,7 @@ bare Flight stream into a file is the ceiling of what rayqueue's batches go thro
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TypeAlias
@@ -26,7 +26,6 @@ from benchmarks.harness.throughput import (
     BEST,
     CARRIED,
     COMPARED,
-    DEFAULT,
     ROWS,
     Producers,
     Rate,
@@ -47,7 +46,7 @@ SMALL, LARGE = 100, 1000
 BIG_BATCH_ROWS = 10_000
 FLIGHT = "flight"
 # Of the scale's seconds: measurements on which a goal hangs, and those that are only shown; and the rounds of these.
-LONG, SHORT = 1.5, 0.5
+LONG, SHORT = 1.3, 0.5
 SHORT_ROUNDS = 3
 # Of the scale's bytes, what a measurement of batches writes at most, so that it lasts for a second.
 BYTES = 2
@@ -70,9 +69,9 @@ def run(bench: Bench) -> Outcome:
     """Measures 100 B with one producer at length, then the rest, then items one by one."""
     outcome = Outcome("w1", settings={"batch_rows": BATCH_ROWS, "acks": "all", "producers": [1, PRODUCERS]})
     _main(bench, outcome)
-    for value_bytes, producers in ((LARGE, 1), (SMALL, PRODUCERS), (LARGE, PRODUCERS)):
+    for sizes, producers in (((LARGE,), 1), ((SMALL, LARGE), PRODUCERS)):
         for role in (ROWS, BATCHES):
-            _short(bench, outcome, role, value_bytes, producers)
+            _short(bench, outcome, role, sizes, producers)
     w1_one_by_one.run(bench, outcome)
     return outcome
 
@@ -109,7 +108,7 @@ def _sides(bench: Bench, stack: ExitStack, system: System, role: str, pids: dict
     """
     compared = system.name in COMPARED
     also = (LARGE,) if compared and role != LISTS else ()
-    chosen = candidates(tunings(bench, system, role, SMALL, also), CARRIED if compared else 1)
+    chosen = candidates(tunings(bench, system, role, SMALL, also), CARRIED if also else 1)
     sides: Sides = {}
     for number, tuning in enumerate(chosen):
         producers = Producers(bench, stack, system, role, tuning.arguments)
@@ -117,7 +116,7 @@ def _sides(bench: Bench, stack: ExitStack, system: System, role: str, pids: dict
         seconds = bench.scale.seconds * (LONG if compared else SHORT)
         measure = partial(producers.measure, SMALL, seconds, bytes_max=BYTES * bench.scale.bytes_max)
         sides[Side(system.name, WHAT[role], tuning.label)] = measure
-        if role == BATCHES and (number == 0 or tuning.label == DEFAULT):
+        if role == BATCHES and number == 0:  # no goal hangs on it
             sides[Side(system.name, BIG, tuning.label)] = partial(measure, BIG_BATCH_ROWS)
     return sides
 
@@ -190,22 +189,31 @@ def _java(bench: Bench, outcome: Outcome) -> None:
 # --- 1 KB, and four producers ----------------------------------------------------------------------------------------
 
 
-def _short(bench: Bench, outcome: Outcome, role: str, value_bytes: int, producers: int) -> None:
+def _short(bench: Bench, outcome: Outcome, role: str, sizes: Sequence[int], producers: int) -> None:
     """rayqueue and Kafka, each with its default and with what suits one producer; the better one counts."""
-    systems = [system for system in bench.having(role) if system.name in COMPARED]
-    size = f"{value_bytes} B, {producers} producer{'s' if producers > 1 else ''}"
-    what = f"{'rows' if role == ROWS else 'batches of 250 KB'} in, {size}"
     with ExitStack() as stack:
-        sides: Sides = {}
-        for system in systems:
-            for tuning in candidates(tunings(bench, system, role, value_bytes), 1):
-                writers = Producers(bench, stack, system, role, tuning.arguments, producers)
-                seconds = SHORT * bench.scale.seconds
-                sides[Side(system.name, what, tuning.label)] = partial(writers.measure, value_bytes, seconds)
-        bench.say(f"w1: {what}")
-        # More producers than the sweep had may be served best by something else: nothing is called best then.
-        mark = BEST if producers == 1 else ""
-        results = decide(bench.alternate(sides, min(SHORT_ROUNDS, bench.scale.repeats)), mark)
+        writers: dict[tuple[str, str], Producers] = {}  # processes are slow to start: those of all sizes are the same
+        rounds: dict[str, Sides] = {}
+        for value_bytes in sizes:
+            size = f"{value_bytes} B, {producers} producer{'s' if producers > 1 else ''}"
+            what = f"{'rows' if role == ROWS else 'batches of 250 KB'} in, {size}"
+            sides = rounds.setdefault(what, {})
+            for system in (one for one in bench.having(role) if one.name in COMPARED):
+                for tuning in candidates(tunings(bench, system, role, value_bytes), 1):
+                    key = system.name, tuning.label
+                    if key not in writers:
+                        writers[key] = Producers(bench, stack, system, role, tuning.arguments, producers)
+                    measure = partial(writers[key].measure, value_bytes, SHORT * bench.scale.seconds)
+                    sides[Side(system.name, what, tuning.label)] = measure
+        for what, sides in rounds.items():
+            bench.say(f"w1: {what}")
+            # More producers than the sweep had may be served best by something else: nothing is called best then.
+            mark = BEST if producers == 1 else ""
+            found = bench.alternate(sides, min(SHORT_ROUNDS, bench.scale.repeats))
+            _short_figures(outcome, role, what, decide(found, mark))
+
+
+def _short_figures(outcome: Outcome, role: str, what: str, results: Results) -> None:
     for side, rates in results.items():
         add_rates(outcome, side, rates, UNITS[role])
         if side.best:

@@ -38,7 +38,7 @@ BEST = " (best)"
 KEYS = ("p50", "p99")
 # Of one measured round, in units of `Scale.seconds`: where a goal hangs on it, and elsewhere; its first part fills the
 # path and is not counted.
-ROUND, SHORT_ROUND = 3.0, 2.0
+ROUND, SHORT_ROUND = 2.5, 1.5
 SKIPPED = 0.2
 WARMING = 3.0
 WARMING_RATE = 10_000
