@@ -161,7 +161,7 @@ def _plan(options: argparse.Namespace) -> suite.Plan:
         cache=options.cache,
         out=options.out,
         smoke=options.smoke,
-        expected=expected(options.only, _asked_for(options)),
+        expected=[goal for goal in expected(options.only, _asked_for(options)) if not options.address or goal.peer],
         partial=_left_out(options, scale),
         draw=plots.draw,
         **where,
@@ -181,6 +181,9 @@ def _left_out(options: argparse.Namespace, scale: Scale) -> str:
     asked_for = _asked_for(options)
     if unasked := [name for name in PEERS if name not in asked_for]:
         told.append(f"{', '.join(unasked)} not asked for")
+    if options.address is not None:
+        # There nobody's processes are killed and no partitions counted, and nothing else runs beside on the same cores.
+        told.append(f"on the Ray cluster {options.address}")
     full = Scale()
     if any(getattr(scale, name) < getattr(full, name) for name in ("seconds", "repeats", "bytes_max")):
         told.append("shorter than the default")
