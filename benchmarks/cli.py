@@ -57,7 +57,7 @@ exit status:
   130  interrupted; the results so far are written
 
 examples:
-  python -m benchmarks                                  everything, about a quarter of an hour on two cores
+  python -m benchmarks                                  everything, about 25 minutes on two cores
   python -m benchmarks --only w1,w4 --peers kafka       two workloads against Kafka
   python -m benchmarks --only w2 --repeats 9 --out w2   more rounds, results into ./w2
   python -m benchmarks --smoke                          does everything still run? some minutes, no peers
