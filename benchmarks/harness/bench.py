@@ -17,6 +17,7 @@ from benchmarks.harness.loads import Anew, Load, ProcessLoad, path_of
 from benchmarks.harness.sweep import Open, Sweeps
 from benchmarks.harness.system import System
 
+FEW_ROUNDS = 3
 MB = 1e6
 GB = 1e9
 
@@ -70,6 +71,11 @@ class Bench:
     sweeps: Sweeps = field(default_factory=Sweeps)
     turns: list[tuple[float, float, float]] = field(default_factory=list)
     _machine: MachineMeter = field(default_factory=MachineMeter)
+
+    @property
+    def few(self) -> int:
+        """Rounds of what no goal hangs on."""
+        return min(FEW_ROUNDS, self.scale.repeats)
 
     @property
     def rayqueue(self) -> System:

@@ -45,9 +45,8 @@ TITLE = "producing"
 SMALL, LARGE = 100, 1000
 BIG_BATCH_ROWS = 10_000
 FLIGHT = "flight"
-# Of the scale's seconds: measurements on which a goal hangs, and those that are only shown; and the rounds of these.
+# Of the scale's seconds: measurements on which a goal hangs, and those that are only shown.
 LONG, SHORT = 1.3, 0.5
-SHORT_ROUNDS = 3
 # Of the scale's bytes, what a measurement of batches writes at most, so that it lasts for a second.
 BYTES = 2
 PRODUCERS = 4
@@ -209,7 +208,7 @@ def _short(bench: Bench, outcome: Outcome, role: str, sizes: Sequence[int], prod
             bench.say(f"w1: {what}")
             # More producers than the sweep had may be served best by something else: nothing is called best then.
             mark = BEST if producers == 1 else ""
-            found = bench.alternate(sides, min(SHORT_ROUNDS, bench.scale.repeats))
+            found = bench.alternate(sides, bench.few)
             _short_figures(outcome, role, what, decide(found, mark))
 
 

@@ -68,7 +68,7 @@ def run(bench: Bench) -> Outcome:
                 outcome.settings[f"records of {system.name}, {name}"] = flow.records
                 sides[Side(system.name, name, flow.label, True)] = flow.run
         bench.say(f"w3: {len(sides)} sides")
-        results = bench.alternate(sides)
+        results = bench.alternate(sides, bench.few)
     for side, rates in results.items():
         add_rates(outcome, side, rates, "records/s" if side.what == PAIRS["rows_out"][1] else "MB/s")
         add_cpu(outcome, side, rates)

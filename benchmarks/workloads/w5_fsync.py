@@ -54,9 +54,9 @@ def run(bench: Bench) -> Outcome:
                 bench.say(f"w5: sweeping {what}, {system.name}")
                 sides |= _sides(bench, stack, system, role)
         bench.say(f"w5: {len(sides)} sides")
-        results = decide(bench.alternate(sides))
+        results = decide(bench.alternate(sides, bench.few))
     path = bench.directory / "fsync"
-    syncs = [fdatasync_s(path, SYNCS) * 1e6 for _ in range(bench.scale.repeats)]
+    syncs = [fdatasync_s(path, SYNCS) * 1e6 for _ in range(bench.few)]
     outcome.add("fdatasync after 1 KiB", "us", syncs, higher_is_better=False, side="machine")
     for role, what in WHAT.items():
         for side, rates in results.items():

@@ -90,7 +90,8 @@ def run(bench: Bench) -> Outcome:
             what = {"backlog_records": backlog, "rate_records_s": rate}
             outcome.settings[kind.name] = what
             bench.say(f"w7: {kind.name}, {backlog:,} records behind, {rate:,} records/s meanwhile")
-            rounds = bench.alternate({side.name: partial(_round, bench, kind, side, backlog, rate) for side in sides})
+            turns = {side.name: partial(_round, bench, kind, side, backlog, rate) for side in sides}
+            rounds = bench.alternate(turns, bench.few)
         what["rounds"] = {name: [_short(one) for one in found] for name, found in rounds.items()}
         _figures(outcome, kind, rounds)
     outcome.notes.append(

@@ -65,7 +65,7 @@ def run(bench: Bench) -> Outcome:
             calls = {
                 side: partial(_read, bench, system, loads[:count], some) for side, (system, loads) in sides.items()
             }
-            results[count] = bench.alternate(calls)
+            results[count] = bench.alternate(calls, bench.few)
     _check_sums(results)
     for count, rounds in results.items():
         _figures(outcome, count, rounds)

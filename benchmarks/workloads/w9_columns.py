@@ -127,7 +127,7 @@ def _measure(
         return {"rate": millions / found["seconds"], "cpu": cpu / millions, **found}
 
     calls = {side: partial(read, system, load) for side, (system, load) in readers.items()}
-    rounds = bench.alternate(calls)
+    rounds = bench.alternate(calls, bench.few)
     sums = {one["sum"] for found in rounds.values() for one in found}
     if len(sums) != 1:
         raise AssertionError(f"readers saw different data: sums {sums}")
