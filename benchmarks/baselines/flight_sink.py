@@ -28,11 +28,11 @@ class _SinkServer(fl.FlightServerBase):  # type: ignore[misc]
 
     def __init__(self, directory: Path) -> None:
         super().__init__("grpc://127.0.0.1:0")
-        self._path = directory / "flight-sink.arrows"
+        self.path = directory / "flight-sink.arrows"
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         checked = descriptor.command == CHECKED.encode()
-        with pa.OSFile(str(self._path), "wb") as file, pa.ipc.new_stream(file, reader.schema) as stream:
+        with pa.OSFile(str(self.path), "wb") as file, pa.ipc.new_stream(file, reader.schema) as stream:
             for chunk in reader:
                 if checked:
                     crc = 0
@@ -54,6 +54,10 @@ class FlightSink:
     def port(self) -> int:
         """Where it listens, on loopback."""
         return int(self._server.port)
+
+    def clear(self) -> None:
+        """Removes the file."""
+        self._server.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Stops the server."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -15,18 +16,18 @@ from typing import NamedTuple, Protocol
 PROC = Path("/proc")
 # Linux gives no process a greater id (PID_MAX_LIMIT).
 PIDS_HERE_BELOW = 1 << 22
+CPUCLOCK_SCHED = 2
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Stat(NamedTuple):
-    """What /proc/PID/stat says: the parent, and CPU time, user and system, in s.
-
-    The time is that of the process with its threads, and of those of its children that have ended and were waited for.
+    """What /proc/PID/stat says: the parent, and the CPU time, user and system, of the children that have ended and were
+    waited for, in s.
     """
 
     pid: int
     parent: int
-    cpu_s: float
+    children_s: float
 
 
 class Memory(NamedTuple):
@@ -68,7 +69,7 @@ def parse_stat(text: str) -> Stat:
     """Reads a line of /proc/PID/stat; the name in parentheses may hold anything, parentheses and spaces too."""
     pid, _, rest = text.partition(" ")
     fields = rest[rest.rindex(")") + 1 :].split()
-    return Stat(int(pid), int(fields[1]), sum(map(int, fields[11:15])) / _TICKS_PER_S)
+    return Stat(int(pid), int(fields[1]), sum(map(int, fields[13:15])) / _TICKS_PER_S)
 
 
 def parse_rollup(text: str) -> Memory:
@@ -147,11 +148,45 @@ def bytes_on_disk(directory: Path) -> int:
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """CPU seconds these processes have used since they began; one that has ended counts as nothing."""
+    """CPU seconds these processes have used since they began, with those of their children that have ended and were
+    waited for; one that has ended itself counts as nothing.
+    """
     pids = list(pids)
     if (elsewhere := _who_knows(pids)) is not None:
         return elsewhere.cpu_s(pids)
-    return sum(found.cpu_s for found in map(stat, pids) if found is not None)
+    return sum(clock_s(pid) + found.children_s for pid in pids if (found := stat(pid)) is not None)
+
+
+def clock_s(pid: int) -> float:
+    """The CPU clock of a process, of all threads it has or had, in s: exact, where /proc counts in steps of 10 ms.
+
+    The clock's number is made as clock_getcpuclockid(3) makes it.
+    """
+    try:
+        return time.clock_gettime_ns((~pid << 3) | CPUCLOCK_SCHED) / 1e9
+    except OSError:
+        return 0.0  # it has ended
+
+
+class MachineMeter:
+    """What the machine was doing between two looks: how idle it was, and what its host took away; proc_stat(5)."""
+
+    def __init__(self) -> None:
+        """Begins to look."""
+        self._before = self._ticks()
+
+    def look(self) -> tuple[float, float, float]:
+        """Idle and stolen time since the last look, in % of all cores, and the load average of the last minute."""
+        before, self._before = self._before, self._ticks()
+        spent = [after - then for after, then in zip(self._before, before, strict=True)]
+        whole = max(1, sum(spent))
+        idle, steal = spent[3] + spent[4], spent[7]
+        return round(100 * idle / whole, 1), round(100 * steal / whole, 1), os.getloadavg()[0]
+
+    @staticmethod
+    def _ticks() -> list[int]:
+        """user, nice, system, idle, iowait, irq, softirq, steal"""
+        return [int(ticks) for ticks in (PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
 
 
 class CpuMeter:

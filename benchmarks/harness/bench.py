@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from rich.console import Console
 
-from benchmarks.harness.accounting import CpuMeter
+from benchmarks.harness.accounting import CpuMeter, MachineMeter
+from benchmarks.harness.figures import alternate
 from benchmarks.harness.loads import Anew, Load, ProcessLoad, path_of
-from benchmarks.harness.sweep import Measure, Sweeps
+from benchmarks.harness.sweep import Open, Sweeps
 from benchmarks.harness.system import System
 
+FEW_ROUNDS = 3
 MB = 1e6
 GB = 1e9
 
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 StartLoad: TypeAlias = Callable[..., Load]
 
 
@@ -27,11 +32,12 @@ class Scale:
 
     Attributes:
         seconds: of one measurement.
-        sweep_seconds: of one measurement of a sweep.
+        sweep_seconds: of all measurements of a tuning in a sweep.
         repeats: of each, after `warm_up`.
         bytes_max: written by one measurement, and the size of a log that is read.
         rows_max: records that one measurement of single rows produces.
         partitions: idle ones, each round.
+        sync: whether the disk is to be calm before each side's turn (sync(2)).
     """
 
     seconds: float = 1.0
@@ -39,8 +45,9 @@ class Scale:
     repeats: int = 5
     warm_up: int = 1
     bytes_max: int = 512 << 20
-    rows_max: int = 1_000_000
+    rows_max: int = 2_000_000
     partitions: int = 1000
+    sync: bool = True
 
 
 @dataclass
@@ -53,6 +60,7 @@ class Bench:
         start_load: makes a load from class, label and arguments: `ProcessLoad`, or the object itself in tests.
         console: for progress.
         sweeps: what sweeps have found.
+        turns: what the machine was doing in each side's turn, one after the other; see `MachineMeter.look`.
     """
 
     systems: list[System]
@@ -61,6 +69,13 @@ class Bench:
     start_load: StartLoad = ProcessLoad
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
     sweeps: Sweeps = field(default_factory=Sweeps)
+    turns: list[tuple[float, float, float]] = field(default_factory=list)
+    _machine: MachineMeter = field(default_factory=MachineMeter)
+
+    @property
+    def few(self) -> int:
+        """Rounds of what no goal hangs on."""
+        return min(FEW_ROUNDS, self.scale.repeats)
 
     @property
     def rayqueue(self) -> System:
@@ -114,18 +129,35 @@ class Bench:
                 groups["clients"].append(one.pid)
         return CpuMeter(groups)
 
-    def sweep(
-        self, system: System, role: str, measure: Measure, higher_is_better: bool = True, key: str = ""
-    ) -> tuple[str, dict[str, Any]]:
-        """The tuning with which the system does best in this role: one short run of `measure(tuning)` each.
+    def sweep(self, system: System, role: str, opened: Open, key: str = "") -> list[str]:
+        """The labels of the system's tunings in this role, the best first: by full rounds, else by a sweep.
 
         Args:
+            opened: `opened(stack, tuning)` makes ready what is measured; a measure for each key, the higher the better.
             key: what else the best depends on, such as "100 B"; each is swept once in a run.
-
-        Returns:
-            Its label, and the arguments it stands for.
         """
-        return self.sweeps.best(system, role, measure, higher_is_better, key)
+        return self.sweeps.ranked(system, role, opened, key, self.calm)
+
+    def alternate(
+        self, sides: Mapping[K, Callable[[], T]], repeats: int | None = None, warm_up: int | None = None
+    ) -> dict[K, list[T]]:
+        """See `figures.alternate`: as often as the scale says, and calm between two sides."""
+        scale = self.scale
+        return alternate(
+            sides,
+            scale.repeats if repeats is None else repeats,
+            scale.warm_up if warm_up is None else warm_up,
+            self.calm,
+        )
+
+    def calm(self) -> None:
+        """Between two turns: has the disk written what the last side left to be written, which the next one would pay
+        for, and notes what the machine was doing meanwhile.
+        """
+        self.turns.append(self._machine.look())
+        if self.scale.sync:
+            os.sync()
+            self._machine.look()  # not in anybody's turn
 
     def say(self, text: str) -> None:
         """A line of progress."""

@@ -160,6 +160,10 @@ class Anew:
         """Calls its `run`."""
         return self._load.run(**arguments)
 
+    def check(self) -> None:
+        """Calls its `check`."""
+        self._load.check()
+
     def close(self) -> None:
         """Closes the other, if there is one."""
         if self._load is not None:

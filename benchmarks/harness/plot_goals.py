@@ -26,10 +26,10 @@ def draw(figure: Any, results: dict[str, Any]) -> bool:
         color = COLORS["kafka"] if missed else COLORS["rayqueue"]
         low, high = sorted((_times(one, one["low"]), _times(one, one["high"])))
         axes.plot([low, high], [row, row], color=color, linewidth=3, alpha=0.45, solid_capstyle="round")
-        axes.plot(_times(one, one["median"]), row, "X" if missed else "o", color=color, markersize=11, zorder=3)
+        axes.plot(_times(one, one["value"]), row, "X" if missed else "o", color=color, markersize=11, zorder=3)
         unit = "" if one["unit"] == "ratio" else f" {one['unit']}"
         sign = ">=" if one["higher_is_better"] else "<="
-        told = f"{number(one['median'])}{unit}  ({sign} {one['must']:g})"
+        told = f"{number(one['value'])}{unit}  ({sign} {one['must']:g})"
         axes.annotate(told, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=12)
         if one["aim"]:
             axes.plot(_times(one, one["aim"]), row, "|", color=AIM_COLOR, markersize=18, markeredgewidth=3)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.harness.latency import pooled
 from benchmarks.harness.plot_style import color, line, outcome_of
 
 PERCENTILES = (0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99)
@@ -50,13 +51,9 @@ def draw(figure: Any, results: dict[str, Any]) -> bool:
 
 def percentiles(histograms: Sequence[str]) -> list[tuple[float, float]]:
     """(percentile, ms) of all of them together, as far as there are records to tell a percentile from the longest."""
-    from hdrh.histogram import HdrHistogram
-
     if not histograms:
         return []
-    whole = HdrHistogram.decode(histograms[0])
-    for more in histograms[1:]:
-        whole.decode_and_add(more)
+    whole = pooled(histograms)
     count = whole.get_total_count()
     told = [one for one in PERCENTILES if one <= 50 or count * (1 - one / 100) >= 1]
     return [(one, max(1, whole.get_value_at_percentile(one)) / US_PER_MS) for one in told]

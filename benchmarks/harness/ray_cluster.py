@@ -21,7 +21,7 @@ from typing import Any
 
 import rayqueue
 from benchmarks.harness import accounting
-from benchmarks.harness.loads import Load
+from benchmarks.harness.loads import Anew, Load, resolve
 from benchmarks.harness.ray_loads import Placement, RayLoad
 from benchmarks.harness.ray_nodes import ClusterFailed, Nodes, start_agents
 from benchmarks.harness.rayqueue_system import NAME, RayqueueSystem
@@ -128,7 +128,9 @@ class RayCluster:
     def start_load(self, kind: type, label: str, **arguments: Any) -> Load:
         """A load on one of the nodes; to be called while `start` lasts."""
         assert self._placement is not None
-        return RayLoad(self._placement.choose(kind, arguments.get("topic")), kind, label, **arguments)
+        # One that is made anew for each topic goes where the role belongs that it is made for.
+        plays = resolve(arguments["of"]) if kind is Anew else kind
+        return RayLoad(self._placement.choose(plays, arguments.get("topic")), kind, label, **arguments)
 
     def local(self, peer: Peer) -> Peer:
         """The peer, but left out where not all nodes are this machine: it would run on this one only.

@@ -16,7 +16,42 @@ from benchmarks.harness.latency import summary
 from rayqueue.perf import columns, consume, drain, latency, one_by_one, produce
 
 NAME = "benchmarks"
+MAPPED_WAIT_S = 30.0
 ACTORS = ("Broker", "PartitionReplica", "Coordinator")
+
+
+class RowsIn(produce.RowsIn):
+    """The producer of `rayqueue.perf`; whoever counts what it used stops counting before it is checked."""
+
+    def run(self, topic: str, value_bytes: int, seconds: float, records_max: int) -> dict[str, float]:  # type: ignore[override]
+        """See `produce.RowsIn.send`."""
+        return self.send(topic, value_bytes, seconds, records_max)
+
+
+class MappedOut(consume.ArrowOut):
+    """The reader of `rayqueue.perf` that is said to map: it has to."""
+
+    def check(self) -> None:
+        """Reads a table more.
+
+        Raises:
+            AssertionError: its values do not lie in a file of the leader's.
+        """
+        self.client.seek_to_beginning()
+        table = self.client.consume_arrow(timeout=MAPPED_WAIT_S)
+        values = next((chunk.buffers()[2] for chunk in table["value"].chunks if len(chunk)), None)
+        if values is None or not in_a_file(values.address):
+            raise AssertionError("this reader is called mapped, and gets its records over the stream")
+
+
+def in_a_file(address: int) -> bool:
+    """Whether this process has a file mapped at the address (proc_pid_maps(5))."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, _, _, _, inode, *_ = line.split(maxsplit=5)
+        low, high = (int(end, 16) for end in span.split("-"))
+        if low <= address < high:
+            return inode != "0"
+    return False
 
 
 class Receiver(latency.Receiver):
@@ -28,10 +63,10 @@ class Receiver(latency.Receiver):
 
 
 ROLES: Mapping[str, type] = {
-    "rows_in": produce.RowsIn,
+    "rows_in": RowsIn,
     "batches_in": produce.BatchesIn,
     "rows_out": consume.RowsOut,
-    "arrow_out": consume.ArrowOut,
+    "arrow_out": MappedOut,
     "arrow_out_streamed": consume.ArrowOutStreamed,
     "sender": latency.Sender,
     "receiver": Receiver,

@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.goals import Goal
 from benchmarks.harness import machine
 from benchmarks.harness.bench import Bench, Scale, StartLoad
 from benchmarks.harness.figures import Outcome
@@ -29,7 +30,8 @@ from benchmarks.harness.sweep import Sweeps
 from benchmarks.harness.system import Peer, System
 from benchmarks.harness.table import show
 
-GB = 1e9
+MB, GB = 1e6, 1e9
+OUT_BYTES = 32 << 20
 DISK_SPARE_BYTES = 1 << 30
 # Of `Scale.bytes_max`, what a system has on the disk at most: four producers at once write so much each.
 DISK_ROUNDS = 4
@@ -51,6 +53,8 @@ class Plan:
         data: where the run's temporary directory is made; None: the system's directory for such things.
         cache: what peers download is kept here.
         out: where results go.
+        expected: the goals that the run is to measure.
+        partial: what is left out of it, or made shorter, in a few words; "" for a full one.
         draw: makes plots of `Report.to_dict()` in a directory; returns lines to say.
     """
 
@@ -64,6 +68,8 @@ class Plan:
     cache: Path
     out: Path
     smoke: bool = False
+    expected: Sequence[Goal] = ()
+    partial: str = ""
     start_load: StartLoad = ProcessLoad
     draw: Callable[[dict[str, Any], Path], list[str]] = lambda results, out: []
 
@@ -74,12 +80,15 @@ def too_full(plan: Plan, systems: int | None = None) -> str:
     needed = DISK_SPARE_BYTES + DISK_ROUNDS * plan.scale.bytes_max * systems
     where = plan.data or Path(tempfile.gettempdir())
     free = shutil.disk_usage(where).free
-    if free >= needed:
-        return ""
-    return (
-        f"it may take {needed / GB:.1f} GB of disk, and {where} has {free / GB:.1f} GB free: "
-        "make room, choose another place with --dir, or write less with --megabytes"
-    )
+    if free < needed:
+        return (
+            f"it may take {needed / GB:.1f} GB of disk, and {where} has {free / GB:.1f} GB free: "
+            "make room, choose another place with --dir, or write less with --megabytes"
+        )
+    out = next(one for one in (plan.out.absolute(), *plan.out.absolute().parents) if one.exists())
+    if (free := shutil.disk_usage(out).free) < OUT_BYTES:
+        return f"results take some MB, and {out} has {free / MB:.1f} MB free: make room, or choose another with --out"
+    return ""
 
 
 def run(plan: Plan, console: Console) -> Report:
@@ -123,7 +132,9 @@ class Suite:
         where = self.plan.data or Path(tempfile.gettempdir())
         settings = {**self.plan.settings, "scale": asdict(self.plan.scale)}
         self.report = Report(self.plan.out, machine.describe(where), settings, self.plan.smoke, dict(self.plan.titles))
-        self.report.sweeps = self._sweeps.found
+        self.report.sweeps, self.report.settled = self._sweeps.found, self._sweeps.settled
+        self.report.expected, self.report.partial = self.plan.expected, self.plan.partial
+        self.report.code["start"] = machine.code()
         self.plan.out.mkdir(parents=True, exist_ok=True)
         (self.plan.out / LOG_FILE).write_text("")
 
@@ -134,8 +145,11 @@ class Suite:
 
     def log(self, text: str) -> None:
         """Lines for the log only."""
-        with (self.plan.out / LOG_FILE).open("a") as file:
-            print(time.strftime("%H:%M:%S"), text, file=file)
+        try:
+            with (self.plan.out / LOG_FILE).open("a") as file:
+                print(time.strftime("%H:%M:%S"), text, file=file)
+        except OSError as error:  # the disk is full, and that is to be said, not to end what says it
+            self.console.print(f"{self.plan.out / LOG_FILE}: {error.strerror}", style="yellow", markup=False)
 
     def failed(self, name: str, error: BaseException) -> None:
         """Says in a line that a workload, or the run, failed, and keeps the traceback."""
@@ -164,7 +178,7 @@ class Suite:
                 interruption.check()
                 self.say(f"{self.report.title(name)} ({number} of {len(self.plan.workloads)})")
                 self._workload(name, rayqueue, peers, interruption)
-                self.report.save()
+                self._save()
 
     def _workload(self, name: str, rayqueue: System, peers: Peers, interruption: Interruption) -> None:
         """Runs one; once more, with one peer less, when a peer has died in the middle of it."""
@@ -174,7 +188,7 @@ class Suite:
             if full:
                 self.report.failures[name] = f"skipped: {full}"
                 return self.say(f"{name} is skipped: {full}")
-            bench = self._bench(systems)
+            bench, began = self._bench(systems), time.monotonic()
             trouble: Exception | None = None
             try:
                 outcome = self.plan.workloads[name](bench)
@@ -190,6 +204,8 @@ class Suite:
             elif trouble is not None:
                 return self.failed(name, trouble)
             else:
+                outcome.settings["took_s"] = round(time.monotonic() - began, 1)
+                outcome.settings["turns"] = {"what": ["idle %", "steal %", "load"], "found": bench.turns}
                 return self._found(outcome)
 
     def _found(self, outcome: Outcome) -> None:
@@ -213,11 +229,19 @@ class Suite:
             except OSError as error:
                 self.say(f"{self._directory} could not be removed: {error}")
         self.report.interrupted = interrupted
+        self.report.code["end"] = machine.code()
         if not interrupted:
             self._draw()
-        self.report.save()
+        self._save()
         self.report.show(self.console)
         self.console.print(f"Results, raw samples and plots: {self.plan.out}", soft_wrap=True)
+
+    def _save(self) -> None:
+        """Writes the results; where they cannot be, that is a failure of the run and not the end of it."""
+        try:
+            self.report.save()
+        except OSError as error:
+            self.failed("writing the results", error)
 
     def _draw(self) -> None:
         try:

@@ -14,9 +14,11 @@ every system that has them in turn, and takes the ratios.
 | receiver | client, topic, **tuning | run(begin_ns, count, skip_ns) | see `latency.summary` |
 | one_by_one | client, topic, **tuning | awaited(count), pipelined(count) | seconds |
 
-Records that are produced have been acked with acks=all, idempotent; `seconds` last from the first call to the last ack,
-or to the last byte read. A reader begins at the topic's beginning, touches every byte (`payload.touch` for Arrow) and
-returns the sum of what it touched, equal for equal data. Times of latencies are `time.monotonic_ns()`.
+A producer may have a method `check()`, called after each run when its CPU has been counted: verifying what was acked is
+no part of producing. Records that are produced have been acked with acks=all, idempotent; `seconds` last from the first
+call to the last ack, or to the last byte read. A reader begins at the topic's beginning, touches every byte
+(`payload.touch` for Arrow) and returns the sum of what it touched, equal for equal data. Times of latencies are
+`time.monotonic_ns()`.
 """
 
 from __future__ import annotations

@@ -1,19 +1,24 @@
-"""The tables a run prints, and the same for a document."""
+"""The tables a run prints, and the same for a document.
+
+A value is the median of the rounds, or, of a p99, that of all of them together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.goals import Goal
 from benchmarks.harness.figures import Figure, Outcome
 
-AIM, MUST, MISSED, BELOW_AIM = "aim", "must", "MISSED", "below aim"
+AIM, MUST, MISSED, UNDECIDED, NOT_MEASURED = "aim", "must", "MISSED", "UNDECIDED", "NOT MEASURED"
+NOT_ASKED_FOR = "not asked for"
 WIDE = 140
-NUMBERS = ("median", "low", "high", "must", "aim")
+NUMBERS = ("value", "low", "high", "must", "aim")
 NOTE = " "  # the heading of the one column that may be broken into lines
-STYLES = {AIM: "green", MUST: "green", MISSED: "bold red", BELOW_AIM: "yellow"}
+STYLES = {AIM: "green", MUST: "green", MISSED: "bold red", UNDECIDED: "bold red", NOT_MEASURED: "bold red"}
 
 
 def number(value: float) -> str:
@@ -29,37 +34,54 @@ def number(value: float) -> str:
 
 
 def verdict(figure: Figure) -> str:
-    """The best goal that the median reaches: "aim" or "must"; "MISSED" when it is below its must; "" without goals."""
+    """The best goal that the value and its rounds reach: "aim" or "must"; "" without a goal.
+
+    "MISSED" when its value is on the wrong side of its must; "UNDECIDED" when too many of its rounds are.
+    """
     if figure.must_reached is False:
-        return MISSED
+        return UNDECIDED if figure.undecided else MISSED
     if figure.aim_reached:
         return AIM
-    if figure.must_reached:
-        return MUST
-    return "" if figure.aim is None else BELOW_AIM
+    return MUST if figure.must_reached else ""
 
 
-def goal(figure: Figure, value: float | None) -> str:
+def goal(figure: Figure | Goal, value: float | None) -> str:
     """One of the figure's goals, with the side that is good; "" for None."""
     return "" if value is None else f"{'≥' if figure.higher_is_better else '≤'} {number(value)}"
 
 
-def with_goals(outcomes: Iterable[Outcome]) -> list[tuple[str, Figure]]:
-    """All figures that have a must or an aim, with the names of their workloads."""
-    return [
-        (outcome.workload, figure)
-        for outcome in outcomes
-        for figure in outcome.figures
-        if figure.must is not None or figure.aim is not None
-    ]
+def by_goal(outcomes: Iterable[Outcome]) -> dict[str, Figure]:
+    """Key of a goal → the figure that is held against it."""
+    return {figure.goal.key: figure for outcome in outcomes for figure in outcome.figures if figure.goal is not None}
+
+
+def goal_rows(outcomes: Sequence[Outcome], goals: Iterable[Goal], expected: Collection[str]) -> list[tuple[str, ...]]:
+    """A row for each goal, whether it was measured or not; the last cell is the verdict.
+
+    Args:
+        expected: keys of the goals that this run was to measure.
+    """
+    found, rows = by_goal(outcomes), []
+    for one in goals:
+        figure = found.get(one.key)
+        if figure is not None:
+            told = number(figure.value), number(figure.low), number(figure.high)
+            result = verdict(figure)
+        else:
+            told = "", "", ""
+            result = NOT_MEASURED if one.key in expected else NOT_ASKED_FOR
+            if one.comes_with:
+                result = f"comes with {one.comes_with}"
+        rows.append((one.workload, one.what, one.unit, *told, goal(one, one.must), goal(one, one.aim), result))
+    return rows
 
 
 def show(outcome: Outcome, title: str, console: Console) -> None:
     """Prints a workload's figures and notes."""
-    table = _table(console, title, ("", "side", "unit", "median", "low", "high", "must", "aim", "", NOTE))
+    table = _table(console, title, ("", "side", "unit", "value", "low", "high", "must", "aim", "", NOTE))
     for figure in outcome.figures:
         table.add_row(
-            figure.name, figure.side, figure.unit, number(figure.median), number(figure.low), number(figure.high),
+            figure.name, figure.side, figure.unit, number(figure.value), number(figure.low), number(figure.high),
             goal(figure, figure.must), goal(figure, figure.aim), verdict(figure), figure.note,
             style=STYLES.get(verdict(figure), ""),
         )  # fmt: skip
@@ -69,15 +91,11 @@ def show(outcome: Outcome, title: str, console: Console) -> None:
     console.print()
 
 
-def show_goals(outcomes: Sequence[Outcome], heading: str, console: Console) -> None:
-    """Prints the one table of a run: every figure that is held against a goal."""
-    table = _table(console, heading, ("", "", "unit", "median", "low", "high", "must", "aim", ""))
-    for workload, figure in with_goals(outcomes):
-        table.add_row(
-            workload, figure.name, figure.unit, number(figure.median), number(figure.low), number(figure.high),
-            goal(figure, figure.must), goal(figure, figure.aim), verdict(figure),
-            style=STYLES.get(verdict(figure), ""),
-        )  # fmt: skip
+def show_goals(rows: Iterable[tuple[str, ...]], heading: str, console: Console) -> None:
+    """Prints the one table of a run: all goals; see `goal_rows`."""
+    table = _table(console, heading, ("", "", "unit", "value", "low", "high", "must", "aim", ""))
+    for row in rows:
+        table.add_row(*row, style=STYLES.get(row[-1], ""))
     console.print(table)
     console.print()
 
@@ -90,13 +108,14 @@ def _table(console: Console, title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def markdown_goals(outcomes: Sequence[Outcome]) -> str:
+def markdown_goals(rows: Iterable[tuple[str, ...]]) -> str:
     """The one table for a document."""
-    rows = [
-        (workload, figure.name, figure.unit, _bold(figure), _spread(figure), *_goals(figure), _verdict(figure))
-        for workload, figure in with_goals(outcomes)
-    ]
-    return _markdown(("", "what", "unit", "median", "low to high", "must", "aim", "result"), rows)
+    cells = []
+    for workload, what, unit, value, low, high, must, aim, result in rows:
+        measured = (f"**{value}**", f"{low} to {high}") if value else ("", "")
+        loud = f"**{result}**" if result in (MISSED, UNDECIDED, NOT_MEASURED) else result
+        cells.append((workload, what, unit, *measured, must, aim, loud))
+    return _markdown(("", "what", "unit", "value", "low to high", "must", "aim", "result"), cells)
 
 
 def markdown(outcome: Outcome, title: str) -> str:
@@ -106,7 +125,7 @@ def markdown(outcome: Outcome, title: str) -> str:
          _verdict(figure), figure.note)
         for figure in outcome.figures
     ]  # fmt: skip
-    columns = ("what", "side", "unit", "median", "low to high", "must", "aim", "result", "")
+    columns = ("what", "side", "unit", "value", "low to high", "must", "aim", "result", "")
     notes = "".join(f"* {note}\n" for note in outcome.notes)
     return f"### {title}\n\n{_markdown(columns, rows)}\n{notes}"
 
@@ -118,7 +137,7 @@ def _markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _bold(figure: Figure) -> str:
-    return f"**{number(figure.median)}**"
+    return f"**{number(figure.value)}**"
 
 
 def _spread(figure: Figure) -> str:
@@ -130,4 +149,5 @@ def _goals(figure: Figure) -> tuple[str, str]:
 
 
 def _verdict(figure: Figure) -> str:
-    return f"**{MISSED}**" if verdict(figure) == MISSED else verdict(figure)
+    found = verdict(figure)
+    return f"**{found}**" if found in (MISSED, UNDECIDED) else found

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
 from benchmarks.harness.bench import GB, MB, Bench
 from benchmarks.harness.figures import Outcome
+from benchmarks.harness.loads import Load
+from benchmarks.harness.sweep import TRIES, Measure, sweep_name
 from benchmarks.harness.system import System
 
 ROWS, BATCHES = "rows_in", "batches_in"
 DEFAULT = "default"
 WAIT_S = 180.0
 FILL_S = 60.0
-# Runs of each tuning in a sweep, of which the best counts: a stall of the machine must not choose.
-TRIES = 2
+# Of a sweep's tunings, those that are measured at full length beside the default.
+CARRIED = 2
+BEST = " (best)"
 # Systems that everything is measured of; the others are slower by an order, and shown where it matters.
 COMPARED = ("rayqueue", "kafka")
 # Rows of a batch, by the size of its values: 250 KB each. The steelman's, and rayqueue's where they are compared.
@@ -60,24 +63,30 @@ class Rate:
 
 
 class Tuning(NamedTuple):
-    """One of a system's tunings: its label, its arguments, and whether it is the best that was found."""
+    """One of a system's tunings: its label and its arguments."""
 
     label: str
     arguments: dict[str, Any]
-    best: bool
-
-    def __str__(self) -> str:
-        """As the table has it."""
-        return f"{self.label} (best)" if self.best and self.label != DEFAULT else self.label
 
 
 class Side(NamedTuple):
-    """What takes its turn in a round: the key of `alternate`."""
+    """What takes its turn in a round: the key of `alternate`.
+
+    Attributes:
+        best: whether it is the one of its system that others are held against; see `decide`.
+        mark: what the table says of that.
+    """
 
     system: str
     what: str
     tuning: str
-    best: bool
+    best: bool = False
+    mark: str = ""
+
+    @property
+    def name(self) -> str:
+        """As the table has it."""
+        return f"{self.what}, {self.tuning}{self.mark}"
 
 
 class Producers:
@@ -101,10 +110,17 @@ class Producers:
         """Their process ids, where they have processes of their own."""
         return [load.pid for load in self._loads if load.pid is not None]
 
-    def measure(self, value_bytes: int, seconds: float | None = None, rows: int | None = None, **config: Any) -> Rate:
+    def measure(
+        self,
+        value_bytes: int,
+        seconds: float | None = None,
+        rows: int | None = None,
+        bytes_max: int | None = None,
+        **config: Any,
+    ) -> Rate:
         """Produces into a fresh topic; `config` is the topic's, for the rest see `into`."""
         with self._system.topic(len(self._loads), **config) as topic:
-            return self.into(topic, value_bytes, seconds, rows)
+            return self.into(topic, value_bytes, seconds, rows, bytes_max=bytes_max)
 
     def into(
         self,
@@ -113,6 +129,7 @@ class Producers:
         seconds: float | None = None,
         rows: int | None = None,
         records: int | None = None,
+        bytes_max: int | None = None,
     ) -> Rate:
         """Produces into this topic until the time or the records are used up.
 
@@ -120,11 +137,12 @@ class Producers:
             seconds: None: the scale's.
             rows: of a batch; None: `BATCH_ROWS`.
             records: of each producer, rounded up to whole batches; None: what the scale allows.
+            bytes_max: of batches, where no `records` are given; None: the scale's.
         """
         scale = self._bench.scale
         arguments: dict[str, Any] = {"topic": topic, "value_bytes": value_bytes, "seconds": seconds or scale.seconds}
         if self._role == BATCHES:
-            size = scale.bytes_max if records is None else records * value_bytes
+            size = bytes_max or scale.bytes_max if records is None else records * value_bytes
             arguments |= {"rows": rows or BATCH_ROWS[value_bytes], "bytes_max": size}
         else:
             arguments["records_max"] = scale.rows_max if records is None else records
@@ -132,35 +150,38 @@ class Producers:
         running = [load.begin("run", **arguments) for load in self._loads]
         results = [one.result(WAIT_S) for one in running]
         used = meter.used()
+        check(self._system, self._role, self._loads)
         produced, took = sum(one["records"] for one in results), max(one["seconds"] for one in results)
         return Rate(produced, took, value_bytes, used)
+
+
+def check(system: System, role: str, producers: Sequence[Load]) -> None:
+    """Has producers verify what they wrote, where that is left to do; when time and CPU have been taken."""
+    if hasattr(system.roles[role], "check"):
+        for load in producers:
+            load.call("check")
 
 
 def tunings(
     bench: Bench, system: System, role: str, value_bytes: int, also: Sequence[int] = (), **config: Any
 ) -> list[Tuning]:
-    """The system's default and its best for producers of this role, swept with one producer; one if they are the same.
+    """All tunings of the system for producers of this role, the best first, as swept with one producer.
 
     Args:
         also: other sizes of values that will be asked for: measured by the same processes, which are slow to start.
         config: of the topics; another sweep each.
     """
+    seconds = bench.scale.sweep_seconds / TRIES
 
-    sizes = (value_bytes, *also)
+    def opened(stack: ExitStack, tuning: dict[str, Any]) -> dict[str, Measure]:
+        producers = Producers(bench, stack, system, role, tuning)
 
-    def measure(tuning: dict[str, Any]) -> float:
-        wanted = [json.dumps([system.name, role, tuning, config, size]) for size in sizes]
-        if wanted[0] not in bench.sweeps.on_the_way:
-            with ExitStack() as stack:
-                producers = Producers(bench, stack, system, role, tuning)
-                seconds = bench.scale.sweep_seconds / TRIES
-                for name, size in zip(wanted, sizes, strict=True):
-                    rates = [producers.measure(size, seconds, **config) for _ in range(TRIES)]
-                    bench.sweeps.on_the_way[name] = max(rate.records_s for rate in rates)
-        return bench.sweeps.on_the_way[wanted[0]]
+        def measure(size: int) -> float:
+            return producers.measure(size, seconds, **config).records_s
 
-    key = " ".join([f"{value_bytes} B", *(f"{name}={value}" for name, value in config.items())])
-    return _default_and_best(system, role, *bench.sweep(system, role, measure, key=key))
+        return {_key(size, config): partial(measure, size) for size in (value_bytes, *also)}
+
+    return _in_order(system, role, bench.sweep(system, role, opened, _key(value_bytes, config)))
 
 
 def reader_tunings(bench: Bench, system: System, role: str, value_bytes: int, filled: Filled) -> list[Tuning]:
@@ -171,21 +192,52 @@ def reader_tunings(bench: Bench, system: System, role: str, value_bytes: int, fi
     """
     once = cache(filled)
 
-    def measure(tuning: dict[str, Any]) -> float:
+    def opened(stack: ExitStack, tuning: dict[str, Any]) -> dict[str, Measure]:
         topic, records = once()
         some = max(1, records // 2)
-        with bench.load(system, role, topic=topic, **tuning) as load:
-            # The first connects.
-            seconds = [float(load.call("run", records=some)["seconds"]) for _ in range(1 + TRIES)]
-        return some / min(seconds[1:])
+        load = stack.enter_context(bench.load(system, role, topic=topic, **tuning))
+        load.call("run", records=some)  # connects
+        return {_key(value_bytes, {}): lambda: some / float(load.call("run", records=some)["seconds"])}
 
-    return _default_and_best(system, role, *bench.sweep(system, role, measure, key=f"{value_bytes} B"))
+    return _in_order(system, role, bench.sweep(system, role, opened, _key(value_bytes, {})))
 
 
-def _default_and_best(system: System, role: str, label: str, arguments: dict[str, Any]) -> list[Tuning]:
-    best = Tuning(label, arguments, True)
-    default = system.tunings.get(role, {}).get(DEFAULT, {})
-    return [best] if label == DEFAULT else [Tuning(DEFAULT, dict(default), False), best]
+def _key(value_bytes: int, config: Mapping[str, Any]) -> str:
+    return " ".join([f"{value_bytes} B", *(f"{name}={value}" for name, value in config.items())])
+
+
+def _in_order(system: System, role: str, labels: Sequence[str]) -> list[Tuning]:
+    known = system.tunings.get(role) or {DEFAULT: {}}
+    return [Tuning(label, dict(known[label])) for label in labels]
+
+
+def candidates(found: Sequence[Tuning], carried: int = CARRIED) -> list[Tuning]:
+    """Of tunings in order, what full rounds decide between: the first ones, and the default."""
+    return [one for number, one in enumerate(found) if number < carried or one.label == DEFAULT]
+
+
+def decide(results: Mapping[Side, list[Rate]], mark: str = BEST) -> dict[Side, list[Rate]]:
+    """The results, in which the best side of each system and kind is known by the median of its full rounds.
+
+    Where one is the best beforehand, because there is nothing to choose or another is no match for it, it stays so.
+    """
+    groups: dict[tuple[str, str], list[Side]] = {}
+    for side in results:
+        groups.setdefault((side.system, side.what), []).append(side)
+    names = {side: side for side in results}
+    for group in groups.values():
+        if not any(side.best for side in group):
+            best = max(group, key=lambda side: statistics.median(rate.records_s for rate in results[side]))
+            names[best] = best._replace(best=True, mark=mark if len(group) > 1 else "")
+    return {names[side]: rates for side, rates in results.items()}
+
+
+def settle(bench: Bench, results: Iterable[Side], what: str, role: str, value_bytes: int, **config: Any) -> None:
+    """From now on the best of these sides is what `tunings`, or `reader_tunings`, begin with."""
+    for side in results:
+        system = bench.find(side.system, role)
+        if side.what == what and side.best and system is not None and side.tuning in system.tunings.get(role, {}):
+            bench.sweeps.settled[sweep_name(system, role, _key(value_bytes, config))] = side.tuning
 
 
 def fill(
@@ -197,14 +249,14 @@ def fill(
         its name, and how many records.
     """
     topic = stack.enter_context(system.topic())
-    best = tunings(bench, system, role, value_bytes)[-1]
+    best = tunings(bench, system, role, value_bytes)[0]
     with ExitStack() as filling:
         producers = Producers(bench, filling, system, role, best.arguments)
         return topic, int(producers.into(topic, value_bytes, seconds, records=records).records)
 
 
 def best_of(results: Mapping[Side, list[Rate]], system: str, what: str) -> list[Rate] | None:
-    """The rounds of a system with its best tuning; None when it took no part."""
+    """The rounds of a system's best side of a kind; None when it took no part."""
     of_system = {side: rates for side, rates in results.items() if side.system == system and side.what == what}
     return next((rates for side, rates in of_system.items() if side.best), None)
 
@@ -217,11 +269,10 @@ def mb_s(rates: Sequence[Rate]) -> list[float]:
 def add_rates(outcome: Outcome, side: Side, rates: Sequence[Rate], unit: str) -> None:
     """A figure of a side, in "records/s" or "MB/s"."""
     samples = [rate.records_s for rate in rates] if unit == "records/s" else mb_s(rates)
-    outcome.add(f"{side.what}, {side.tuning}", unit, samples, side=side.system)
+    outcome.add(side.name, unit, samples, side=side.system)
 
 
 def add_cpu(outcome: Outcome, side: Side, rates: Sequence[Rate]) -> None:
     """CPU of all processes, of the servers and of the loads."""
     samples = [rate.cpu_s_gb() for rate in rates]
-    name = f"CPU: {side.what}, {side.tuning}"
-    outcome.add(name, "CPU-s/GB", samples, higher_is_better=False, side=side.system)
+    outcome.add(f"CPU: {side.name}", "CPU-s/GB", samples, higher_is_better=False, side=side.system)

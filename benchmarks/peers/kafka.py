@@ -1,6 +1,6 @@
 """Apache Kafka as a peer: one broker in KRaft mode with default settings, and confluent-kafka.
 
-`kafka_install.py` fetches it, `kafka_broker.py` runs it in a `kafka_process.py`; the roles, which all stand on
+`kafka_install.py` fetches it, `kafka_broker.py` runs it in a child process; the roles, which all stand on
 `kafka_clients.py`, are in the other files of that name. Its JVM is warmed before anything is measured: what it runs,
 it compiles while it runs.
 """
@@ -11,7 +11,8 @@ import contextlib
 import importlib.metadata
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ from benchmarks.peers import kafka_broker, kafka_install
 from benchmarks.peers.kafka_broker import Broker
 
 TOPIC_TIMEOUT_S = 60.0
+GONE_WAIT_S, GONE_LOOK_S = 5.0, 0.02
+# Warm is who does as much in one window as in the one before, or has had some; `WARM_S` is about what it takes.
 WARM_S = 10.0
+WINDOWS = 10
+WINDOWS_MAX = 6
+AGREE = 0.05
 WARM_VALUE_BYTES = 100
 WARM_ROWS_MAX = 1_000_000
 WARM_BATCH_ROWS = 2_500
@@ -41,6 +47,14 @@ TUNINGS: dict[str, dict[str, dict[str, Any]]] = {
         "linger 50, batch 4 MiB, poll each 100": {
             "linger_ms": 50, "batch_size": 4 * _MIB, "message_max_bytes": 8 * _MIB, "batch_num_messages": 100_000,
             "queue_buffering_max_messages": 500_000, "poll_every": 100,
+        },
+    },
+    "rows_in_batches": {
+        "default": {},
+        "linger 20": {"linger_ms": 20},
+        "linger 50, batch 4 MiB": {
+            "linger_ms": 50, "batch_size": 4 * _MIB, "message_max_bytes": 8 * _MIB, "batch_num_messages": 100_000,
+            "queue_buffering_max_messages": 500_000,
         },
     },
     "batches_in": {
@@ -70,11 +84,13 @@ TUNINGS: dict[str, dict[str, dict[str, Any]]] = {
     "sender": {
         "default": {},
         "linger 0": {"linger_ms": 0},
+        "linger 0.1": {"linger_ms": 0.1},
+        "linger 0.2": {"linger_ms": 0.2},
+        "linger 0.5": {"linger_ms": 0.5},
         "linger 1": {"linger_ms": 1},
     },
     "receiver": {"default": {}},
     "java_rows_in": {"default": {}, "linger 10, batch 256 KiB": {"linger_ms": 10, "batch_size": 256 * 1024}},
-    "java_rows_out": {"default": {}},
 }  # fmt: skip
 TUNINGS["arrow_out_streamed"] = TUNINGS["arrow_out"]
 
@@ -101,12 +117,13 @@ class KafkaSystem:
         self._numbers = itertools.count()
 
     def client(self) -> dict[str, Any]:
-        """What the loads connect with; the last two are for those in Java."""
+        """What the loads connect with; the last three are for those in Java."""
         return {
             "bootstrap_servers": self._broker.bootstrap_servers,
             "message_bytes_max": kafka_broker.MESSAGE_BYTES_MAX,
             "java": kafka_install.java(),
             "classpath": f"{kafka_install.lib(self._cache)}/*",
+            "directory": str(self._broker.data.parent),
         }
 
     @contextlib.contextmanager
@@ -153,28 +170,55 @@ class KafkaSystem:
 
     def _delete(self, name: str) -> None:
         self._admin.delete_topics([name], operation_timeout=TOPIC_TIMEOUT_S)[name].result(TOPIC_TIMEOUT_S)
+        self._wait_gone(name)
+
+    def _wait_gone(self, name: str) -> None:
+        """Until the topic's files are removed, or it has taken long: Kafka does that later, in somebody else's turn."""
+        give_up = time.monotonic() + GONE_WAIT_S
+        while any(log.name.startswith(f"{name}-") for log in self._broker.data.iterdir()):
+            if time.monotonic() > give_up:
+                return
+            time.sleep(GONE_LOOK_S)
 
 
 def warm(system: KafkaSystem, seconds: float) -> None:
-    """Produces and consumes for so long: rows and large messages at full speed, then single records."""
-    part, client = seconds / 4, system.client()
+    """Produces and consumes, each way until it gets no faster: rows, large messages, then single records.
+
+    Args:
+        seconds: about; a window of each way is a tenth of it.
+    """
+    window, client = seconds / WINDOWS, system.client()
     for into, out, more in (
         ("rows_in", "rows_out", {"records_max": WARM_ROWS_MAX}),
         ("batches_in", "arrow_out", {"rows": WARM_BATCH_ROWS, "bytes_max": WARM_BYTES_MAX}),
     ):
-        with system.topic() as topic:
-            # A short queue, so that the producer is done when its time is; a consumer that does not rest.
-            producer = system.roles[into](client, queue_buffering_max_kbytes=WARM_QUEUE_KIB)
-            consumer = system.roles[out](client, topic, fetch_queue_backoff_ms=1)
-            _warm_stream(producer, consumer, topic, part, more)
+        # A short queue, so that the producer is done when its time is; a consumer that does not rest.
+        with (
+            system.topic() as topic,
+            contextlib.closing(system.roles[into](client, queue_buffering_max_kbytes=WARM_QUEUE_KIB)) as producer,
+            contextlib.closing(system.roles[out](client, topic, fetch_queue_backoff_ms=1)) as consumer,
+        ):
+            until_steady(partial(_warm_stream, producer, consumer, topic, window, more))
     with system.topic() as topic:
-        _warm_singly(client, topic, 2 * part)
+        _warm_singly(client, topic, window)
 
 
-def _warm_stream(producer: Any, consumer: Any, topic: str, seconds: float, more: dict[str, Any]) -> None:
-    with contextlib.closing(consumer), contextlib.closing(producer):
-        sent = producer.run(topic=topic, value_bytes=WARM_VALUE_BYTES, seconds=seconds, **more)
-        consumer.run(records=int(sent["records"]))
+def until_steady(rates: Callable[[], tuple[float, ...]]) -> int:
+    """Measures until all rates are within `AGREE` of the last ones, or it was often enough; how often it was."""
+    before = rates()
+    for windows in range(2, WINDOWS_MAX + 1):
+        found = rates()
+        if all(abs(now - then) <= AGREE * max(now, then) for now, then in zip(found, before, strict=True)):
+            return windows
+        before = found
+    return WINDOWS_MAX
+
+
+def _warm_stream(producer: Any, consumer: Any, topic: str, seconds: float, more: dict[str, Any]) -> tuple[float, float]:
+    """Records a second in, and out."""
+    sent = producer.run(topic=topic, value_bytes=WARM_VALUE_BYTES, seconds=seconds, **more)
+    read = consumer.run(records=int(sent["records"]))
+    return sent["records"] / sent["seconds"], read["records"] / read["seconds"]
 
 
 def _warm_singly(client: dict[str, Any], topic: str, seconds: float) -> None:
@@ -185,12 +229,18 @@ def _warm_singly(client: dict[str, Any], topic: str, seconds: float) -> None:
         contextlib.closing(Receiving(client, topic)) as receiving,
         contextlib.closing(Sending(client, linger_ms=0)) as sending,
     ):
+
+        def window() -> tuple[float]:
+            began, records = time.monotonic(), 0
+            while time.monotonic() - began < seconds:
+                sending.produce_waiting(topic, bytes(WARM_VALUE_BYTES))
+                sending.flush()
+                receiving.poll()
+                records += 1
+            return (records / (time.monotonic() - began),)
+
         receiving.rewind()
-        give_up = time.monotonic() + seconds
-        while time.monotonic() < give_up:
-            sending.produce_waiting(topic, bytes(WARM_VALUE_BYTES))
-            sending.flush()
-            receiving.poll()
+        until_steady(window)
 
 
 def roles() -> dict[str, type]:
@@ -206,6 +256,7 @@ def roles() -> dict[str, type]:
 
     return {
         "rows_in": kafka_throughput.RowsIn,
+        "rows_in_batches": kafka_throughput.RowsInBatches,
         "batches_in": kafka_throughput.BatchesIn,
         "rows_out": kafka_throughput.RowsOut,
         "arrow_out": kafka_throughput.ArrowOut,
@@ -218,7 +269,6 @@ def roles() -> dict[str, type]:
         "columns_in": kafka_columns.ColumnsIn,
         "columns_out": kafka_columns.ColumnsOut,
         "java_rows_in": kafka_java.JavaRowsIn,
-        "java_rows_out": kafka_java.JavaRowsOut,
     }
 
 
@@ -246,7 +296,7 @@ class Kafka:
     name = "kafka"
 
     def __init__(self, warm_s: float = WARM_S) -> None:
-        """`warm_s`: how long the JVM is warmed before `start` yields."""
+        """`warm_s`: about how long the JVM is warmed before `start` yields; see `warm`."""
         self._warm_s = warm_s
 
     def missing(self, cache: Path) -> str | None:
@@ -263,7 +313,7 @@ class Kafka:
         began = time.monotonic()
         with kafka_broker.running(directory, cache, say) as broker:
             system = KafkaSystem(broker, cache)
-            say(f"kafka: up after {time.monotonic() - began:.1f} s; warming its JVM for about {self._warm_s:g} s")
+            say(f"kafka: up after {time.monotonic() - began:.1f} s; warming its JVM until it gets no faster")
             warm(system, self._warm_s)
             yield system
 

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.child_process import ChildProcess
 from benchmarks.harness.system import PeerFailed, Say
 from benchmarks.peers import kafka_install
-from benchmarks.peers.kafka_process import ChildProcess
 
 HOST = "127.0.0.1"
 START_WAIT_S = 120.0

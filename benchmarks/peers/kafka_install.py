@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.harness.child_process import ChildProcess
 from benchmarks.harness.system import PeerFailed, Say
-from benchmarks.peers.kafka_process import ChildProcess
 
 VERSION = "4.3.0"
 SCALA = "2.13"

@@ -1,4 +1,4 @@
-"""Kafka's own load generators, in Java, to be shown beside confluent-kafka: ProducerPerformance, ConsumerPerformance.
+"""Kafka's own load generator in Java, to be shown beside confluent-kafka: ProducerPerformance.
 
 Each run is a JVM of its own. Its first records, which it runs interpreted, are not counted where the tool can leave
 them out. Tunings are the Java client's settings with underscores.
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.kafka_process import ChildProcess
+from benchmarks.harness.child_process import ChildProcess
 
 # About what they do on two cores; a run is sized by it, because they count records, not seconds.
 EXPECTED_BYTES_PER_S = 40e6
@@ -58,35 +58,6 @@ class JavaRowsIn:
         """Nothing is open between runs."""
 
 
-class JavaRowsOut:
-    """ConsumerPerformance: it joins a group of its own, whose rebalance it does not count."""
-
-    def __init__(self, client: Mapping[str, Any], topic: str, **tuning: Any) -> None:
-        self._client = client
-        self._topic = topic
-        self._tuning = tuning
-
-    def run(self, records: int) -> dict[str, float]:
-        """Reads the topic from its beginning until `records` are there. It counts bytes, but touches none.
-
-        Returns:
-            records, and the seconds of fetching by its own account.
-        """
-        said = _run(
-            self._client,
-            "org.apache.kafka.tools.ConsumerPerformance",
-            "--bootstrap-server", self._client["bootstrap_servers"],
-            "--topic", self._topic,
-            "--num-records", str(records),
-            "--hide-header",
-            *(part for one in properties(self._tuning) for part in ("--command-property", one)),
-        )  # fmt: skip
-        return consumed(said)
-
-    def close(self) -> None:
-        """Nothing is open between runs."""
-
-
 def properties(settings: Mapping[str, Any]) -> list[str]:
     """name=value, by Kafka's names."""
     return [f"{name.replace('_', '.')}={value}" for name, value in settings.items()]
@@ -101,17 +72,9 @@ def produced(said: str) -> dict[str, float]:
     return {"records": records, "seconds": records / rate}
 
 
-def consumed(said: str) -> dict[str, float]:
-    """Reads ConsumerPerformance's line: start, end, MB, MB/s, records, records/s, rebalance ms, fetch ms, ..."""
-    lines = [line.split(", ") for line in said.splitlines() if line.count(", ") >= 9]
-    if not lines:
-        raise RuntimeError(f"kafka: ConsumerPerformance told no result: {said.strip()[-200:]}")
-    return {"records": int(lines[-1][4]), "seconds": int(lines[-1][7]) / 1000}
-
-
 def _run(client: Mapping[str, Any], *arguments: str) -> str:
     command = [client["java"], HEAP, "-cp", client["classpath"], "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"]
-    handle, name = tempfile.mkstemp(prefix="kafka-java-")
+    handle, name = tempfile.mkstemp(prefix="java-", dir=client["directory"])  # it goes with the run's directory
     os.close(handle)
     log = Path(name)
     try:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import accounting
+from benchmarks.harness.child_process import ChildProcess
 from benchmarks.harness.system import Say
 from benchmarks.peers import nats_clients, server
-from benchmarks.peers.kafka_process import ChildProcess
 from benchmarks.peers.nats_clients import Connection, streams_of, topic_name
 
 PROGRAM = "nats-server"

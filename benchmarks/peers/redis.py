@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import accounting
+from benchmarks.harness.child_process import ChildProcess
 from benchmarks.harness.system import Say
 from benchmarks.peers import redis_clients, server
-from benchmarks.peers.kafka_process import ChildProcess
 from benchmarks.peers.redis_clients import connect, groups_key, streams_of, topic_name
 
 PROGRAM = "redis-server"

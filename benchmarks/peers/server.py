@@ -10,8 +10,8 @@ import socket
 import time
 from collections.abc import Callable
 
+from benchmarks.harness.child_process import ChildProcess
 from benchmarks.harness.system import PeerFailed
-from benchmarks.peers.kafka_process import ChildProcess
 
 POLL_S = 0.02
 # Where Debian puts servers; not on every user's PATH.

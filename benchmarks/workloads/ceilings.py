@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.baselines.ceilings import fdatasync_s, loopback_tcp, memcpy, page_cache_write
 from benchmarks.harness.bench import GB, Bench
-from benchmarks.harness.figures import Outcome, alternate
+from benchmarks.harness.figures import Outcome
 
 TITLE = "what this machine can do at all"
 SIDE = "machine"
@@ -16,14 +16,12 @@ def run(bench: Bench) -> Outcome:
     scale = bench.scale
     size = scale.bytes_max
     path = bench.directory / "ceiling"
-    results = alternate(
+    results = bench.alternate(
         {
             "memcpy": lambda: memcpy(size) / GB,
             "page-cache write, 1 MiB a call": lambda: page_cache_write(path, size) / GB,
             "loopback TCP, 1 MiB a call": lambda: loopback_tcp(size) / GB,
-        },
-        scale.repeats,
-        scale.warm_up,
+        }
     )
     outcome = Outcome("ceilings", settings={"bytes": size})
     for name, samples in results.items():

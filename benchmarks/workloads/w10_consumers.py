@@ -20,7 +20,6 @@ from benchmarks.harness.bench import GB, MB, Bench
 from benchmarks.harness.figures import Outcome
 from benchmarks.harness.loads import Load
 from benchmarks.workloads.w10_clusters import all_pids, rounds, steps, wait
-from benchmarks.workloads.w10_idle import cpu_ns
 from rayqueue.perf.payload import SUM_BELOW, touch, values_table
 
 KIB = 1024
@@ -220,9 +219,9 @@ def _waiting(bench: Bench, loads: list[Load], count: int, held: list[int]) -> Wa
     for load in loads:
         load.call("wait_at_end", poll_s=min(POLL_MAX_S, bench.scale.seconds))
     wait(bench.scale.seconds)  # until streams are open
-    used, began = cpu_ns(clients + servers), time.perf_counter_ns()
+    used, began = accounting.cpu_s(clients + servers), time.perf_counter()
     wait(2 * bench.scale.seconds)
-    percent = 100 * (cpu_ns(clients + servers) - used) / (time.perf_counter_ns() - began)
+    percent = 100 * (accounting.cpu_s(clients + servers) - used) / (time.perf_counter() - began)
     after = [(accounting.memory(pids).uss, accounting.open_files(pids)) for pids in (clients, servers)]
     for load in loads:
         load.call("awake")

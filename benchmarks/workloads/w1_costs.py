@@ -18,19 +18,20 @@ SETTLE_S = 0.3
 SETTLE_WAITS_MAX = 10
 
 
-def memory(bench: Bench, outcome: Outcome, clients: Mapping[str, list[int]]) -> None:
-    """PSS of the servers, and of one of the producers, now.
+def memory(bench: Bench, outcome: Outcome, clients: Mapping[tuple[str, str], list[int]]) -> None:
+    """PSS of the servers, and of each producer, now.
 
     Args:
-        clients: the producers' process ids by system.
+        clients: the producers' process ids by system and by what they produced.
     """
     for system in bench.having(ROWS):
         servers = [pid for group in system.processes().values() for pid in group]
         pss = accounting.memory(servers).pss / MIB
         outcome.add("memory of all servers (PSS)", "MiB", [pss], higher_is_better=False, side=system.name)
-        producers = [accounting.memory([pid]).pss / MIB for pid in clients.get(system.name, [])]
+    for (name, what), pids in clients.items():
+        producers = [accounting.memory([pid]).pss / MIB for pid in pids]
         if producers:
-            outcome.add("memory of a producer (PSS)", "MiB", producers, higher_is_better=False, side=system.name)
+            outcome.add(f"memory of a producer, {what} (PSS)", "MiB", producers, higher_is_better=False, side=name)
 
 
 def disk(bench: Bench, outcome: Outcome, roles: Mapping[str, str], value_bytes: int) -> None:
@@ -41,7 +42,7 @@ def disk(bench: Bench, outcome: Outcome, roles: Mapping[str, str], value_bytes: 
     """
     for role, what in roles.items():
         for system in bench.having(role):
-            best = tunings(bench, system, role, value_bytes)[-1]
+            best = tunings(bench, system, role, value_bytes)[0]
             with ExitStack() as stack, system.topic() as topic:
                 producers = Producers(bench, stack, system, role, best.arguments)
                 before = _settled(system)

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from benchmarks.baselines.ceilings import fdatasync_s
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.figures import Outcome, alternate
+from benchmarks.harness.figures import Outcome
 from benchmarks.harness.system import System
 from benchmarks.harness.throughput import (
     BATCH_ROWS,
@@ -26,6 +26,8 @@ from benchmarks.harness.throughput import (
     add_cpu,
     add_rates,
     best_of,
+    candidates,
+    decide,
     mb_s,
     tunings,
 )
@@ -34,6 +36,7 @@ TITLE = "producing, fsync before each ack"
 SMALL = 100
 FSYNC = {"flush_messages": 1}
 SYNCS = 50
+SHORT = 0.6  # of the scale's seconds: no goal hangs on it
 SYNCING = (*COMPARED, "redis")  # JetStream has no such setting of a stream
 WHAT = {ROWS: "rows in, fsync", BATCHES: "batches in, fsync"}
 UNITS = {ROWS: "records/s", BATCHES: "MB/s"}
@@ -51,9 +54,9 @@ def run(bench: Bench) -> Outcome:
                 bench.say(f"w5: sweeping {what}, {system.name}")
                 sides |= _sides(bench, stack, system, role)
         bench.say(f"w5: {len(sides)} sides")
-        results = alternate(sides, bench.scale.repeats, bench.scale.warm_up)
+        results = decide(bench.alternate(sides, bench.few))
     path = bench.directory / "fsync"
-    syncs = [fdatasync_s(path, SYNCS) * 1e6 for _ in range(bench.scale.repeats)]
+    syncs = [fdatasync_s(path, SYNCS) * 1e6 for _ in range(bench.few)]
     outcome.add("fdatasync after 1 KiB", "us", syncs, higher_is_better=False, side="machine")
     for role, what in WHAT.items():
         for side, rates in results.items():
@@ -69,7 +72,8 @@ def run(bench: Bench) -> Outcome:
 
 def _sides(bench: Bench, stack: ExitStack, system: System, role: str) -> Sides:
     sides: Sides = {}
-    for tuning in tunings(bench, system, role, SMALL, **FSYNC):
+    for tuning in candidates(tunings(bench, system, role, SMALL, **FSYNC), 1):
         producers = Producers(bench, stack, system, role, tuning.arguments)
-        sides[Side(system.name, WHAT[role], str(tuning), tuning.best)] = partial(producers.measure, SMALL, **FSYNC)
+        measure = partial(producers.measure, SMALL, SHORT * bench.scale.seconds, **FSYNC)
+        sides[Side(system.name, WHAT[role], tuning.label)] = measure
     return sides

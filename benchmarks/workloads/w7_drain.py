@@ -19,8 +19,9 @@ from typing import Any, TypeAlias
 
 from benchmarks.harness import throughput
 from benchmarks.harness.bench import MB, Bench
-from benchmarks.harness.figures import Outcome, alternate
+from benchmarks.harness.figures import Outcome
 from benchmarks.harness.loads import Load
+from benchmarks.harness.sweep import Measure
 from benchmarks.harness.system import System
 from benchmarks.harness.throughput import Producers, reader_tunings, tunings
 
@@ -34,6 +35,7 @@ TIMEOUT_S = 30.0
 QUIET = 0.5
 # Of single records, those that are produced between two looks at the clock: a millisecond's.
 LOOKS_PER_S = 1000
+LEAST_MS = 1e-6
 
 Found: TypeAlias = dict[str, Any]
 
@@ -81,24 +83,21 @@ def run(bench: Bench) -> Outcome:
     """Measures tables, then single records."""
     scale = bench.scale
     outcome = Outcome("w7", settings={"value_bytes": VALUE_BYTES, "batch_rows": BATCH_ROWS, "acks": "all"})
-    for kind, records in ((ARROW, scale.bytes_max // 2 // VALUE_BYTES), (ROWS, scale.rows_max // 4)):
+    for kind, records in ((ARROW, scale.bytes_max // 2 // VALUE_BYTES), (ROWS, scale.rows_max // 8)):
         backlog = max(1, records // BATCH_ROWS) * BATCH_ROWS
         with contextlib.ExitStack() as stack:
             sides, rate = _prepare(bench, stack, kind, backlog)
             what = {"backlog_records": backlog, "rate_records_s": rate}
             outcome.settings[kind.name] = what
             bench.say(f"w7: {kind.name}, {backlog:,} records behind, {rate:,} records/s meanwhile")
-            rounds = alternate(
-                {side.name: partial(_round, bench, kind, side, backlog, rate) for side in sides},
-                scale.repeats,
-                scale.warm_up,
-            )
+            turns = {side.name: partial(_round, bench, kind, side, backlog, rate) for side in sides}
+            rounds = bench.alternate(turns, bench.few)
         what["rounds"] = {name: [_short(one) for one in found] for name, found in rounds.items()}
         _figures(outcome, kind, rounds)
     outcome.notes.append(
         "caught up: the whole backlog read, and the newest record 0.1 s old at most; acks from the moment the records "
-        "should have been sent; alone: before the consumer began; rayqueue reads mapped unless it says streamed; the "
-        "consumers at their best settings, the producers that keep the pace at their defaults (Kafka lingers for 5 ms)"
+        "should have been sent; alone: before the consumer began; rayqueue reads mapped unless it says streamed; "
+        "consumers and the producers that keep the pace are at their best settings, as swept"
     )
     if bench.find("kafka", *ROLES) is None:
         outcome.notes.append("no ratios: Kafka was not started")
@@ -107,37 +106,57 @@ def run(bench: Bench) -> Outcome:
 
 def _prepare(bench: Bench, stack: contextlib.ExitStack, kind: Kind, backlog: int) -> tuple[list[Side], int]:
     """Fills a topic for each side and starts its processes; and the rate for all of them, in records/s."""
-    opened = [
-        _open(bench, stack, kind, name, system, tuning, backlog)
-        for name, (system_name, tuning) in kind.sides.items()
-        if (system := bench.find(system_name, *ROLES))
-    ]
-    return [side for side, _ in opened], max(1, int(min(rate for _, rate in opened) * kind.share))
+    filled: dict[str, tuple[System, str, dict[str, Any], float]] = {}
+    for name, (system_name, tuning) in kind.sides.items():
+        system = bench.find(system_name, *ROLES)
+        if system is None:
+            continue
+        topic = stack.enter_context(system.topic())
+        rate = _fill(bench, system, kind.role_in, topic, backlog)
+        if system is not bench.rayqueue:
+            tuning = _best_reader(bench, system, kind, topic, backlog)
+        filled[name] = system, topic, tuning, rate
+    rate = max(1, int(min(rate for *_, rate in filled.values()) * kind.share))
+    sides = []
+    for name, (system, topic, tuning, _) in filled.items():
+        quickest = _quickest(bench, system, kind, topic, rate)
+        pacer = stack.enter_context(bench.load(system, "pacer", topic=topic, **quickest))
+        drainer = stack.enter_context(bench.load(system, "drainer", topic=topic, **tuning))
+        sides.append(Side(name, system, pacer, drainer))
+    return sides, rate
 
 
-def _open(
-    bench: Bench,
-    stack: contextlib.ExitStack,
-    kind: Kind,
-    name: str,
-    system: System,
-    tuning: dict[str, Any],
-    backlog: int,
-) -> tuple[Side, float]:
-    """A side, and the records a second that its topic was filled with."""
-    topic = stack.enter_context(system.topic())
-    filled = _fill(bench, system, kind.role_in, topic, backlog)
-    if system is not bench.rayqueue:
-        best = reader_tunings(bench, system, kind.role_out, VALUE_BYTES, lambda: (topic, backlog))[-1]
-        tuning = best.arguments
-    pacer = stack.enter_context(bench.load(system, "pacer", topic=topic))
-    drainer = stack.enter_context(bench.load(system, "drainer", topic=topic, **tuning))
-    return Side(name, system, pacer, drainer), filled
+def _best_reader(bench: Bench, system: System, kind: Kind, topic: str, backlog: int) -> dict[str, Any]:
+    return reader_tunings(bench, system, kind.role_out, VALUE_BYTES, lambda: (topic, backlog))[0].arguments
+
+
+def _quickest(bench: Bench, system: System, kind: Kind, topic: str, rate: int) -> dict[str, Any]:
+    """The sender's tuning with which acks come soonest at this rate, while nobody reads."""
+
+    def opened(stack: contextlib.ExitStack, tuning: dict[str, Any]) -> dict[str, Measure]:
+        pacer = stack.enter_context(bench.load(system, "pacer", topic=topic, **tuning))
+
+        def measure() -> float:
+            _start(pacer, kind, rate)
+            threading.Event().wait(bench.scale.sweep_seconds)
+            return 1 / max(LEAST_MS, statistics.median(ms for _, ms in pacer.call("stop")))
+
+        return {f"acks, {kind.name}": measure}
+
+    known = system.tunings.get("sender", {"default": {}})
+    return dict(known[bench.sweep(system, "sender", opened, f"acks, {kind.name}")[0]])
+
+
+def _start(pacer: Load, kind: Kind, rate: int) -> None:
+    if kind is ARROW:
+        pacer.call("batches", rows=BATCH_ROWS, value_bytes=VALUE_BYTES, rate=rate)
+    else:
+        pacer.call("rows", group=max(1, rate // LOOKS_PER_S), value_bytes=VALUE_BYTES, rate=rate)
 
 
 def _fill(bench: Bench, system: System, role: str, topic: str, records: int) -> float:
     """Writes so many records, as the system does it best; records a second."""
-    tuning = tunings(bench, system, role, VALUE_BYTES)[-1]
+    tuning = tunings(bench, system, role, VALUE_BYTES)[0]
     with contextlib.ExitStack() as stack:
         producers = Producers(bench, stack, system, role, tuning.arguments)
         rate = producers.into(topic, VALUE_BYTES, FILL_MAX_S, records=records)
@@ -152,10 +171,7 @@ def _round(bench: Bench, kind: Kind, side: Side, backlog: int, rate: int) -> Fou
     Returns:
         What the drainer says; seconds; acks in ms, "alone" and "meanwhile"; CPU seconds of all processes.
     """
-    if kind is ARROW:
-        side.pacer.call("batches", rows=BATCH_ROWS, value_bytes=VALUE_BYTES, rate=rate)
-    else:
-        side.pacer.call("rows", group=max(1, rate // LOOKS_PER_S), value_bytes=VALUE_BYTES, rate=rate)
+    _start(side.pacer, kind, rate)
     threading.Event().wait(QUIET * bench.scale.seconds)
     meter = bench.meter(side.system, side.drainer, side.pacer)
     if kind is ARROW:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from benchmarks.harness import throughput
 from benchmarks.harness.bench import GB, Bench
-from benchmarks.harness.figures import Outcome, alternate
+from benchmarks.harness.figures import Outcome
 from benchmarks.harness.loads import Load
 from benchmarks.harness.system import System
 from benchmarks.harness.throughput import fill, reader_tunings
@@ -56,7 +56,7 @@ def run(bench: Bench) -> Outcome:
                 if topics[name][1] < written:
                     raise AssertionError(f"{name} took {topics[name][1]:,} of {written:,} records")
             topic = topics[name][0]
-            tuning = reader_tunings(bench, system, role, VALUE_BYTES, partial(topics.__getitem__, name))[-1].arguments
+            tuning = reader_tunings(bench, system, role, VALUE_BYTES, partial(topics.__getitem__, name))[0].arguments
             bench.say(f"w8: starting {max(READERS)} readers, {side}")
             starting = (bench.load(system, role, topic=topic, **tuning) for _ in range(max(READERS)))
             sides[side] = system, [stack.enter_context(load) for load in starting]
@@ -65,7 +65,7 @@ def run(bench: Bench) -> Outcome:
             calls = {
                 side: partial(_read, bench, system, loads[:count], some) for side, (system, loads) in sides.items()
             }
-            results[count] = alternate(calls, scale.repeats, scale.warm_up)
+            results[count] = bench.alternate(calls, bench.few)
     _check_sums(results)
     for count, rounds in results.items():
         _figures(outcome, count, rounds)

@@ -13,8 +13,9 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.figures import Outcome, alternate
+from benchmarks.harness.figures import Outcome
 from benchmarks.harness.loads import Load
+from benchmarks.harness.sweep import Measure
 from benchmarks.harness.system import System
 from rayqueue.perf.columns import COLUMNS, SCHEMA
 
@@ -24,6 +25,7 @@ BATCH_ROWS = 2_500
 # About; what a row of the ten columns takes in Arrow.
 ROW_BYTES = 95
 MILLION = 1e6
+KEY = "ten columns"
 # Side → system and tuning of its reader.
 SIDES: dict[str, tuple[str, dict[str, Any]]] = {
     "rayqueue mapped": ("rayqueue", {}),
@@ -39,7 +41,7 @@ def run(bench: Bench) -> Outcome:
     """Fills a topic on each system, checks once that it reads back equal, and reads it by columns, then by rows."""
     scale = bench.scale
     count = max(1, scale.bytes_max // 2 // ROW_BYTES // BATCH_ROWS)
-    row_count = max(1, scale.rows_max // 20 // BATCH_ROWS)
+    row_count = max(1, scale.rows_max // 40 // BATCH_ROWS)
     settings = {"columns": {str(field.name): str(field.type) for field in SCHEMA}, "batch_rows": BATCH_ROWS}
     outcome = Outcome("w9", settings={**settings, "records": count * BATCH_ROWS, "read": COLUMNS, "rounds": {}})
     outcome.settings["records_by_row"] = row_count * BATCH_ROWS
@@ -89,13 +91,17 @@ def _readers(bench: Bench, count: int, form: str) -> Iterator[dict[str, tuple[Sy
 def _best(bench: Bench, system: System, topic: str, count: int) -> dict[str, Any]:
     """The settings with which the system's readers of tables read the ten columns fastest."""
 
-    def measure(tuning: dict[str, Any]) -> float:
-        with bench.load(system, "columns_out", topic=topic, **tuning) as load:
-            found = [load.call("read", columns=COLUMNS[10], records=count * BATCH_ROWS) for _ in range(2)]
-        return 1 / float(found[-1]["seconds"])
+    def opened(stack: contextlib.ExitStack, tuning: dict[str, Any]) -> dict[str, Measure]:
+        load = stack.enter_context(bench.load(system, "columns_out", topic=topic, **tuning))
 
-    _, tuning = bench.sweep(system, "arrow_out", measure, key="ten columns")
-    return tuning
+        def measure() -> float:
+            return 1 / float(load.call("read", columns=COLUMNS[10], records=count * BATCH_ROWS)["seconds"])
+
+        measure()  # connects
+        return {KEY: measure}
+
+    known = system.tunings.get("arrow_out", {"default": {}})
+    return dict(known[bench.sweep(system, "arrow_out", opened, KEY)[0]])
 
 
 @contextlib.contextmanager
@@ -121,7 +127,7 @@ def _measure(
         return {"rate": millions / found["seconds"], "cpu": cpu / millions, **found}
 
     calls = {side: partial(read, system, load) for side, (system, load) in readers.items()}
-    rounds = alternate(calls, bench.scale.repeats, bench.scale.warm_up)
+    rounds = bench.alternate(calls, bench.few)
     sums = {one["sum"] for found in rounds.values() for one in found}
     if len(sums) != 1:
         raise AssertionError(f"readers saw different data: sums {sums}")

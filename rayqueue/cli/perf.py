@@ -50,7 +50,9 @@ def perf() -> None:
 @click.option(
     "--batch-records", type=click.IntRange(min=1), default=10_000, show_default=True, help="With --api arrow."
 )
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Records a second; else as fast as possible.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), help="Records a second, open loop; else as fast as possible."
+)
 @_acks_option
 @click.option("--linger", type=click.FloatRange(min=0), default=5.0, show_default=True, help="linger.ms")
 @click.option("--compression", type=click.Choice(["none", "lz4", "zstd"]), default="none", show_default=True)
@@ -70,7 +72,7 @@ def produce(
     as_json: bool,
     connection: Connection,
 ) -> None:
-    """Writes records, all acked, and times them from `produce` to the ack."""
+    """Writes records, all acked, and times them from `produce` to the ack; with --rate, from when each was due."""
     if rate and api == "arrow":
         raise click.UsageError("--rate is for --api rows")
     from rayqueue.cli import perf_produce

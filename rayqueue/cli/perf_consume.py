@@ -15,12 +15,14 @@ def consume_arrow(load: ArrowOut, report: Report, records: int | None = None) ->
         load: its consumer was made with stop_at="latest".
         report: told once a second.
     """
-    return _summary("consume, Arrow tables", load.run(records, Meter("read", report).count, to_end=True))
+    with Meter("read", report, records) as meter:
+        return _summary("consume, Arrow tables", load.run(records, meter.count, to_end=True))
 
 
 def consume_rows(load: RowsOut, report: Report, records: int | None = None) -> Summary:
     """The same, a Message a record."""
-    return _summary("consume, rows", load.run(records, Meter("read", report).count, to_end=True))
+    with Meter("read", report, records) as meter:
+        return _summary("consume, rows", load.run(records, meter.count, to_end=True))
 
 
 def _summary(what: str, found: dict[str, Any]) -> Summary:

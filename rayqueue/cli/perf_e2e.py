@@ -49,8 +49,8 @@ def end_to_end(
         _expect(ours, "ready", READY_TIMEOUT_S)
         begin_ns = time.monotonic_ns() + LEAD_NS
         ours.send(begin_ns)
-        meter = Meter("sent", report)
-        sender.run(begin_ns, records, rate, size, meter.count)
+        with Meter("sent", report, records) as meter:
+            sender.run(begin_ns, records, rate, size, meter.count)
         latencies = _expect(ours, "latencies", DRAIN_TIMEOUT_S)
         took = (time.monotonic_ns() - begin_ns) / 1e9
         return Summary(f"end to end, {rate:g} records/s of {size} bytes", meter.records, meter.bytes, took, latencies)

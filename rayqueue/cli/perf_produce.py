@@ -34,15 +34,17 @@ def produce_rows(
         records: how many.
         size: bytes of each value, random ones.
         report: told once a second.
-        rate: records a second to keep to; None: as fast as possible.
+        rate: records a second to keep to; each is timed then from when it should have been sent. None: as fast as
+            possible.
 
     Raises:
         RayQueueError: a record was not written.
     """
     timing = _Timing()
     with RowsIn(settings) as load:
-        meter = Meter("sent", report)
-        found = load.run(topic, size, math.inf, records, meter.count, timing.add, rate, warm_up=False)
+        with Meter("sent", report, records) as meter:
+            found = load.send(topic, size, math.inf, records, meter.count, timing.add, rate, warm_up=False)
+        load.check()
     return _summary(f"produce, {size} byte rows", found, size, timing)
 
 
@@ -52,8 +54,7 @@ def produce_batches(
     """Records through `produce_batch`, Arrow tables of `batch_records` each; latencies are those of batches."""
     timing = _Timing()
     count = min(batch_records, records)
-    with BatchesIn(settings) as load:
-        meter = Meter("sent", report)
+    with BatchesIn(settings) as load, Meter("sent", report, records) as meter:
         found = load.run(
             topic, count, size, math.inf, records_max=records, progress=meter.count, timed=timing.add, warm_up=False
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from array import array
 from collections.abc import Callable
@@ -105,31 +106,60 @@ def latency_text(latency_ms: dict[str, float]) -> str:
 
 
 class Meter:
-    """Counts, and reports once a second."""
+    """Counts, and reports once a second, also when there was nothing to count: a stall is a line of zeros.
 
-    def __init__(self, what: str, report: Report) -> None:
+    A context manager: a thread of its own reports within the block.
+
+    Args:
+        what: what is done with the records, as "sent".
+        report: told each line.
+        total: records there will be; None when nobody knows.
+    """
+
+    def __init__(self, what: str, report: Report, total: int | None = None) -> None:
         self._what = what
         self._report = report
-        self.started = time.perf_counter()
-        self._last = self.started
+        self._total = total
+        self._last = time.perf_counter()
         self._reported_records = self._reported_bytes = 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="perf-meter", daemon=True)
         self.records = self.bytes = 0
 
     def count(self, records: int, size: int) -> None:
         """Some more records of `size` bytes in all."""
         self.records += records
         self.bytes += size
-        now = time.perf_counter()
-        if now - self._last >= REPORT_EVERY_S:
-            records, size = self.records - self._reported_records, self.bytes - self._reported_bytes
-            seconds = now - self._last
-            self._report(
-                f"{self._what} {records:,} records in {seconds:.1f} s, {records / seconds:,.0f} records/s, "
-                f"{size / seconds / 1e6:,.1f} MB/s"
-            )
-            self._last, self._reported_records, self._reported_bytes = now, self.records, self.bytes
 
-    def summary(self, what: str, latencies: Latencies | None = None) -> Summary:
-        """The whole run, up to now."""
-        seconds = time.perf_counter() - self.started
-        return Summary(what, self.records, self.bytes, seconds, latencies.percentiles() if latencies else {})
+    def line(self) -> None:
+        """Reports what came since the last line."""
+        now = time.perf_counter()
+        all_records, all_bytes = self.records, self.bytes
+        records, size, seconds = (
+            all_records - self._reported_records,
+            all_bytes - self._reported_bytes,
+            now - self._last,
+        )
+        of = f", {all_records:,} of {self._total:,} ({all_records / self._total:.0%})" if self._total else ""
+        self._report(
+            f"{self._what} {records:,} records in {seconds:.1f} s, {records / seconds:,.0f} records/s, "
+            f"{size / seconds / 1e6:,.1f} MB/s{of}"
+        )
+        self._last, self._reported_records, self._reported_bytes = now, all_records, all_bytes
+
+    def _run(self) -> None:
+        next_s = self._last
+        while True:
+            next_s += REPORT_EVERY_S
+            if self._end.wait(max(0.0, next_s - time.perf_counter())):
+                return
+            self.line()
+
+    def __enter__(self) -> Meter:
+        self._last = time.perf_counter()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()

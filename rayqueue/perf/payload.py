@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -22,6 +23,7 @@ def random_values(rows: int, value_bytes: int, seed: int = 0) -> list[bytes]:
     return [data[row * value_bytes : (row + 1) * value_bytes] for row in range(rows)]
 
 
+@lru_cache(maxsize=4)  # made in the round of warming, not while CPU is counted
 def values_table(rows: int, value_bytes: int, seed: int = 0) -> pa.Table:
     """One binary column `value` in one chunk, of random bytes."""
     return pa.table({"value": pa.array(random_values(rows, value_bytes, seed), pa.binary())})

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.goals import Goal
 from benchmarks.harness.bench import Bench, Scale
 from benchmarks.harness.figures import Outcome
 from benchmarks.harness.suite import Plan
 from benchmarks.harness.system import PeerFailed, Say, System
 
-TINY = Scale(seconds=0.01, repeats=1, warm_up=0, bytes_max=1000, rows_max=10, partitions=1)
+TINY = Scale(seconds=0.01, repeats=1, warm_up=0, bytes_max=1000, rows_max=10, partitions=1, sync=False)
 WAITS = [sys.executable, "-c", "import time; time.sleep(100)"]
 
 
@@ -81,7 +82,8 @@ def finds(must: float | None = None, aim: float | None = None, name: str = "w1")
         outcome.add("rows in", "MB/s", [20.0])
         if any(system.name == "kafka" for system in bench.systems):
             outcome.add("rows in", "MB/s", [10.0], side="kafka")
-            outcome.ratio("rows in, rayqueue / kafka", [20.0], [10.0], must, aim)
+            goal = None if must is None else Goal("rows_in", "rows in", name, must, aim)
+            outcome.ratio("rows in, rayqueue / kafka", [20.0], [10.0], goal)
         return outcome
 
     return run

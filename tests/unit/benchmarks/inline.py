@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks.harness.bench import Bench, Scale
 from benchmarks.harness.system import System
 
-SCALE = Scale(seconds=0.02, sweep_seconds=0.01, repeats=2, warm_up=0, bytes_max=2_000_000, rows_max=20_000)
+SCALE = Scale(seconds=0.02, sweep_seconds=0.01, repeats=2, warm_up=0, bytes_max=2_000_000, rows_max=20_000, sync=False)
 
 
 class InlineLoad:

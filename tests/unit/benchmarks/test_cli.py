@@ -44,6 +44,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Plan]:
         (["--dir", "nowhere"], "--dir nowhere: there is no such directory"),
         (["--out", "file/results"], "is no directory that can be written"),
         (["--cache", "file"], "is no directory that can be written"),
+        (["--cache", "/proc/x"], "/proc is no directory that can be written"),
         (["--address", "auto", "--brokers", "2"], "leave one out"),
     ],
 )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterable
+from functools import partial
 from typing import ClassVar
 
 import pyarrow as pa
@@ -13,6 +16,7 @@ import pytest
 
 from benchmarks.baselines import ceilings
 from benchmarks.baselines.flight_sink import BARE, CHECKED, FlightSink, FlightWriter
+from benchmarks.goals import Goal
 from benchmarks.harness import accounting, machine
 from benchmarks.harness.figures import Figure, Outcome, alternate
 from benchmarks.harness.latency import summary
@@ -25,7 +29,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def test_a_process_named_with_parentheses_and_spaces_is_read() -> None:
-    text = "42 (ray::Broker (x) y) S 7 42 42 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 9 0 1 1 1"
+    text = "42 (ray::Broker (x) y) S 7 42 42 0 -1 4194560 1 0 0 0 1 2 150 50 20 0 9 0 1 1 1"
     assert accounting.parse_stat(text) == accounting.Stat(42, 7, 200 / TICKS)
 
 
@@ -59,6 +63,25 @@ def test_children_that_have_ended_are_counted_with_their_parent() -> None:
     burn = "import time\nwhile time.process_time() < 0.3: pass"
     subprocess.run([sys.executable, "-c", burn], check=True, timeout=60)
     assert accounting.cpu_s([me]) > before + 0.2
+
+
+def test_cpu_is_counted_finer_than_the_steps_of_proc_and_with_threads_that_have_ended() -> None:
+    me = os.getpid()
+    before, own = accounting.cpu_s([me]), time.process_time()
+    thread = threading.Thread(target=lambda: sum(range(300_000)))
+    thread.start()
+    thread.join()
+    used, expected = accounting.cpu_s([me]) - before, time.process_time() - own
+    assert 0 < used == pytest.approx(expected, abs=0.005)
+
+
+def test_the_machine_is_watched_between_two_looks() -> None:
+    machine = accounting.MachineMeter()
+    time_is_up = time.process_time() + 0.1
+    while time.process_time() < time_is_up:
+        pass
+    idle, steal, load = machine.look()
+    assert 0 <= idle < 100 and 0 <= steal < 100 and load >= 0
 
 
 def test_what_has_ended_counts_as_nothing() -> None:
@@ -99,21 +122,24 @@ def test_bytes_on_the_disk_are_those_of_all_files_below(tmp_path) -> None:
 
 
 def test_medians_goals_and_ratios() -> None:
-    figure = Figure("x", "MB/s", [3.0, 1.0, 2.0], must=2.0, aim=2.5)
+    figure = Figure("x", "MB/s", [3.0, 1.0, 2.0], Goal("x", "x", "w", 1.0, 2.5, "MB/s"))
     assert (figure.median, figure.low, figure.high) == (2.0, 1.0, 3.0)
     assert figure.must_reached is True and figure.aim_reached is False
-    assert Figure("x", "ms", [3.0], must=2.0, higher_is_better=False).must_reached is False
+    lower = Goal("y", "y", "w", 2.0, unit="ms", higher_is_better=False)
+    assert Figure("x", "ms", [3.0], lower, higher_is_better=False).must_reached is False
     assert Figure("x", "ms", [3.0]).must_reached is None is Figure("x", "ms", [3.0]).aim_reached
 
 
 def test_an_outcome_holds_ratios_round_by_round() -> None:
     outcome = Outcome("w")
     outcome.add("x", "ms", [1, 3, 2], side="kafka")
-    outcome.ratio("x", [2, 9], [1, 3], must=2.6)
+    outcome.ratio("x", [2, 9], [1, 3], Goal("x", "x", "w", 2.6))
     plain, ratio = outcome.to_dict()["figures"]
     assert plain["samples"] == [1.0, 3.0, 2.0] and plain["side"] == "kafka"
     assert ratio["samples"] == [2.0, 3.0] and ratio["side"] == ratio["unit"] == "ratio"
     assert ratio["must_reached"] is False and [one.name for one in outcome.missed] == ["x"]
+    with pytest.raises(ValueError, match="the goal x is in ratio, y in s"):
+        outcome.add("y", "s", [1.0], Goal("x", "x", "w", 2.6))
     with pytest.raises(ValueError, match="shorter"):
         outcome.ratio("x", [1.0, 2.0], [1.0])
 
@@ -125,8 +151,14 @@ def test_sides_take_turns_and_the_warm_up_is_dropped() -> None:
         calls.append(name)
         return len(calls)
 
-    assert alternate({"a": lambda: side("a"), "b": lambda: side("b")}, repeats=2) == {"a": [3, 5], "b": [4, 6]}
-    assert calls == ["a", "b"] * 3
+    assert alternate({"a": lambda: side("a"), "b": lambda: side("b")}, repeats=2) == {"a": [4, 5], "b": [3, 6]}
+    assert calls == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_there_is_calm_between_two_sides() -> None:
+    calls: list[str] = []
+    alternate({"a": partial(calls.append, "a"), "b": partial(calls.append, "b")}, 1, 0, lambda: calls.append("-"))
+    assert calls == ["a", "-", "b", "-"]
 
 
 def test_latency_percentiles_are_in_ms() -> None:

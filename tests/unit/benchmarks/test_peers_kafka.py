@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import peers
+from benchmarks.harness import child_process
+from benchmarks.harness.child_process import ChildProcess
 from benchmarks.harness.interruption import running
 from benchmarks.harness.system import PeerFailed
-from benchmarks.peers import PeerFiles, kafka_broker, kafka_install, kafka_java, kafka_process
-from benchmarks.peers.kafka_process import ChildProcess
+from benchmarks.peers import PeerFiles, kafka_broker, kafka_install, kafka_java
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks run on Linux")
 
@@ -148,7 +149,7 @@ def test_a_program_is_stopped_by_its_id_and_is_in_a_session_of_its_own(tmp_path:
 
 
 def test_a_program_that_does_not_listen_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_process, "STOP_WAIT_S", 0.1)
+    monkeypatch.setattr(child_process, "STOP_WAIT_S", 0.1)
     log = tmp_path / "log"
     with ChildProcess(DEAF, log) as child:
         wait_until_ready(child, log)
@@ -177,7 +178,7 @@ def test_a_second_ctrl_c_kills_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 PARENT = """
 import sys, time
 from pathlib import Path
-from benchmarks.peers.kafka_process import ChildProcess
+from benchmarks.harness.child_process import ChildProcess
 child = ChildProcess([sys.executable, "-c", "import time; time.sleep(100)"], Path(sys.argv[1]))
 print(child.pid, flush=True)
 time.sleep(100)
@@ -230,11 +231,8 @@ Warmup first 100000 records. Steady state results will print after the complete 
 200000 steady state records sent, 100000.0 records/sec (9.54 MB/sec), 2.1 ms avg latency, 9.00 ms max latency.
 """
     assert kafka_java.produced(said) == {"records": 200_000, "seconds": 2.0}
-    line = "2026-11-22 19:00:00:000, 2026-11-22 19:00:03:000, 71.5, 23.8, 750000, 250000.0, 500, 2500, 28.6, 300000.0\n"
-    assert kafka_java.consumed("a warning\n" + line) == {"records": 750_000, "seconds": 2.5}
-    for read in (kafka_java.produced, kafka_java.consumed):
-        with pytest.raises(RuntimeError, match="told no result: nothing"):
-            read("nothing")
+    with pytest.raises(RuntimeError, match="told no result: nothing"):
+        kafka_java.produced("nothing")
 
 
 def test_a_peer_is_a_file_that_binds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

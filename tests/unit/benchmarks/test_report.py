@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.goals import GOALS, Goal
 from benchmarks.harness.figures import Outcome
 from benchmarks.harness.report import Report, last_line
 
@@ -21,7 +22,7 @@ def report(tmp_path: Path, kafka: bool = True, ratio: float = 2.0, **more: objec
     found = Report(tmp_path / "out", MACHINE, {"scale": {}}, **more)  # type: ignore[arg-type]
     found.systems = {"rayqueue": {}, **({"kafka": {"version": "4"}} if kafka else {})}
     outcome = Outcome("w1")
-    outcome.ratio("rows in", [ratio], [1.0], must=1.5)
+    outcome.ratio("rows in", [ratio], [1.0], Goal("rows_in", "rows in", "w1", 1.5))
     found.outcomes.append(outcome)
     return found
 
@@ -36,6 +37,34 @@ def test_the_status(tmp_path: Path) -> None:
     assert report(tmp_path, interrupted=True).status == 130
     assert report(tmp_path, kafka=False, ratio=1.0, smoke=True).status == 0
     assert report(tmp_path, smoke=True, failures={"w2": "ValueError"}).status == 1
+
+
+def test_a_must_that_was_not_measured_is_missed(tmp_path: Path) -> None:
+    full = report(tmp_path, expected=[GOALS["rows_in"], GOALS["created"]])
+    assert full.status == 1 and full.not_measured == ["w10: 1,000 partitions created"]
+    assert full.summary == "1 of 2 musts hold, 1 of them not measured; 0 failed; exit status 1."
+    (row,) = [line for line in full.markdown().splitlines() if "1,000 partitions created" in line and "w10" in line]
+    assert row.endswith("| ≤ 1.00 | ≤ 0.30 | **NOT MEASURED** |")
+    assert any("| comes with replication" in line for line in full.markdown().splitlines())
+
+
+def test_a_partial_run_says_so(tmp_path: Path) -> None:
+    found = report(tmp_path, expected=[GOALS["rows_in"]], partial="without w2")
+    assert found.status == 0 and found.summary.startswith("PARTIAL: 1 of 1 musts hold; there are ")
+    assert any(line.startswith("PARTIAL: without w2.") for line in found.heading)
+    nothing = report(tmp_path, partial="without w1")
+    nothing.outcomes.clear()
+    assert nothing.summary.startswith("PARTIAL: 0 of 0 musts hold; there are 19 in all")
+    assert not any("PARTIAL" in line for line in report(tmp_path, smoke=True, partial="x").heading)
+
+
+def test_code_that_changes_during_a_run_is_told(tmp_path: Path) -> None:
+    code = {"commit": "0123456789abcdef", "dirty": False, "sources": "1"}
+    assert report(tmp_path, code={"start": code}).mixed == ""
+    assert report(tmp_path, code={"start": code, "end": dict(code)}).mixed == ""
+    found = report(tmp_path, code={"start": code, "end": {**code, "sources": "2"}})
+    assert found.status == 1 and found.heading[0].startswith("MIXED: ") and found.to_dict()["code"]["mixed"]
+    assert "; commit 0123456789ab." in found.markdown()
 
 
 def test_incomplete_says_why(tmp_path: Path) -> None:

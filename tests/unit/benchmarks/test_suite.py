@@ -53,7 +53,7 @@ def test_the_status_is_that_of_the_musts(tmp_path: Path, must: float, aim: float
     report, text = run(plan(tmp_path, {"w1": finds(must, aim)}, FakePeer(KAFKA)))
     assert report.status == status
     assert "INCOMPLETE" not in text
-    assert line_of(text.partition("All that is held")[2], "w1  rows in").split()[-1] == verdict
+    assert line_of(text.partition("All goals")[2], "w1   rows in").split()[-1] == verdict
     assert f"exit status {status}" in text
     assert ("MISSED w1: rows in, rayqueue / kafka" in text) == bool(status)
 
@@ -153,6 +153,16 @@ def test_loads_do_not_wait_for_a_peer_that_has_died(tmp_path: Path, monkeypatch:
     assert [outcome.workload for outcome in report.outcomes] == ["w1"]
 
 
+def test_a_disk_that_is_too_full_for_results_is_told_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = plan(tmp_path, {"w1": finds(1.0)}, FakePeer(KAFKA))
+    usage = namedtuple("usage", ("total", "used", "free"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 99, 1 if path == tmp_path else 1 << 40))
+    told = suite.too_full(given)
+    assert told.startswith("results take some MB") and "choose another with --out" in told
+
+
 def test_a_disk_that_is_too_full_skips_the_workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fills(bench: Bench) -> Outcome:
         usage = namedtuple("usage", ("total", "used", "free"))
@@ -161,7 +171,7 @@ def test_a_disk_that_is_too_full_skips_the_workload(tmp_path: Path, monkeypatch:
 
     report, text = run(plan(tmp_path, {"w1": fills, "w2": finds(1.0)}, FakePeer(KAFKA)))
     assert report.status == 1
-    told = line_of(text.partition("All that")[0], "w2 is skipped")
+    told = line_of(text.partition("All goals")[0], "w2 is skipped")
     assert "GB of disk" in told and "choose another place with --dir" in told
     assert [outcome.workload for outcome in report.outcomes] == ["w1"]
 
@@ -238,6 +248,36 @@ def test_a_second_signal_does_not_disturb_the_end(tmp_path: Path) -> None:
     report, text = run(plan(tmp_path, {"w1": is_interrupted}, FakePeer(KAFKA)))
     assert report.status == 130
     assert "Stopping already" in text
+
+
+def test_a_disk_that_is_full_where_results_go_is_told_and_everything_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = plan(tmp_path, {"w1": finds(1.0)}, FakePeer(KAFKA))
+
+    def full(report: Report) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Report, "save", full)
+    monkeypatch.setattr(suite, "LOG_FILE", "missing/log.txt")
+    monkeypatch.setattr(suite.Suite, "__post_init__", without_log(suite.Suite.__post_init__))
+    console = Console(record=True, width=200, file=io.StringIO(), markup=False)
+    report = suite.run(given, console)
+    text = console.export_text()
+    assert report.status == 1 and "writing the results failed: OSError: [Errno 28] No space left on device" in text
+    assert "missing/log.txt: No such file or directory" in text and "Traceback" not in text
+    assert "1 failed; exit status 1" in text
+
+
+def without_log(init: Any) -> Any:
+    """The log's directory vanishes once the run has begun, which is what a full disk does to it, too."""
+
+    def begin(self: suite.Suite) -> None:
+        (self.plan.out / "missing").mkdir(parents=True)
+        init(self)
+        shutil.rmtree(self.plan.out / "missing")
+
+    return begin
 
 
 def test_rayqueue_that_does_not_start_is_told(tmp_path: Path) -> None:

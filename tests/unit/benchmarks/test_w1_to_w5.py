@@ -46,14 +46,18 @@ class Batches(Rows):
         return {**found, "seconds": found["seconds"] / (2 if rows > 2500 else 1)}
 
 
+class Lists(Rows):
+    role = "rows_in_batches"
+
+
 class Reader(Rows):
     """Reads as fast as the test says, and finds the sum that it says."""
 
     role = "rows_out"
 
-    def __init__(self, client: dict[str, Any], topic: str, num_messages: int = 500) -> None:
+    def __init__(self, client: dict[str, Any], topic: str, num_messages: int = 500, check_crcs: bool = False) -> None:
         super().__init__(client)
-        self._slower = 4 if num_messages == 1 else 1
+        self._slower = 4 if num_messages == 1 else 2 if check_crcs else 1
 
     def run(self, records: int) -> dict[str, float]:  # type: ignore[override]
         seconds = records / SPEED[self._name, self.role] * self._slower
@@ -73,14 +77,15 @@ class Items(Rows):
 
     role = "awaited"
 
-    def __init__(self, client: dict[str, Any], topic: str) -> None:
+    def __init__(self, client: dict[str, Any], topic: str, batch: int = 1) -> None:
         super().__init__(client)
+        self._faster = 100 if batch > 1 else 1
 
     def awaited(self, count: int) -> dict[str, float]:
         return {"seconds": count / SPEED[self._name, "awaited"]}
 
     def pipelined(self, count: int) -> dict[str, float]:
-        return {"seconds": count / SPEED[self._name, "pipelined"]}
+        return {"seconds": count / SPEED[self._name, "pipelined"] / self._faster}
 
 
 class System(RolesSystem):
@@ -94,8 +99,10 @@ class System(RolesSystem):
 OUT = {"rows_out": Reader, "arrow_out": Mapped}
 ROLES = {"rows_in": Rows, "batches_in": Batches, **OUT, "arrow_out_streamed": Streamed, "one_by_one": Items}
 TUNINGS = {"rows_out": {"default": {}, "poll()": {"num_messages": 1}}}
-RAYQUEUE, KAFKA = System("rayqueue", ROLES, TUNINGS), System("kafka", ROLES)
-QUEUE = System("ray.util.queue", {"one_by_one": Items})
+RAYQUEUE, KAFKA = System("rayqueue", ROLES, TUNINGS), System("kafka", {**ROLES, "rows_in_batches": Lists})
+QUEUE = System(
+    "ray.util.queue", {"one_by_one": Items}, {"one_by_one": {"default": {}, "1,000 in a call": {"batch": 1000}}}
+)
 NATS = System("nats", {"rows_in": Rows, "rows_out": Reader})
 
 
@@ -104,6 +111,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     # Loads in this process have no CPU of their own.
     monkeypatch.setattr(CpuMeter, "used", lambda meter: {"clients": 1.0})
     SPEED.update({(name, role): 1000.0 for name in ("rayqueue", "kafka", "nats") for role in ROLES})
+    SPEED["kafka", "rows_in_batches"] = 2000.0
     for name, awaited, pipelined in (("rayqueue", 6000.0, 50_000.0), ("kafka", 1.0, 1.0), ("ray.util.queue", 1e3, 2e3)):
         SPEED[name, "awaited"], SPEED[name, "pipelined"] = awaited, pipelined
     SUMS.update(rayqueue=7, kafka=7, nats=9)
@@ -120,17 +128,22 @@ def ratio(outcome: Outcome, name: str) -> tuple[list[float], float | None, float
 def test_producing_is_held_against_rows_and_batches_of_kafka(bench: Bench) -> None:
     SPEED.update({("rayqueue", "rows_in"): 3e3, ("rayqueue", "batches_in"): 8e3, ("kafka", "batches_in"): 2e3})
     outcome = w1_produce.run(bench)
-    assert ratio(outcome, "rows in, 100 B: to Kafka") == ([3, 3], 1.2, 2)
-    assert ratio(outcome, "batches in, 2,500 rows a batch, 100 B: to Kafka's rows") == ([8, 8], 6, 12)
+    assert ratio(outcome, "rows in, 100 B: to Kafka's produce()") == ([3, 3], 1.2, 2)
+    assert ratio(outcome, "rows in, 100 B: to Kafka's produce_batch()") == ([1.5, 1.5], None, None)
+    assert ratio(outcome, "batches in, 2,500 rows a batch, 100 B: to Kafka's best rows") == ([4, 4], 6, 12)
     assert ratio(outcome, "batches in, 2,500 rows a batch, 100 B: to Kafka with Arrow") == ([4, 4], 2, 4)
     big = "batches in, 10,000 rows a batch, 100 B: to Kafka with Arrow"
     assert ratio(outcome, f"{big}, 2,500 rows a batch") == ([8, 8], None, None)
     assert ratio(outcome, f"{big}, as many") == ([4, 4], None, None)
     assert ratio(outcome, "rows in, 1000 B, 4 producers: to Kafka") == ([3, 3], None, None)
     assert ratio(outcome, "batches of 250 KB in, 100 B, 4 producers: to Kafka with Arrow") == ([4, 4], None, None)
-    assert ratio(outcome, "items one by one, awaited: to ray.util.queue") == ([6, 6], 5, 10)
-    assert ratio(outcome, "items one by one, pipelined: to ray.util.queue") == ([25, 25], 100, 1000)
-    assert [one.name for one in outcome.missed] == ["items one by one, pipelined: to ray.util.queue"]
+    assert ratio(outcome, "items one by one, awaited: to ray.util.queue (`put`, `get`)") == ([6, 6], 5, 10)
+    one_a_call = "items one by one, pipelined: to ray.util.queue (`put_async`, one item a call)"
+    assert ratio(outcome, one_a_call) == ([25, 25], 100, 1000)
+    many = "items one by one, pipelined: to ray.util.queue (`put_nowait_batch`, 1,000 in a call)"
+    assert ratio(outcome, many) == ([0.25, 0.25], None, None)
+    missed = ["batches in, 2,500 rows a batch, 100 B: to Kafka's best rows", one_a_call]
+    assert [one.name for one in outcome.missed] == missed
     assert {one["partitions"] for one in CONFIGS} == {1, 4}
     assert not [one for one in CONFIGS if "flush_messages" in one]
 
@@ -143,6 +156,8 @@ def test_consuming_is_held_against_the_best_of_kafka(bench: Bench) -> None:
     assert ratio(outcome, "Arrow out, streamed: to Kafka with Arrow") == ([0.9, 0.9], 0.8, 1.2)
     assert ratio(outcome, "rows out, consume(500): to Kafka") == ([4, 4], 2, 4)
     assert ratio(outcome, "rows out, poll(): to Kafka") == ([1, 1], None, None)
+    assert ratio(outcome, "rows out, consume(500): to Kafka, CRCs checked") == ([8, 8], None, None)
+    assert ratio(outcome, "Arrow out, mapped: to Kafka with Arrow, CRCs checked") == ([10, 10], None, None)
     assert [one.side for one in outcome.figures if one.name == "rows out, default"] == ["rayqueue", "kafka", "nats"]
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.goals import GOALS
 from benchmarks.harness.figures import RATIO, Outcome
+from benchmarks.harness.latency import summary
 from benchmarks.workloads import w4_latency
 from tests.unit.benchmarks.inline import RolesSystem, bench_of
 
@@ -46,7 +48,8 @@ class Receiver:
         if error is not None:
             raise error
         p50, p99 = TAKES[self._name, linger_ms]
-        return {"p50": p50 + self._streamed, "p99": p99 + self._streamed, "count": count, "histogram": "x"}
+        ms = [p50 + self._streamed] * 98 + [p99 + self._streamed] * 2
+        return {**summary(int(one * 1e6) for one in ms), "count": count}
 
     def close(self) -> None:
         """Nothing is open."""
@@ -76,20 +79,35 @@ def behavior() -> Iterator[None]:
 
 def samples(outcome: Outcome, side: str, name: str) -> list[float]:
     (found,) = [one.samples for one in outcome.figures if one.side == side and one.name == name]
-    return found
+    return [round(one, 2) for one in found]
 
 
 def test_the_best_linger_of_each_side_is_compared(tmp_path: Path) -> None:
     outcome = w4_latency.run(bench_of(tmp_path, RAYQUEUE, KAFKA))
 
-    assert outcome.settings["best"]["1,000/s"] == {"rayqueue": "default", "kafka": "linger 0"}
+    assert outcome.settings["best"]["1,000/s"] == {
+        "rayqueue": {"p50": "default", "p99": "default"},
+        "kafka": {"p50": "linger 0", "p99": "linger 0"},
+    }
     assert samples(outcome, RATIO, "1,000/s p50, each at its best linger: to Kafka") == [0.5, 0.5]
     assert samples(outcome, RATIO, "1,000/s p99, each at its best linger: to Kafka") == [0.25, 0.25]
     assert samples(outcome, "kafka", "1,000/s p50, linger 0 (best)") == [2.0, 2.0]
     assert samples(outcome, "kafka", "1,000/s p50, default") == [5.0, 5.0]
-    assert samples(outcome, "rayqueue", "1,000/s p50, default") == [1.0, 1.0]
+    assert samples(outcome, "rayqueue", "1,000/s p50, default (best)") == [1.0, 1.0]
     assert samples(outcome, "rayqueue", "1,000/s p50, streamed, default") == [2.0, 2.0]
-    assert outcome.settings["rounds"]["1,000/s"]["kafka"][0]["histogram"] == "x"
+    assert len(outcome.settings["rounds"]["1,000/s"]["kafka"][0]["histogram"]) > 50
+    (p99,) = [one for one in outcome.figures if one.goal is GOALS["p99_1000"]]
+    assert p99.pooled == pytest.approx(0.25, rel=0.01) and p99.must_reached
+
+
+def test_each_percentile_has_its_own_best_linger(tmp_path: Path) -> None:
+    TAKES["kafka", None] = (1.0, 20.0)
+    outcome = w4_latency.run(bench_of(tmp_path, RAYQUEUE, KAFKA))
+
+    assert outcome.settings["best"]["1,000/s"]["kafka"] == {"p50": "default", "p99": "linger 0"}
+    assert samples(outcome, RATIO, "1,000/s p50, each at its best linger: to Kafka") == [1.0, 1.0]
+    assert samples(outcome, RATIO, "1,000/s p99, each at its best linger: to Kafka") == [0.25, 0.25]
+    assert samples(outcome, "kafka", "1,000/s p99, linger 0 (best)") == [8.0, 8.0]
 
 
 def test_goals_stand_at_two_of_the_rates(tmp_path: Path) -> None:
@@ -120,7 +138,7 @@ def test_other_peers_are_shown_at_one_rate(tmp_path: Path) -> None:
     assert "no ratios: Kafka was not started" in outcome.notes
 
 
-def test_a_round_without_an_end_counts_and_is_told(tmp_path: Path) -> None:
+def test_a_round_of_ours_without_an_end_counts_and_is_told(tmp_path: Path) -> None:
     MISHAPS["error"] = {("rayqueue", 1000): TimeoutError("7 of 20 records, then nothing for 30 s")}
     outcome = w4_latency.run(bench_of(tmp_path, RAYQUEUE, KAFKA))
 
@@ -131,6 +149,26 @@ def test_a_round_without_an_end_counts_and_is_told(tmp_path: Path) -> None:
     ]
     assert any("rayqueue at 1,000/s in 2 of 2 (TimeoutError: 7 of 20 records" in note for note in outcome.notes)
     assert samples(outcome, RATIO, "10,000/s p50, each at its best linger: to Kafka") == [0.5, 0.5]
+
+
+def test_nothing_is_won_by_rounds_that_kafka_lost(tmp_path: Path) -> None:
+    MISHAPS["error"] = {("kafka", 1000): TimeoutError("7 of 20 records, then nothing for 30 s")}
+    outcome = w4_latency.run(bench_of(tmp_path, RAYQUEUE, KAFKA))
+
+    held = {one.goal.key for one in outcome.figures if one.goal is not None}
+    assert held == {"p50_10000", "p99_10000"}  # the others are not measured, which is no success
+    assert any("kafka at 1,000/s in 2 of 2, void (TimeoutError" in note for note in outcome.notes)
+
+
+def test_a_round_that_kafka_lost_is_void_for_both() -> None:
+    def round_of(ms: float, lost: str = "") -> dict[str, Any]:
+        return {**summary([int(ms * 1e6)] * 100), "late_ms": 0.0, "lost": lost}
+
+    outcome = Outcome("w4")
+    ours, theirs = [round_of(1), round_of(9), round_of(2)], [round_of(2), round_of(30_000, "lost"), round_of(4)]
+    w4_latency._ratio(outcome, "p99", "p99", ours, theirs, GOALS["p99_1000"])
+    (found,) = outcome.figures
+    assert found.samples == pytest.approx([0.5, 0.5], rel=0.01) and found.note == "1 rounds void"
 
 
 def test_a_sender_that_fell_behind_is_told(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What becomes of errors, Ctrl-C and broken pipes; how things are written."""
 
+import threading
 from types import SimpleNamespace
 
 import click
@@ -116,12 +117,33 @@ def test_a_summary():
     assert Summary("produce", 0, 0, 0.0, {}).records_per_second == 0
 
 
-def test_a_meter_counts_and_reports_each_second(monkeypatch):
-    clock = iter([0.0, 0.5, 1.5, 2.0])
+def test_a_meter_counts_and_tells_how_far_it_is(monkeypatch):
+    clock = iter([0.0, 1.5, 2.5])
     monkeypatch.setattr("rayqueue.cli.perf_report.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     lines = []
-    meter = Meter("sent", lines.append)
+    meter = Meter("sent", lines.append, 120)
     meter.count(10, 100)
     meter.count(20, 200)
-    assert lines == ["sent 30 records in 1.5 s, 20 records/s, 0.0 MB/s"]
-    assert meter.summary("x").seconds == 2.0
+    meter.line()
+    meter.line()
+    assert lines == [
+        "sent 30 records in 1.5 s, 20 records/s, 0.0 MB/s, 30 of 120 (25%)",
+        "sent 0 records in 1.0 s, 0 records/s, 0.0 MB/s, 30 of 120 (25%)",
+    ]
+
+
+def test_a_meter_reports_in_a_stall_too(monkeypatch):
+    monkeypatch.setattr("rayqueue.cli.perf_report.REPORT_EVERY_S", 0.02)
+    lines, twice = [], threading.Event()
+
+    def report(line):
+        lines.append(line)
+        if len(lines) == 2:
+            twice.set()
+
+    with Meter("sent", report) as meter:
+        meter.count(7, 70)
+        assert twice.wait(20)
+    said = len(lines)
+    assert lines[0].startswith("sent 7 records in 0.0 s") and lines[1].startswith("sent 0 records")
+    assert " of " not in lines[0] and not meter._thread.is_alive() and len(lines) == said
