@@ -71,6 +71,10 @@ class FileSystem(Protocol):
     def reserve(self, file: AppendFile, end: int) -> None:
         """Asks for room on the disk up to `end`, without changing the file's size; a hint, it never fails."""
 
+    def give_back(self, file: AppendFile) -> None:
+        """Gives back what was reserved beyond the file's end. Nobody may be appending to it: what came between two
+        steps of this would be cut off."""
+
     def truncate(self, file: AppendFile, size: int) -> None:
         """Sets the file's size, and gives back what was reserved beyond it."""
 
@@ -178,6 +182,10 @@ class OsFiles:
             # Refused on a full disk and by file systems that have no such thing: then the writes do without.
             _libc.fallocate(file.fd, _KEEP_SIZE, file.reserved, size)
             file.reserved = end
+
+    def give_back(self, file: AppendFile) -> None:
+        os.ftruncate(file.fd, os.fstat(file.fd).st_size)
+        file.reserved = 0
 
     def truncate(self, file: AppendFile, size: int) -> None:
         os.ftruncate(file.fd, size)

@@ -180,8 +180,7 @@ class Segment:
         data, _ = self._open()
         try:
             self._files.append(data, [END_OF_STREAM], len(END_OF_STREAM))
-            if self.extent.size >= RESERVE_ABOVE:  # room may be set aside, perhaps by a process before us
-                self._files.truncate(data, self.extent.size + len(END_OF_STREAM))
+            self._files.give_back(data)  # room may be set aside, perhaps by a process before us
         except OSError:
             self.cut_back()
             raise
@@ -232,7 +231,7 @@ class Segment:
         """Closes the files for writing; they open again when needed."""
         if self._data is not None and self._data.reserved:
             with contextlib.suppress(OSError):  # the room is given back some other time
-                self._files.truncate(self._data, self.extent.size)
+                self._files.give_back(self._data)
         self._data = self._index = None
 
     def release(self) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from rayqueue.protocol.ipc import END_OF_STREAM
 from rayqueue.protocol.schemas import DEFAULT_SCHEMA
 from rayqueue.storage import files as storage_files
 from rayqueue.storage.files import AppendFile, OsFiles
 from rayqueue.storage.log import Log
 from rayqueue.storage.segment import RESERVE_ABOVE
-from tests.unit.storage.harness import batch, config, values
+from tests.unit.storage.harness import batch, config, value, values
 
 MB = 1 << 20
 
@@ -96,3 +97,19 @@ def test_a_system_that_refuses_it_writes_all_the_same(tmp_path: Path, monkeypatc
     assert log.log_end_offset == 3
     monkeypatch.undo()
     log.close()
+
+
+def test_a_group_that_rolls_loses_no_record_and_ends_every_stream(tmp_path: Path) -> None:
+    """What of a group went to a segment that is then closed is not published yet: giving room back must not cut it."""
+    log = open_log(tmp_path / "p", OsFiles(), segment_bytes=MB)
+    for _ in range(6):
+        base = log.log_end_offset
+        log.append([batch(base + i, 1, size=300_000) for i in range(5)], 5)
+        log.flush()
+    log.release()
+    assert log.segment_count > 5
+    *closed, _ = sorted((tmp_path / "p").glob("*.arrow"))
+    assert all(path.read_bytes().endswith(END_OF_STREAM) for path in closed)
+    assert values(log) == [value(offset, 300_000) for offset in range(30)]
+    again = open_log(tmp_path / "p", OsFiles(), segment_bytes=MB)
+    assert again.repairs == [] and len(values(again)) == 30
