@@ -65,7 +65,8 @@ class Leader:
         self._fence = node.log.end + 1
         self._beat_ms = node.now_ms + node.config.beat_ms
         self._commit_at_beat = node.commit
-        self._uncommitted_bytes = 0
+        above = node.log.entries[node.commit - node.log.base_index :]
+        self._uncommitted_bytes = sum(len(entry.payload) for entry in above)
 
     @property
     def deadline_ms(self) -> int | None:

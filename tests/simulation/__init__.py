@@ -1,0 +1,1 @@
+"""Simulated clusters of protocol cores; `python -m tests.simulation SEED` runs one."""
