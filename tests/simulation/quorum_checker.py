@@ -31,11 +31,13 @@ class Checker:
 
     Attributes:
         committed: the one log; position i holds index i + 1.
+        lost: disks that are gone, as they were: what they had promised was true then.
         floor: highest index an operation that is over has told its client.
     """
 
     def __init__(self, stores: Mapping[Voter, QuorumStore]) -> None:
         self._stores = stores
+        self.lost: dict[Voter, QuorumStore] = {}
         self.committed: list[Entry] = []
         self._sums = [0]
         self._entries: dict[tuple[int, int], Entry] = {}
@@ -114,7 +116,7 @@ class Checker:
 
     def _check_majority(self, node: QuorumMachine, entry: Entry) -> None:
         membership = node.log.membership
-        stores = [self._stores[voter] for voter in membership.voters if voter in self._stores]
+        stores = [self._stores.get(voter) or self.lost[voter] for voter in membership.voters]
         having = sum(store.has(entry.index, entry.epoch) for store in stores)
         assert having >= membership.majority, (
             f"{node.me} commits {entry.index}@{entry.epoch}, durable on {having} of {len(membership.voters)}"

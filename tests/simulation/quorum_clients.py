@@ -168,7 +168,8 @@ class Administrator:
         status = node.machine.status()
         present = {n.me for n in self._nodes.values()}
         members = (*status.membership.voters, *status.membership.learners)
-        if self.restless and len(status.membership.voters) > 2 and self._random.random() < 0.03:
+        sound = all(voter in present for voter in status.membership.voters)
+        if self.restless and sound and len(members) > 2 and self._random.random() < 0.03:
             return ev.Action.REMOVE, self._random.choice(status.membership.voters)
         for voter in members:
             if voter not in present:

@@ -88,7 +88,7 @@ class Node:
     def lose_disk(self) -> None:
         """The directory is gone; the broker has a new and empty one."""
         self.kill(power_loss=True)
-        del self._stores[self.me]
+        self._checker.lost[self.me] = self._stores.pop(self.me)
         self.format([])
 
     @property

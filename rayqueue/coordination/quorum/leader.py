@@ -28,6 +28,7 @@ from rayqueue.coordination.quorum.messages import (
     AnyMessage,
     AppendReply,
     Entry,
+    Membership,
     SnapshotReply,
     TransferRequest,
     Voter,
@@ -148,6 +149,8 @@ class Leader:
     def _change(self, event: ChangeMembership) -> None:
         problem = self._change_problem(event)
         after = problem or changed(self._node.log.membership, event.action, event.voter, self._node.config)
+        if isinstance(after, Membership) and not self._hears_majority(after, answered=True):
+            after = "too few of the voters there would be then are heard"
         if isinstance(after, str):
             self._node.emit(Dropped(event.token, after))
             return
@@ -208,6 +211,7 @@ class Leader:
             return
         node = self._node
         peer.heard_ms = node.now_ms
+        peer.answered = True
         peer.round = max(peer.round, message.round)
         if isinstance(message, SnapshotReply):
             # An offset we know already answers a part that was sent twice: one part under way is enough.
@@ -221,7 +225,7 @@ class Leader:
                 send_appends(node, self.reads.round, message.sender, peer)
         else:
             before = peer.match
-            peer.accepted(message.match)
+            peer.accepted(message.match, node.log.base_index)
             if peer.match > before:
                 self._count_commit()
                 if node.role is not self:
@@ -280,7 +284,7 @@ class Leader:
         """A beat is due; or nobody hears us any more, or does not answer."""
         node = self._node
         self._beat_ms = node.now_ms + node.config.beat_ms
-        if not self._hears_majority():
+        if not self._hears_majority(node.log.membership, answered=False):
             node.become_follower(None)
             return
         if self.successor is not None and node.now_ms >= self.successor[2]:
@@ -292,12 +296,13 @@ class Leader:
             send_beat(node, self.reads.round, voter, peer)
         self._hand_over()
 
-    def _hears_majority(self) -> bool:
-        node = self._node
+    def _hears_majority(self, membership: Membership, answered: bool) -> bool:
+        node, peers = self._node, self.peers
         since = node.now_ms - node.config.election_timeout_ms_max
-        voters = node.log.membership.voters
-        heard = sum(v == node.me or self.peers[v].heard_ms > since for v in voters)
-        return heard >= node.log.membership.majority
+        heard = sum(
+            v == node.me or (peers[v].heard_ms > since and peers[v].answered >= answered) for v in membership.voters
+        )
+        return heard >= membership.majority
 
     def retire(self) -> None:
         """No longer leader: what it has not committed may yet be, under somebody else."""

@@ -20,6 +20,7 @@ class QuorumLog:
         end: index of the last entry. last_epoch: its epoch.
         membership, membership_index: the newest in the log, and where it stands.
         bytes_after_snapshot: payloads above the snapshot.
+        is_stale: what was stored besides the snapshot does not go on from it, and must be removed there too.
     """
 
     def __init__(self, stored: Stored) -> None:
@@ -27,7 +28,8 @@ class QuorumLog:
         self.base_index, self.base_epoch = stored.base_index, stored.base_epoch
         self.entries: list[Entry] = list(stored.entries)
         self._count()
-        if self.epoch_at(self.snapshot.index) != self.snapshot.epoch:
+        self.is_stale = self.epoch_at(self.snapshot.index) != self.snapshot.epoch
+        if self.is_stale:
             # A crash came after a leader's snapshot was written and before the log was emptied: nothing in that log is
             # known to go on from the snapshot.
             self.base_index, self.base_epoch = self.snapshot.index, self.snapshot.epoch

@@ -34,6 +34,7 @@ from rayqueue.coordination.quorum.events import (
     Dropped,
     Effect,
     Event,
+    InstallSnapshot,
     LeaderKnown,
     Persisted,
     PersistVote,
@@ -103,8 +104,10 @@ class QuorumMachine:
         self.snapshot_asked = False
         self.halted = ""
         self.role: Follower | Candidate | Leader = Follower(self)
-        # Handed out by the first step: the state machine starts from the snapshot.
+        # Handed out by the first step: the state machine starts from the snapshot, and so does the log.
         self._effects: list[Effect] = [Restore(self.log.snapshot)] if self.commit else []
+        if self.log.is_stale:
+            self._effects.append(InstallSnapshot(self.durability.write(), self.log.snapshot))
         self._handlers: dict[type, Callable[[Any], None]] = {
             Persisted: self._persisted,
             Propose: self._for_leader,

@@ -32,11 +32,11 @@ class Progress:
             Invariant: match < next <= our log's end + 1.
         inflight: last index of each append under way, ascending.
         waiting: in probe mode, an answer is due; the next beat asks again.
-        heard_ms: when the last answer came. round: the highest it has echoed.
+        heard_ms: when the last answer came; at first, when we began to ask. answered: whether one came. round: the highest it has echoed.
         snapshot: the one being sent. offset: bytes of it that the peer has.
     """
 
-    __slots__ = ("heard_ms", "inflight", "match", "mode", "next", "offset", "round", "snapshot", "waiting")
+    __slots__ = ("answered", "heard_ms", "inflight", "match", "mode", "next", "offset", "round", "snapshot", "waiting")
 
     def __init__(self, next_index: int, now_ms: int) -> None:
         self.match = 0
@@ -45,21 +45,20 @@ class Progress:
         self.inflight: deque[int] = deque()
         self.waiting = False
         self.heard_ms = now_ms
+        self.answered = False
         self.round = 0
         self.snapshot: Snapshot | None = None
         self.offset = 0
 
-    def accepted(self, match: int) -> None:
-        """The peer's log is ours up to `match`."""
+    def accepted(self, match: int, base_index: int) -> None:
+        """The peer's log is ours up to `match`; ours begins after `base_index`."""
         self.match = max(self.match, match)
         while self.inflight and self.inflight[0] <= self.match:
             self.inflight.popleft()
-        if self.mode is Mode.SNAPSHOT:
-            if self.snapshot is None or self.match < self.snapshot.index:
-                return
-            self.next = self.match + 1
-        self.mode, self.snapshot, self.waiting = Mode.PIPELINE, None, False
         self.next = max(self.next, self.match + 1)
+        # Should our log begin later than the snapshot by now, the next append finds that out and begins another.
+        if self.snapshot is None or self.match >= min(base_index, self.snapshot.index):
+            self.mode, self.snapshot, self.waiting = Mode.PIPELINE, None, False
 
     def rejected(self, reply: AppendReply, next_index: int) -> bool:
         """The peer lacks what we built on; go on at `next_index`. False: an old answer that says nothing new."""
