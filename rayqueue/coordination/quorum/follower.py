@@ -29,12 +29,12 @@ class Follower:
     @property
     def name(self) -> str:
         """Its role in words."""
-        return "follower" if self._node.is_voter else "learner"
+        return "follower" if self._node.may_lead else "learner"
 
     @property
     def deadline_ms(self) -> int | None:
         """When to stand for election; a learner never does."""
-        return self._deadline_ms if self._node.is_voter else None
+        return self._deadline_ms if self._node.may_lead else None
 
     def receive(self, message: AnyMessage) -> None:
         """A message of our epoch."""
@@ -45,7 +45,7 @@ class Follower:
             case SnapshotRequest():
                 self._hear(message)
                 receive_chunk(self._node, message)
-            case TransferRequest() if self._node.is_voter:
+            case TransferRequest() if self._node.may_lead:
                 self._node.stand(pre=False, forced=True)
             case _:
                 pass

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rayqueue.coordination.quorum.messages import MEMBERSHIP, Entry, Membership, Snapshot, Stored, decode_membership
+from rayqueue.coordination.quorum.messages import MEMBERSHIP, Entry, Membership, Snapshot, Stored, Voter, decode_membership
 
 
 class QuorumLog:
@@ -86,6 +86,16 @@ class QuorumLog:
     def membership_at(self, index: int) -> Membership:
         """The membership as of an index at or above the snapshot."""
         return next(m for at, m in reversed(self._memberships) if at <= index)
+
+    def may_lead(self, me: Voter, commit: int) -> bool:
+        """Whether we vote, or did before the newest membership, which may not be committed.
+
+        The latter must stand for election, too: a leader that has appended its own removal and died may hold the
+        longest log, and then nobody else can be elected (Raft thesis 4.2.2).
+        """
+        if me in self.membership.voters:
+            return True
+        return self.membership_index > commit and me in self._memberships[-2][1].voters
 
     # --- changing ----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ The node that leads is the active coordinator, the others are its warm standbys.
     any           follower      a higher epoch; a leader of our epoch (candidate); no majority heard, removed (leader)
     any           halted        the disk failed
 
-A *learner* is a follower that is no voter in the newest membership of its log: it never stands for election. It does
+A *learner* is a follower that is no voter in the newest membership of its log (nor in the one before, if the newest
+may not be committed): it never stands for election. It does
 answer a candidate that asks it, for it may have been promoted by entries it has not got yet; only a candidate whose
 membership has it as a voter counts the answer.
 """
@@ -148,9 +149,9 @@ class QuorumMachine:
         return isinstance(self.role, Leader) and self.role.active
 
     @property
-    def is_voter(self) -> bool:
-        """Whether it votes, by the newest membership it knows."""
-        return self.me in self.log.membership.voters
+    def may_lead(self) -> bool:
+        """Whether it is to stand for election; a learner is not."""
+        return self.log.may_lead(self.me, self.commit)
 
     def status(self) -> QuorumStatus:
         """For `rayqueue status`, and for whoever decides about changes of the membership."""
