@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import subprocess
 import sys
 import time
@@ -40,6 +41,7 @@ def main() -> int:
     parser.add_argument("-v", "--verbose", action="store_true", help="print what happened, event by event")
     args = parser.parse_args()
     machine_class = QuorumMachine
+    gc.set_threshold(200_000, 20, 20)  # a run makes many small objects and few cycles
     failed = 0
     started = time.monotonic()
     for seed in range(args.seed, args.seed + args.count):

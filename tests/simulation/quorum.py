@@ -162,7 +162,7 @@ class Simulation:
         until = self.scheduler.now_us + LIVENESS_US_MAX
         for client in self.clients:
             client.over = True
-        settled = self.scheduler.run(until, lambda: self.scheduler.steps % 16 == 0 and self.admin.settled())
+        settled = self.scheduler.run(until, self.admin.settled)
         assert settled, "no active coordinator with all voters"
         heard: list[Answer] = []
         self._probe(heard)

@@ -58,5 +58,8 @@ class Durability:
         """Asserts every invariant."""
         assert 0 <= self.done <= self.issued and self.vote_write <= self.issued
         assert self.end <= log_end
-        assert all(self.done < write <= self.issued and end <= log_end for write, end in self._ends)
-        assert all(self.done < write <= self.issued for write, _ in self._promises)
+        if self._ends:
+            assert self.done < self._ends[0][0] and self._ends[-1][0] <= self.issued
+            assert self.end <= self._ends[0][1] and self._ends[-1][1] <= log_end
+        if self._promises:
+            assert self.done < self._promises[0][0] and self._promises[-1][0] <= self.issued

@@ -22,20 +22,20 @@ from rayqueue.coordination.quorum.messages import AnyMessage, Entry, Snapshot, V
 # --- events ---------------------------------------------------------------------------------------------------------
 
 
-class Persisted(msgspec.Struct, frozen=True):
+class Persisted(msgspec.Struct, frozen=True, gc=False):
     """All disk effects up to number `write` are durable."""
 
     write: int
 
 
-class Propose(msgspec.Struct, frozen=True):
+class Propose(msgspec.Struct, frozen=True, gc=False):
     """Append a batch of records; answered by Committed or Dropped. Only an active node takes it."""
 
     token: int
     payload: bytes
 
 
-class Read(msgspec.Struct, frozen=True):
+class Read(msgspec.Struct, frozen=True, gc=False):
     """Asks for an index: whoever has applied it sees all that was acknowledged before. ReadReady or Dropped."""
 
     token: int
@@ -49,7 +49,7 @@ class Action(enum.Enum):
     REMOVE = "remove a voter or learner"
 
 
-class ChangeMembership(msgspec.Struct, frozen=True):
+class ChangeMembership(msgspec.Struct, frozen=True, gc=False):
     """Answered by Committed or Dropped."""
 
     token: int
@@ -57,7 +57,7 @@ class ChangeMembership(msgspec.Struct, frozen=True):
     voter: Voter
 
 
-class Transfer(msgspec.Struct, frozen=True):
+class Transfer(msgspec.Struct, frozen=True, gc=False):
     """Hand the lead to `to` (None: the voter that has most). Success is StepDown, failure Dropped; until then proposals
     are refused."""
 
@@ -65,20 +65,20 @@ class Transfer(msgspec.Struct, frozen=True):
     to: Voter | None = None
 
 
-class SnapshotTaken(msgspec.Struct, frozen=True):
+class SnapshotTaken(msgspec.Struct, frozen=True, gc=False):
     """The answer to TakeSnapshot: the state as it was after `index`."""
 
     index: int
     data: bytes
 
 
-class StorageFailed(msgspec.Struct, frozen=True):
+class StorageFailed(msgspec.Struct, frozen=True, gc=False):
     """The disk refused a write or an fsync. What is on it is unknown: this node says nothing more; start it anew."""
 
     message: str
 
 
-class Tick(msgspec.Struct, frozen=True):
+class Tick(msgspec.Struct, frozen=True, gc=False):
     """Time has passed: `next_deadline_ms` was reached."""
 
 
@@ -87,7 +87,7 @@ Event = AnyMessage | Persisted | Propose | Read | ChangeMembership | Transfer | 
 # --- effects: the disk ----------------------------------------------------------------------------------------------
 
 
-class PersistVote(msgspec.Struct, frozen=True):
+class PersistVote(msgspec.Struct, frozen=True, gc=False):
     """Epoch and vote replace what was kept."""
 
     write: int
@@ -95,28 +95,28 @@ class PersistVote(msgspec.Struct, frozen=True):
     vote: Voter | None
 
 
-class Append(msgspec.Struct, frozen=True):
+class Append(msgspec.Struct, frozen=True, gc=False):
     """The entries follow the last one of the log."""
 
     write: int
     entries: tuple[Entry, ...]
 
 
-class Truncate(msgspec.Struct, frozen=True):
+class Truncate(msgspec.Struct, frozen=True, gc=False):
     """Entries above index `end` are gone; they were never committed."""
 
     write: int
     end: int
 
 
-class SaveSnapshot(msgspec.Struct, frozen=True):
+class SaveSnapshot(msgspec.Struct, frozen=True, gc=False):
     """Our own snapshot replaces the one before. The log stays; `Compact` follows once this is durable."""
 
     write: int
     snapshot: Snapshot
 
 
-class InstallSnapshot(msgspec.Struct, frozen=True):
+class InstallSnapshot(msgspec.Struct, frozen=True, gc=False):
     """The leader's snapshot replaces ours, and then the whole log: empty, based on the snapshot's (index, epoch).
 
     The snapshot must be durable before the log is touched; a node that finds a log that does not reach or match its
@@ -127,7 +127,7 @@ class InstallSnapshot(msgspec.Struct, frozen=True):
     snapshot: Snapshot
 
 
-class Compact(msgspec.Struct, frozen=True):
+class Compact(msgspec.Struct, frozen=True, gc=False):
     """Entries up to and with (index, epoch) may go; that pair must be kept, as the log's base."""
 
     write: int
@@ -138,57 +138,57 @@ class Compact(msgspec.Struct, frozen=True):
 # --- effects: the rest ----------------------------------------------------------------------------------------------
 
 
-class Send(msgspec.Struct, frozen=True):
+class Send(msgspec.Struct, frozen=True, gc=False):
     """A message to message.to; it may get lost."""
 
     message: AnyMessage
 
 
-class Apply(msgspec.Struct, frozen=True):
+class Apply(msgspec.Struct, frozen=True, gc=False):
     """These entries are committed, the next after all applied so far; of every kind, so that indexes have no gaps."""
 
     entries: tuple[Entry, ...]
 
 
-class Restore(msgspec.Struct, frozen=True):
+class Restore(msgspec.Struct, frozen=True, gc=False):
     """The state machine starts over from this snapshot, which is committed."""
 
     snapshot: Snapshot
 
 
-class TakeSnapshot(msgspec.Struct, frozen=True):
+class TakeSnapshot(msgspec.Struct, frozen=True, gc=False):
     """Encode the state as it is after the last Apply (up to `index`) and give it back as SnapshotTaken, at leisure."""
 
     index: int
 
 
-class BecomeActive(msgspec.Struct, frozen=True):
+class BecomeActive(msgspec.Struct, frozen=True, gc=False):
     """This node leads; all that any epoch before has committed is applied. Proposals and reads are welcome."""
 
     epoch: int
 
 
-class StepDown(msgspec.Struct, frozen=True):
+class StepDown(msgspec.Struct, frozen=True, gc=False):
     """This node, which was active in `epoch`, is no more; whatever was not Committed is to be forgotten."""
 
     epoch: int
 
 
-class LeaderKnown(msgspec.Struct, frozen=True):
+class LeaderKnown(msgspec.Struct, frozen=True, gc=False):
     """Who leads in the newest epoch we know; None: nobody that we know of."""
 
     epoch: int
     leader: Voter | None
 
 
-class Committed(msgspec.Struct, frozen=True):
+class Committed(msgspec.Struct, frozen=True, gc=False):
     """The proposal or change stands at `index` for ever."""
 
     token: int
     index: int
 
 
-class Dropped(msgspec.Struct, frozen=True):
+class Dropped(msgspec.Struct, frozen=True, gc=False):
     """The request is over. unknown: it stood in a log and may yet be committed; else it has not and will not happen."""
 
     token: int
@@ -196,7 +196,7 @@ class Dropped(msgspec.Struct, frozen=True):
     unknown: bool = False
 
 
-class ReadReady(msgspec.Struct, frozen=True):
+class ReadReady(msgspec.Struct, frozen=True, gc=False):
     """State at or after `index` (applied here) may answer the read."""
 
     token: int

@@ -52,11 +52,13 @@ from rayqueue.coordination.quorum.events import (
 from rayqueue.coordination.quorum.follower import Follower
 from rayqueue.coordination.quorum.leader import Leader
 from rayqueue.coordination.quorum.log import QuorumLog
+from rayqueue.coordination.quorum.membership import validate_membership
 from rayqueue.coordination.quorum.messages import (
     AnyMessage,
     AppendReply,
     AppendRequest,
     Entry,
+    Membership,
     SnapshotReply,
     SnapshotRequest,
     Stored,
@@ -104,6 +106,7 @@ class QuorumMachine:
         self.saving: tuple[int, int] | None = None  # our own snapshot on its way to disk: write, index
         self.snapshot_asked = False
         self.halted = ""
+        self._validated: Membership | None = None
         self.role: Follower | Candidate | Leader = Follower(self)
         # Handed out by the first step: the state machine starts from the snapshot, and so does the log.
         self._effects: list[Effect] = [Restore(self.log.snapshot)] if self.commit else []
@@ -308,10 +311,8 @@ class QuorumMachine:
         assert self.epoch >= self.log.last_epoch
         assert self.log.snapshot.index <= self.commit <= self.log.end
         assert self.applied == self.commit
-        membership = self.log.membership
-        assert len(membership.voters) <= self.config.voters_max
-        assert len(membership.learners) <= self.config.learners_max
-        assert not set(membership.voters) & set(membership.learners)
-        assert len({voter.broker_id for voter in membership.voters}) == len(membership.voters)
+        if self.log.membership is not self._validated:
+            self._validated = self.log.membership
+            validate_membership(self._validated, self.config)
         assert (self.leader == self.me) == isinstance(self.role, Leader)
         self.role.validate()

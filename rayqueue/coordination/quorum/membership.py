@@ -31,3 +31,12 @@ def changed(now: Membership, action: Action, voter: Voter, config: QuorumConfig)
             if voters == (voter,):
                 return "it is the only voter"
             return Membership(tuple(v for v in voters if v != voter), tuple(v for v in learners if v != voter))
+
+
+def validate_membership(membership: Membership, config: QuorumConfig) -> None:
+    """Asserts every invariant."""
+    voters, learners = membership.voters, membership.learners
+    assert len(voters) <= config.voters_max
+    assert len(learners) <= config.learners_max
+    assert not set(voters) & set(learners)
+    assert len({voter.broker_id for voter in voters}) == len(voters)

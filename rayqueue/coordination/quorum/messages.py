@@ -80,7 +80,7 @@ class Stored(msgspec.Struct):
     entries: list[Entry] = []
 
 
-class Message(msgspec.Struct, array_like=True, frozen=True):
+class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What all have. epoch: the sender's, but for pre-votes: there the one the candidate would claim."""
 
     sender: Voter
@@ -88,7 +88,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
     epoch: int
 
 
-class VoteRequest(Message, array_like=True, frozen=True, tag=1):
+class VoteRequest(Message, array_like=True, frozen=True, gc=False, tag=1):
     """Asks for a vote. (last_index, last_epoch): end of the candidate's log.
 
     Attributes:
@@ -102,14 +102,14 @@ class VoteRequest(Message, array_like=True, frozen=True, tag=1):
     forced: bool = False
 
 
-class VoteReply(Message, array_like=True, frozen=True, tag=2):
+class VoteReply(Message, array_like=True, frozen=True, gc=False, tag=2):
     """Grants or refuses; a refusal carries the voter's own epoch."""
 
     granted: bool
     pre: bool = False
 
 
-class AppendRequest(Message, array_like=True, frozen=True, tag=3):
+class AppendRequest(Message, array_like=True, frozen=True, gc=False, tag=3):
     """Entries that follow (prev_index, prev_epoch); without entries, a beat.
 
     Attributes:
@@ -123,7 +123,7 @@ class AppendRequest(Message, array_like=True, frozen=True, tag=3):
     round: int
 
 
-class AppendReply(Message, array_like=True, frozen=True, tag=4):
+class AppendReply(Message, array_like=True, frozen=True, gc=False, tag=4):
     """Answers an AppendRequest, or the last chunk of a snapshot.
 
     Attributes:
@@ -140,7 +140,7 @@ class AppendReply(Message, array_like=True, frozen=True, tag=4):
     hint_epoch: int = 0
 
 
-class SnapshotRequest(Message, array_like=True, frozen=True, tag=5):
+class SnapshotRequest(Message, array_like=True, frozen=True, gc=False, tag=5):
     """A part of a snapshot, for a peer whose next entry the leader's log no longer has."""
 
     index: int
@@ -152,7 +152,7 @@ class SnapshotRequest(Message, array_like=True, frozen=True, tag=5):
     round: int
 
 
-class SnapshotReply(Message, array_like=True, frozen=True, tag=6):
+class SnapshotReply(Message, array_like=True, frozen=True, gc=False, tag=6):
     """Of the snapshot at `index` the bytes below `offset` have come."""
 
     index: int
@@ -160,7 +160,7 @@ class SnapshotReply(Message, array_like=True, frozen=True, tag=6):
     round: int
 
 
-class TransferRequest(Message, array_like=True, frozen=True, tag=7):
+class TransferRequest(Message, array_like=True, frozen=True, gc=False, tag=7):
     """The leader asks a voter that has all its log to stand for election now."""
 
 

@@ -7,6 +7,10 @@ from heapq import heappop, heappush
 from random import Random
 
 
+# Actions between two questions whether it is done.
+_ASK_EVERY = 16
+
+
 class Scheduler:
     """Runs actions in the order of their times; those of one time in an order drawn at random.
 
@@ -33,13 +37,13 @@ class Scheduler:
         heappush(self._heap, (self.now_us + delay_us, self._random(), self._count, action))
 
     def run(self, until_us: int, done: Callable[[], bool] = lambda: False) -> bool:
-        """Runs what is due until that time, or until `done()`, which is asked after each action; whether it was."""
+        """Runs what is due until that time, or until `done()`, which is asked now and then; whether it was."""
         heap = self._heap
         while heap and heap[0][0] <= until_us:
             self.now_us, _, _, action = heappop(heap)
             self.steps += 1
             action()
-            if done():
+            if not self.steps % _ASK_EVERY and done():
                 return True
         self.now_us = until_us
         return done()
