@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from rayqueue.coordination.quorum.machine import QuorumMachine
+from tests.simulation.mutants_quorum import MUTANTS, planted
 from tests.simulation.quorum import Result, Simulation
 
 
@@ -37,15 +37,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("seed", type=int)
     parser.add_argument("--count", type=int, default=1, help="so many seeds, from SEED on")
-    parser.add_argument("--mutant", default="", help="plant this bug (see mutants_quorum.py)")
+    parser.add_argument("--mutant", default="", choices=["", *MUTANTS], help="plant this bug (see mutants_quorum.py)")
     parser.add_argument("-v", "--verbose", action="store_true", help="print what happened, event by event")
     args = parser.parse_args()
-    machine_class = QuorumMachine
     gc.set_threshold(200_000, 20, 20)  # a run makes many small objects and few cycles
     failed = 0
     started = time.monotonic()
     for seed in range(args.seed, args.seed + args.count):
-        result = Simulation(seed, args.verbose, machine_class).run()
+        with planted(args.mutant):
+            result = Simulation(seed, args.verbose).run()
         if args.verbose:
             print("\n".join(result.trace))
         if args.count == 1:

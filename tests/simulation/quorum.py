@@ -29,7 +29,8 @@ OPERATIONS = 200
 FAULTS = 5
 SAFETY_US_MAX = 120_000_000
 LIVENESS_US_MAX = 20_000_000
-CLIENTS = 6
+# (share of reads, patience). Some must not hang on a leader that is none any more, to see what the next one does.
+CLIENTS = ((0.0, 300_000), (0.1, 300_000), (0.4, 1_500_000), (0.4, 500_000), (0.5, 300_000), (1.0, 200_000))
 
 # Small bounds, so that every one of them is reached.
 CONFIG = QuorumConfig(
@@ -101,8 +102,8 @@ class Simulation:
             node.format(entries if broker_id <= first else [])
         think_us = random.choice((20_000, 100_000, 300_000))
         self.clients = [
-            Client(f"client {n}", scheduler, random, self.requests, self.checker, self.trace, think_us)
-            for n in range(CLIENTS)
+            Client(f"client {n}", scheduler, random, self.requests, self.checker, self.trace, think_us, *kind)
+            for n, kind in enumerate(CLIENTS)
         ]
         self.admin = Administrator(scheduler, random, self.requests, self.nodes, self.trace)
         faults = Faults(random, self.nodes, self.network, self.checker, self.stores)

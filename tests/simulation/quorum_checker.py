@@ -55,6 +55,9 @@ class Checker:
         if isinstance(node.role, Leader) and not node.halted:
             other = self._leaders.setdefault(node.epoch, node.me)
             assert other == node.me, f"{node.me} and {other} both lead epoch {node.epoch}"
+        elif node.leader is not None:
+            leader = self._leaders.get(node.epoch)
+            assert node.leader == leader, f"{node.me} follows {node.leader} in epoch {node.epoch}, which {leader} leads"
 
     def elected(self, node: QuorumMachine) -> None:
         """A node begins to lead: it must have all that was ever committed."""
@@ -118,6 +121,7 @@ class Checker:
         membership = node.log.membership
         stores = [self._stores.get(voter) or self.lost[voter] for voter in membership.voters]
         having = sum(store.has(entry.index, entry.epoch) for store in stores)
+        assert entry.epoch == node.epoch, f"{node.me} commits an entry of epoch {entry.epoch} in {node.epoch}"
         assert having >= membership.majority, (
             f"{node.me} commits {entry.index}@{entry.epoch}, durable on {having} of {len(membership.voters)}"
         )

@@ -26,12 +26,18 @@ class Requests:
         self._tokens = count(1)
         self._waiting: dict[int, Callable[[Answer | None], None]] = {}
 
-    def ask(self, node: Node, make: Callable[[int], ev.Event], then: Callable[[Answer | None], None]) -> None:
+    def ask(
+        self,
+        node: Node,
+        make: Callable[[int], ev.Event],
+        then: Callable[[Answer | None], None],
+        timeout_us: int = TIMEOUT_US,
+    ) -> None:
         """Sends what `make(token)` gives; `then` hears the answer once, or None: nobody knows."""
         token = next(self._tokens)
         self._waiting[token] = then
         self._scheduler.after(self._delay_us(), lambda: node.process.post(make(token)))
-        self._scheduler.after(TIMEOUT_US, partial(self._finish, token, None))
+        self._scheduler.after(timeout_us, partial(self._finish, token, None))
 
     def answered(self, answer: Answer) -> None:
         """A node answers."""
@@ -68,10 +74,12 @@ class Client:
         checker: Checker,
         trace: Trace,
         think_us: int,
+        read_share: float,
+        timeout_us: int,
     ) -> None:
         self._name, self._scheduler, self._random = name, scheduler, random
         self._requests, self._checker, self._trace = requests, checker, trace
-        self._think_us = think_us
+        self._think_us, self._read_share, self._timeout_us = think_us, read_share, timeout_us
         self._count = 0
         self.over = False
         self.done = self.unknown = 0
@@ -85,7 +93,7 @@ class Client:
             return
         self._count += 1
         floor = self._checker.floor
-        if self._random.random() < 0.35:
+        if self._random.random() < self._read_share:
             self._read(floor)
         else:
             self._write(f"{self._name}/{self._count}".encode(), floor)
@@ -101,7 +109,7 @@ class Client:
                 case _:
                     self._end("read: no answer", known=False)
 
-        self._requests.ask(self._requests.target(), ev.Read, then)
+        self._requests.ask(self._requests.target(), ev.Read, then, self._timeout_us)
 
     def _write(self, payload: bytes, floor: int) -> None:
         def then(answer: Answer | None) -> None:
@@ -114,7 +122,7 @@ class Client:
                 case _:
                     self._end(f"proposed {payload.decode()}: unknown", known=False)
 
-        self._requests.ask(self._requests.target(), lambda token: ev.Propose(token, payload), then)
+        self._requests.ask(self._requests.target(), lambda token: ev.Propose(token, payload), then, self._timeout_us)
 
     def _again(self, operation: Callable[[], None], reason: str) -> None:
         if self._trace.on:

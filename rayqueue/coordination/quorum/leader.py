@@ -326,5 +326,6 @@ class Leader:
             peer.validate(log.end, node.config.inflight_max)
         if self.tokens:
             assert node.commit < self.tokens[0][0] and self.tokens[-1][0] <= log.end
+        assert not self.active or log.membership_index <= node.commit or log.memberships_above(node.commit) == 1
         assert self.active == (node.commit >= self._fence)
         assert self._uncommitted_bytes >= 0

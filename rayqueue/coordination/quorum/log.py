@@ -10,7 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rayqueue.coordination.quorum.messages import MEMBERSHIP, Entry, Membership, Snapshot, Stored, Voter, decode_membership
+from rayqueue.coordination.quorum.messages import (
+    MEMBERSHIP,
+    Entry,
+    Membership,
+    Snapshot,
+    Stored,
+    Voter,
+    decode_membership,
+)
 
 
 class QuorumLog:
@@ -97,6 +105,10 @@ class QuorumLog:
         if me in self.membership.voters:
             return True
         return self.membership_index > commit and me in self._memberships[-2][1].voters
+
+    def memberships_above(self, index: int) -> int:
+        """How many changes of the membership stand above an index."""
+        return sum(at > index for at, _ in self._memberships)
 
     # --- changing ----------------------------------------------------------------------------------------------------
 

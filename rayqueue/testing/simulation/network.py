@@ -20,7 +20,7 @@ class Network:
     one sent later may arrive earlier.
 
     Attributes:
-        delay_us_min, delay_us_max: of a message.
+        delay_us_min, delay_us_max: of a message. late_us_max: how late a repeated one may come.
         loss, duplication: chances that a message is lost, or comes twice.
         sent, delivered, lost, duplicated, cut_off: counters, the proof that faults took effect.
     """
@@ -32,6 +32,7 @@ class Network:
         self._cuts: dict[tuple[Address, Address], int] = {}
         self._slow: dict[tuple[Address, Address], int] = {}
         self.delay_us_min, self.delay_us_max = 100, 2_000
+        self.late_us_max = 2_000_000
         self.loss = self.duplication = 0.0
         self.sent = self.delivered = self.lost = self.duplicated = self.cut_off = 0
 
@@ -48,13 +49,13 @@ class Network:
         if self.loss and self._random() < self.loss:
             self.lost += 1
             return
-        self._carry(source, target, message)
+        self._carry(source, target, message, 0)
         if self.duplication and self._random() < self.duplication:
             self.duplicated += 1
-            self._carry(source, target, message)
+            self._carry(source, target, message, int(self._random() ** 3 * self.late_us_max))
 
-    def _carry(self, source: Address, target: Address, message: Any) -> None:
-        delay = self.delay_us_min + int(self._random() * (self.delay_us_max - self.delay_us_min))
+    def _carry(self, source: Address, target: Address, message: Any, delay: int) -> None:
+        delay += self.delay_us_min + int(self._random() * (self.delay_us_max - self.delay_us_min))
         delay += self._slow.get((source, target), 0)
         self._scheduler.after(delay, partial(self._deliver, source, target, message))
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from random import Random
 
-
 # Actions between two questions whether it is done.
 _ASK_EVERY = 16
 
