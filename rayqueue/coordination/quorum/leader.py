@@ -48,6 +48,7 @@ class Leader:
     """The leader of an epoch.
 
     Attributes:
+        epoch: the one it leads.
         peers: all voters and learners but ourselves.
         active: the fence is committed.
         tokens: (index, token): whom to tell once that entry is committed. Invariant: ascending, above the commit.
@@ -58,6 +59,7 @@ class Leader:
 
     def __init__(self, node: QuorumMachine) -> None:
         self._node = node
+        self.epoch = node.epoch
         self.peers: dict[Voter, Progress] = {}
         self.active = False
         self.reads = Reads(node.config.reads_max)
@@ -220,8 +222,7 @@ class Leader:
                 peer.offset = message.offset
                 send_chunk(node, self.reads.round, message.sender, peer)
         elif message.rejected:
-            index, _ = node.log.last_at_most(message.hint_index, message.hint_epoch)
-            if peer.rejected(message, index + 1):
+            if peer.rejected(message, self._next_after(message)):
                 send_appends(node, self.reads.round, message.sender, peer)
         else:
             before = peer.match
@@ -230,10 +231,17 @@ class Leader:
                 self._count_commit()
                 if node.role is not self:
                     return
-                self._hand_over()
+                if self.successor is not None and message.sender == self.successor[0]:
+                    self._hand_over()
             send_appends(node, self.reads.round, message.sender, peer)
         self._count_round()
         self._go_on_reading()
+
+    def _next_after(self, reply: AppendReply) -> int:
+        log = self._node.log
+        if reply.hint_index < log.base_index:
+            return log.base_index  # an entry that we no longer have: the snapshot is due
+        return log.last_at_most(reply.hint_index, reply.hint_epoch)[0] + 1
 
     def persisted(self) -> None:
         """Our own entries count once they are durable here."""
@@ -312,14 +320,14 @@ class Leader:
         for effect in self.reads.drop("the coordinator stepped down"):
             node.emit(effect)
         if self.active:
-            node.emit(StepDown(node.epoch))
+            node.emit(StepDown(self.epoch))
         self.tokens.clear()
         self.active = False
 
     def validate(self) -> None:
         """Asserts every invariant."""
         node, log = self._node, self._node.log
-        assert node.vote == node.me
+        assert node.vote == node.me and node.epoch == self.epoch
         members = (*log.membership.voters, *log.membership.learners)
         assert list(self.peers) == [voter for voter in members if voter != node.me]
         for peer in self.peers.values():

@@ -1,0 +1,1 @@
+"""Golden scenarios: protocol stories in prose-like commands, with what they print."""
