@@ -37,8 +37,8 @@ CONFIG = QuorumConfig(
     append_entries_max=4,
     append_bytes_max=64,
     inflight_max=2,
-    uncommitted_entries_max=24,
-    reads_max=8,
+    uncommitted_entries_max=3,
+    reads_max=3,
     snapshot_after_entries=40,
     kept_entries=6,
     snapshot_chunk_bytes=16,
@@ -100,7 +100,7 @@ class Simulation:
         entries = first_entries(Membership(tuple(Voter(b, "a") for b in range(1, first + 1))))
         for broker_id, node in self.nodes.items():
             node.format(entries if broker_id <= first else [])
-        think_us = random.choice((20_000, 100_000, 300_000))
+        think_us = random.choice((60_000, 150_000, 300_000))
         self.clients = [
             Client(f"client {n}", scheduler, random, self.requests, self.checker, self.trace, think_us, *kind)
             for n, kind in enumerate(CLIENTS)

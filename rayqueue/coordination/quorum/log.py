@@ -43,7 +43,7 @@ class QuorumLog:
             self.base_index, self.base_epoch = self.snapshot.index, self.snapshot.epoch
             self.entries = []
         self._memberships: list[tuple[int, Membership]] = []
-        self._validated = 0
+        self._validated = self.base_index
         self._count()
         self._find_memberships()
 
@@ -148,12 +148,14 @@ class QuorumLog:
         assert epoch is not None and index <= self.snapshot.index
         del self.entries[: index - self.base_index]
         self.base_index, self.base_epoch = index, epoch
+        self._validated = max(self._validated, index)
 
     def install(self, snapshot: Snapshot) -> None:
         """A leader's snapshot in the place of all there was."""
         self.snapshot = snapshot
         self.base_index, self.base_epoch = snapshot.index, snapshot.epoch
         self.entries = []
+        self._validated = snapshot.index
         self._count()
         self._find_memberships()
 
@@ -162,12 +164,13 @@ class QuorumLog:
         assert 0 <= self.base_index <= self.snapshot.index <= self.end
         assert self.end == self.base_index + len(self.entries)
         # Entries do not change, so what was found in order stays so: only what came since is looked at.
-        start = self._validated = min(max(self._validated, self.base_index), self.end)
-        epoch = self.epoch_at(start)
-        for entry in self.entries[start - self.base_index :]:
-            self._validated += 1
-            assert entry.index == self._validated and epoch is not None and entry.epoch >= epoch
-            epoch = entry.epoch
-        assert self.last_epoch == epoch
+        assert self.base_index <= self._validated <= self.end
+        if self._validated < self.end:
+            epoch = self.epoch_at(self._validated)
+            for entry in self.entries[self._validated - self.base_index :]:
+                self._validated += 1
+                assert entry.index == self._validated and epoch is not None and entry.epoch >= epoch
+                epoch = entry.epoch
+            assert self.last_epoch == epoch
         assert self.snapshot.index <= self.membership_index <= self.end or not self.membership_index
         assert self._memberships[-1] == (self.membership_index, self.membership)
