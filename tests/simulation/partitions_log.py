@@ -16,12 +16,15 @@ from rayqueue.replication.producer_state import ProducerStates
 
 
 class MemoryLog:
-    """Batches from `start` on, and how far they are durable. The first batch may begin before `start`."""
+    """Batches from `start` on, and how far they are durable. The first batch may begin before `start`.
+
+    Attributes:
+        cuts: how often it was cut: what a flush that began before says of its end is not true of it now.
+    """
 
     def __init__(self, start: int = 0) -> None:
-        self.start = start
-        self.end = start
-        self.flushed_end = start
+        self.start = self.end = self.flushed_end = start
+        self.cuts = 0
         self.batches: list[BatchHeader] = []
         self._bases: list[int] = []
 
@@ -49,6 +52,7 @@ class MemoryLog:
 
     def truncate(self, end: int) -> None:
         """Cuts off what is above `end`, durably."""
+        self.cuts += 1
         kept = bisect_left(self._bases, end)
         assert kept == 0 or self.batches[kept - 1].last_offset < end, f"{end} lies inside of a batch"
         del self.batches[kept:], self._bases[kept:]
@@ -57,7 +61,10 @@ class MemoryLog:
 
     def reset(self, start: int) -> None:
         """Empties the log; it begins at `start`."""
-        self.__init__(start)  # type: ignore[misc]
+        self.truncate(self.start)
+        self.batches.clear()
+        self._bases.clear()
+        self.start = self.end = self.flushed_end = start
 
     def advance_start(self, start: int) -> None:
         """Deletes what is wholly below `start`."""
