@@ -143,11 +143,13 @@ class Follower:
         return [ev.ResetLog(start)]
 
     def _diverged(self, epoch: int, end: int, now_ms: int) -> list[ev.Effect]:
-        """Everything above where the leader's `epoch` ends, here or there, is not in the leader's log."""
+        """Cuts what is above where the leader's `epoch` ends; or, where this log has nothing of that epoch, above where
+        its newest one before ends, and asks for that one: the leader's end may lie inside of a batch here (KIP-279)."""
         log = self._log
         if self.state is State.FED or not log.settled:
             return self._fault(now_ms)  # it has been feeding this log
-        end = max(0, min(end, log.epochs.end_of(epoch, log.log_end)[1]))
+        mine, my_end = log.epochs.end_of(epoch, log.log_end)
+        end = max(0, min(end, my_end)) if mine == epoch else my_end
         if end >= log.log_end:
             return self._fault(now_ms)
         self.state = State.CUTTING

@@ -55,5 +55,7 @@ class LeaderEpochs:
 
     def validate(self) -> None:
         """Every invariant."""
-        entries = self.entries
-        assert all(a < c and b <= d for (a, b), (c, d) in zip(entries, entries[1:], strict=False))
+        before = (NO_EPOCH, -1)
+        for epoch, start in zip(self._epochs, self._starts, strict=True):
+            assert before[0] < epoch and before[1] <= start
+            before = (epoch, start)

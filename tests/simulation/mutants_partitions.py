@@ -46,9 +46,9 @@ def lead_on_after_a_restart(self: Host, image: Image) -> bool:
 
 
 def shrink_at_once(self: InSync, isr: frozenset[int]) -> None:
-    """A removal counts before it is committed."""
+    """What is proposed counts as if it were committed, a removal too."""
     self.outstanding = True
-    self.maximal = isr
+    self.committed = self.maximal = isr
 
 
 def join_without_epoch_start(self: Leader, follower: Progress) -> bool:
@@ -61,11 +61,6 @@ def count_any_incarnation(self: Leader, event: ev.FetchAcked, follower: Progress
     return event.leader_epoch == self.leader_epoch
 
 
-def count_any_epoch(self: Leader, event: ev.FetchAcked, follower: Progress) -> bool:
-    """An ack is an ack, whichever leadership it was said to."""
-    return event.incarnation == follower.incarnation
-
-
 MUTANTS: Mapping[str, tuple[type, str, Callable[..., Any]]] = {
     "ack before replication": (Leader, "_committed_end", ack_before_replication),
     "truncate by high watermark": (Follower, "start", truncate_by_high_watermark),
@@ -75,7 +70,6 @@ MUTANTS: Mapping[str, tuple[type, str, Callable[..., Any]]] = {
     "shrunk ISR before it is committed": (InSync, "propose", shrink_at_once),
     "join without the epoch start": (Leader, "_may_join", join_without_epoch_start),
     "ack of a stale incarnation": (Leader, "_counts", count_any_incarnation),
-    "ack of an old leader epoch": (Leader, "_counts", count_any_epoch),
 }
 
 

@@ -109,9 +109,9 @@ class Broker:
         self._unclean = sorted(self.tainted)
         return lost
 
-    def joined(self, partition: int) -> None:
-        """The coordinator has taken it into the ISR: whatever it had lost, it has again."""
-        if self.alive:
+    def joined(self, partition: int, incarnation: str) -> None:
+        """The coordinator has taken it into the ISR: whatever it had lost, it has again, if that was after the loss."""
+        if self.alive and incarnation == self.incarnation:
             self.tainted.discard(partition)
 
     def pause(self) -> None:

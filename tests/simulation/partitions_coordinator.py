@@ -182,8 +182,9 @@ class Coordinator:
             self._world.to_leader(message, refused)
             return
         isr = [member for member, _ in effect.isr]
-        for member in set(isr) - set(state.isr):
-            self._world.brokers[member].joined(number)
+        for member, incarnation in effect.isr:
+            if member not in state.isr:
+                self._world.brokers[member].joined(number, incarnation)
         self._commit(number, isr, self._eligible(state, isr), state.leader)
 
     def _problem(self, state: PartitionState, broker_id: int, effect: ev.ProposeIsr) -> str:

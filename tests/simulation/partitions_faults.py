@@ -39,6 +39,8 @@ class Faults:
             "cut off from the coordinator": self.cut_off,
             "coordinator away": self.coordinator_away,
             "delay": self.delay,
+            "zombie leader": self.zombie,
+            "late acks": self.late_acks,
             "half-open connection": self.half_open,
             "slow follower": self.slow,
             "full disk": self.full_disk,
@@ -109,7 +111,7 @@ class Faults:
         victims = [victim]
         if self._world.config.flush_messages == 1:
             others = [one for one in self._world.brokers.values() if one.alive and one is not victim]
-            victims += self._random.sample(others, self._random.randint(0, len(others)))
+            victims += self._random.sample(others, self._random.choice((0, len(others) // 2, len(others))))
         elif not self._may_lose(victim):
             return None
         lost = [one.lose_power() for one in victims]
@@ -230,6 +232,53 @@ class Faults:
             f"what {victim.broker_id} says takes {delay_us // 1000} ms more",
             heal,
             lambda: f"{network.sent - before} messages sent meanwhile",
+        )
+
+    def zombie(self) -> Injected | None:
+        """A broker does not hear the coordinator any more, clients still reach it, and what it pushes comes late."""
+        victim = self._victim()
+        if victim is None:
+            return None
+        network, me = self._world.network, victim.broker_id
+        others = [one for one in self._world.brokers if one != me]
+        links = between([me], [COORDINATOR])
+        if self._random.random() < 0.5:
+            links += [(other, me) for other in others]
+        hear_again = network.cut(links)
+        hurry = network.slow([(me, other) for other in others], self._random.choice((100_000, 400_000, 900_000)))
+        before = network.cut_off
+        self._world.scheduler.after(self._random.randint(1_000, 300_000), lambda: self._break(me, others))
+
+        def heal() -> None:
+            hear_again()
+            hurry()
+
+        def proof() -> str:
+            lost = network.cut_off - before
+            return f"{lost} messages lost" if lost else ""
+
+        return Injected(f"zombie {victim.incarnation}", heal, proof)
+
+    def late_acks(self) -> Injected | None:
+        """What a broker says is on its way for long; meanwhile its machine loses power, and is back at once."""
+        victim = self._victim()
+        if victim is None:
+            return None
+        others = [one for one in self._world.brokers if one != victim.broker_id]
+        hurry = self._world.network.slow([(victim.broker_id, other) for other in others], 300_000)
+        lost = [0]
+
+        def crash() -> None:
+            hurry()
+            if victim.alive and (self._world.config.flush_messages == 1 or self._may_lose(victim)):
+                lost.append(victim.lose_power())
+                self._world.scheduler.after(self._random.randint(1_000, 20_000), lambda: self._restart(victim))
+
+        self._world.scheduler.after(self._random.randint(20_000, 280_000), crash)
+        return Injected(
+            f"late acks of {victim.incarnation}",
+            nothing,
+            lambda: f"{sum(lost)} batches lost" if len(lost) > 1 else "",
         )
 
     def half_open(self) -> Injected | None:

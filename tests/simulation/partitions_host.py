@@ -61,7 +61,7 @@ class Host:
         self.broker_id = broker.broker_id
         self.scheduler, self.random, self.checker = world.scheduler, world.random, world.checker
         self.log = MemoryLog()
-        self.disk_full = self.disk_fails = False
+        self.disk_full = False
         self.slow_us = 0
         self.flushes = self.failed_writes = self.streams = 0
 
@@ -110,12 +110,15 @@ class Host:
         return effects
 
     def _open(self, heard: Heard) -> ev.Event | None:
-        """What came over a stream that is still there. A follower that asks over an old one asks there no more: it
-        would be fed where it does not listen."""
+        """What came over a stream. This shell is careless: it does not keep back what comes late, over a stream of
+        another leader epoch, or acks over one that is gone; the machine must know better. But for what it can not
+        know: a follower that asked over an old stream would be fed where it does not listen any more."""
         stream, event = heard.stream, heard.event
-        if not stream.open[0 if stream.follower is self else 1]:
-            return None
+        if stream.follower is self:
+            return event if stream is self.stream or stream.epoch != self.machine.leader_epoch else None
         if type(event) is ev.FetchFrom:
+            if not stream.open[1]:
+                return None
             if stream.number < self._newest.get(event.follower, 0):
                 stream.break_soon()
                 return None
@@ -186,15 +189,12 @@ class Host:
         def done() -> None:
             if not process.alive:
                 return
-            if self.disk_fails:
-                process.post(ev.LogFailed("an fsync failed"))
-                return
             if log.cuts == cuts:
                 log.flushed_end = max(log.flushed_end, end)
             self.flushes += 1
             process.post(ev.Flushed(end))
 
-        self.scheduler.after(self.random.randint(100, 2_000) + self.slow_us, done)
+        self.scheduler.after(self.random.randint(100, self.world.flush_us_max) + self.slow_us, done)
 
     def _recover(self, effect: ev.Recover) -> None:
         self.machine.restore(self.log.producers(0))
@@ -309,8 +309,8 @@ class Host:
     def deliver(self, stream: Stream, event: ev.Event | None) -> None:
         """A packet in its turn."""
         if stream.follower is self:
-            if stream is self.stream and event is not None:
-                stream.answered = True
+            stream.answered = True
+            if event is not None:
                 self.process.post(Heard(stream, event))
         elif event is None:
             stream.close(1)

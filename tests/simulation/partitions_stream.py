@@ -76,8 +76,7 @@ class Stream:
         self._early[side][packet.number] = packet
         while (following := self._early[side].pop(self._expected[side], None)) is not None:
             self._expected[side] += 1
-            if self.open[side]:
-                deliver(self, following.event)
+            deliver(self, following.event)
 
     def _timeout(self) -> None:
         if not self.answered:

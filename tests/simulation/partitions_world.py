@@ -30,10 +30,11 @@ class World:
         self.network = Network(scheduler, random)
         flush_messages = random.choice((1, 1, 4, 2**63 - 1, 2**63 - 1, 2**63 - 1))
         self.config = TopicConfig.parse({"min.insync.replicas": MIN_INSYNC, "flush.messages": flush_messages})
+        self.flush_us_max = random.choice((2_000, 50_000))
         self.checker = Checker(self, PARTITIONS)
         self.coordinator = Coordinator(self, PARTITIONS, range(1, BROKERS + 1), MIN_INSYNC)
         self.brokers = {one: Broker(self, one, PARTITIONS) for one in self.coordinator.brokers}
-        think_us = random.choice((10_000, 40_000, 120_000))
+        think_us = random.choice((20_000, 60_000, 150_000))
         self.producers = [Producer(self, f"producer {n}", think_us, n) for n in range(PRODUCERS)]
         self.producers += [Producer(self, f"loose {n}", think_us, NO_PRODUCER) for n in range(LOOSE_PRODUCERS)]
         self.consumers = [Consumer(self, f"consumer {n}", think_us, n % PARTITIONS) for n in range(CONSUMERS)]
