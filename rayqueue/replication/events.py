@@ -141,7 +141,7 @@ class IsrRefused(msgspec.Struct, frozen=True, gc=False):
     error: str
 
 
-# --- events at a follower ------------------------------------------------------------------------------------------
+# --- events at a follower: leader_epoch is the one of the `Follow` that is answered ---------------------------------
 
 
 class Fed(msgspec.Struct, gc=False):

@@ -61,6 +61,22 @@ def count_any_incarnation(self: Leader, event: ev.FetchAcked, follower: Progress
     return event.leader_epoch == self.leader_epoch
 
 
+def forget_what_was_refused(self: InSync, partition_epoch: int, retry_ms: int) -> None:
+    """A refused addition counts no more, though it may have been taken when it was asked for first."""
+    if partition_epoch == self.partition_epoch:
+        self.outstanding, self.retry_ms, self.maximal = False, retry_ms, self.committed
+
+
+def cut_where_the_leader_says(self: Follower, epoch: int, end: int, now_ms: int) -> list[ev.Effect]:
+    """The end of an epoch that this log has nothing of is taken for an offset of it: it may lie inside of a batch."""
+    log = self._log
+    end = min(end, log.epochs.end_of(epoch, log.log_end)[1])
+    if self.state is State.FED or not log.settled or end >= log.log_end:
+        return self._fault(now_ms)
+    self.state = State.CUTTING
+    return [ev.Truncate(end) if end >= log.log_start else ev.ResetLog(end)]
+
+
 MUTANTS: Mapping[str, tuple[type, str, Callable[..., Any]]] = {
     "ack before replication": (Leader, "_committed_end", ack_before_replication),
     "truncate by high watermark": (Follower, "start", truncate_by_high_watermark),
@@ -70,6 +86,8 @@ MUTANTS: Mapping[str, tuple[type, str, Callable[..., Any]]] = {
     "shrunk ISR before it is committed": (InSync, "propose", shrink_at_once),
     "join without the epoch start": (Leader, "_may_join", join_without_epoch_start),
     "ack of a stale incarnation": (Leader, "_counts", count_any_incarnation),
+    "refused addition forgotten": (InSync, "refuse", forget_what_was_refused),
+    "cut inside of a batch": (Follower, "_diverged", cut_where_the_leader_says),
 }
 
 

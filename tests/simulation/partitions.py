@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -63,14 +64,17 @@ class Result(msgspec.Struct):
 
 
 class Simulation:
-    """One run."""
+    """One run.
 
-    def __init__(self, seed: int, trace: bool = False) -> None:
+    Args:
+        kinds: of faults; by default some are drawn: a few kinds meet more often than all of them would.
+    """
+
+    def __init__(self, seed: int, trace: bool = False, kinds: Sequence[str] = ()) -> None:
         self.seed = seed
         self.world = world = World(seed, trace)
         faults = Faults(world).all()
-        # A few kinds of faults in a run, drawn anew for each, meet more often than all kinds would.
-        drawn = world.random.sample(sorted(faults), KINDS)
+        drawn = kinds or world.random.sample(sorted(faults), KINDS)
         self.nemesis = Nemesis(
             world.scheduler, world.random, world.trace, {name: faults[name] for name in drawn}, 250_000, 1_500_000
         )
@@ -156,6 +160,7 @@ def main() -> int:
     parser.add_argument("seed", type=int, nargs="?", help="any seed by default")
     parser.add_argument("--count", type=int, default=1, help="so many seeds, from SEED on")
     parser.add_argument("--mutant", choices=MUTANTS, help="plant this bug")
+    parser.add_argument("--faults", default="", help="only these kinds, with commas between")
     parser.add_argument("-v", "--verbose", action="store_true", help="print what happened, event by event")
     args = parser.parse_args()
     gc.set_threshold(200_000, 20, 20)  # a run makes many small objects and few cycles
@@ -163,7 +168,7 @@ def main() -> int:
     failed, started = 0, time.monotonic()
     with planted(args.mutant):
         for one in range(seed, seed + args.count):
-            result = Simulation(one, args.verbose).run()
+            result = Simulation(one, args.verbose, [kind for kind in args.faults.split(",") if kind]).run()
             if args.verbose:
                 print("\n".join(result.trace))
             if args.count == 1:

@@ -25,7 +25,7 @@ TICK_US = 100_000
 COORDINATOR = 0  # its address
 
 
-class Image(NamedTuple):
+class Image(msgspec.Struct, frozen=True):
     """What the metadata log says."""
 
     index: int
@@ -41,7 +41,7 @@ class Register(NamedTuple):
     unclean: Sequence[int]
 
 
-class Beat(NamedTuple):
+class Beat(msgspec.Struct, frozen=True):
     """A heartbeat. index: of the image it has."""
 
     broker_id: int
@@ -141,7 +141,9 @@ class Coordinator:
     def _register(self, message: Register) -> None:
         broker_id = message.broker_id
         if start_of(message.incarnation) <= start_of(self.registered.get(broker_id, ".0")):
-            return  # again; or late, of a process that has had a successor already
+            # Again, the answer may be lost; or late, of a process that has had a successor already.
+            self._beat(Beat(broker_id, message.incarnation, -1))
+            return
         if broker_id in self.alive:
             self._fence(broker_id)
         for number in message.unclean:

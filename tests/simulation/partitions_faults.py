@@ -193,12 +193,13 @@ class Faults:
                     stream.break_soon(300_000)
 
     def cut_off(self) -> Injected | None:
-        """A broker and the coordinator do not hear each other."""
+        """A broker and the coordinator do not hear each other, or one does not hear the other."""
         victim = self._victim()
         if victim is None:
             return None
         network, before = self._world.network, self._world.network.cut_off
-        heal = network.cut(between([victim.broker_id], [COORDINATOR]))
+        links = between([victim.broker_id], [COORDINATOR])
+        heal = network.cut(self._random.choice((links, links[:1], links[1:])))
 
         def proof() -> str:
             lost = network.cut_off - before
@@ -260,25 +261,32 @@ class Faults:
         return Injected(f"zombie {victim.incarnation}", heal, proof)
 
     def late_acks(self) -> Injected | None:
-        """What a broker says is on its way for long; meanwhile its machine loses power, and is back at once."""
-        victim = self._victim()
-        if victim is None:
+        """What a follower says is on its way for long; meanwhile its machine loses power, is back at once, and slow."""
+        world = self._world
+        up = [broker for broker in world.brokers.values() if broker.alive and not broker.paused]
+        if not up:
             return None
-        others = [one for one in self._world.brokers if one != victim.broker_id]
-        hurry = self._world.network.slow([(victim.broker_id, other) for other in others], 300_000)
-        lost = [0]
+        victim = min(up, key=lambda broker: sum(host.leading for host in broker.hosts))
+        others = [one for one in world.brokers if one != victim.broker_id]
+        hurry = world.network.slow(
+            [(victim.broker_id, other) for other in others], self._random.randint(50_000, 300_000)
+        )
+        lost: list[int] = []
 
         def crash() -> None:
             hurry()
-            if victim.alive and (self._world.config.flush_messages == 1 or self._may_lose(victim)):
+            if victim.alive and (world.config.flush_messages == 1 or self._may_lose(victim)):
                 lost.append(victim.lose_power())
-                self._world.scheduler.after(self._random.randint(1_000, 20_000), lambda: self._restart(victim))
+                turn(400_000)
+                world.scheduler.after(self._random.randint(1_000, 20_000), lambda: self._restart(victim))
 
-        self._world.scheduler.after(self._random.randint(20_000, 280_000), crash)
+        def turn(us: int) -> None:
+            for host in victim.hosts:
+                host.slow_us = us
+
+        world.scheduler.after(self._random.randint(20_000, 280_000), crash)
         return Injected(
-            f"late acks of {victim.incarnation}",
-            nothing,
-            lambda: f"{sum(lost)} batches lost" if len(lost) > 1 else "",
+            f"late acks of {victim.incarnation}", lambda: turn(0), lambda: f"{sum(lost)} batches lost" if lost else ""
         )
 
     def half_open(self) -> Injected | None:

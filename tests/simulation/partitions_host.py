@@ -14,6 +14,7 @@ from rayqueue.protocol.messages import BatchHeader
 from rayqueue.replication import events as ev
 from rayqueue.replication.leader import Leader
 from rayqueue.replication.limits import Limits
+from rayqueue.replication.producer_state import ProducerStates
 from rayqueue.replication.replica import Replica
 from rayqueue.testing.simulation.process import Process
 from tests.simulation.partitions_log import MemoryLog
@@ -135,8 +136,9 @@ class Host:
 
     def _assign(self, event: ev.Assign, now_ms: int) -> Sequence[ev.Effect]:
         """Told between two writes."""
-        if self._unwritten:
-            self._perform(self.machine.step(self._write(), now_ms, 0))
+        written = self._write()
+        if written is not None:
+            self._perform(self.machine.step(written, now_ms, 0))
         role = self.machine.role
         effects = self.machine.step(event, now_ms, 0)
         if self.world.trace.on:
@@ -346,7 +348,7 @@ def _short(value: Any) -> str:
         return f"{_short(value[0])} to {_short(value[-1])}"
     if isinstance(value, tuple):
         return f"{value[0]} {value[1]}"
-    return str(value)
+    return type(value).__name__ if isinstance(value, ProducerStates) else str(value)
 
 
 _OWN = {ev.Tick, ev.Flushed, ev.LogFailed, ev.StartMoved}

@@ -8,6 +8,7 @@ end. Nothing is delivered to another process than the one it was meant for.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -86,7 +87,7 @@ class Stream:
         """The connection is gone: each end learns it some time later."""
         for side in (0, 1):
             if self.open[side]:
-                self._scheduler.after(self._random.randint(100, slowest_us), lambda side=side: self.close(side))
+                self._scheduler.after(self._random.randint(100, slowest_us), partial(self.close, side))
 
     def close(self, side: int) -> None:
         """One end learns that the connection is gone, or hangs up."""

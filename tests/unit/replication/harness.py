@@ -1,7 +1,7 @@
-"""Replicas of one partition, in memory: a shell for each, and between them streams that deliver when they are told to.
+"""Replicas of one partition, in memory: a shell for each, and streams between them that deliver when they are told to.
 
-A test says what happens in the field's words: `assign`, `produce`, `run` (deliver all there is), `cut` a link, `restart`
-a broker. Nothing happens by itself.
+A test says what happens in the field's words: `lead`, `produce`, `run` (deliver all there is), `cuts` between brokers,
+`restart` a broker. Nothing happens by itself.
 """
 
 from __future__ import annotations

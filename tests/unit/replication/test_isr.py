@@ -256,5 +256,23 @@ def test_resigning_ends_a_role_for_good() -> None:
     assert cluster[2].replica.next_deadline_ms() is None
 
 
+def test_a_truncation_that_is_done_when_the_replica_has_resigned_moves_nothing_but_the_log() -> None:
+    cluster = led(1, 2, 3)
+    assert cluster[2].replica.written_end == 3
+    cluster[2].replica.resign("NotLeaderOrFollower", "closed")
+    assert cluster[2].step(ev.Truncated(0, 2, LeaderEpochs([(1, 0)]), cluster[2].replica.producers)) == []
+    assert cluster[2].replica.log_end == 2
+
+
+def test_the_next_deadline_is_the_earliest() -> None:
+    cluster = Cluster(**{"flush.ms": 400})
+    cluster.lead(1, [1, 2, 3], told=[1])
+    cluster[1].produce("a")
+    assert cluster[1].replica.next_deadline_ms() == cluster.now_ms + 400
+    cluster[1].holds_flushes = True
+    cluster.pass_ms(400)
+    assert cluster[1].flushing and cluster[1].replica.next_deadline_ms() == cluster.now_ms + 600
+
+
 def test_epochs_have_a_text() -> None:
     assert repr(LeaderEpochs([(1, 0), (3, 7)])) == "LeaderEpochs([(1, 0), (3, 7)])"
