@@ -183,10 +183,10 @@ class FeedLost(msgspec.Struct, frozen=True, gc=False):
     leader_epoch: int
 
 
-LogEvent = Written | Rolled | WriteFailed | Flushed | LogFailed | Truncated | StartMoved | Tick
+LogEvent = Rolled | WriteFailed | Flushed | LogFailed | Truncated | StartMoved | Tick
 LeaderEvent = Produce | FetchFrom | FetchAcked | FetchEnded | IsrRefused
 FollowerEvent = Fed | Diverged | OutOfRange | FeedRefused | FeedLost
-Event = LogEvent | Assign | LeaderEvent | FollowerEvent
+Event = Written | LogEvent | Assign | LeaderEvent | FollowerEvent
 
 # --- effects: the log ----------------------------------------------------------------------------------------------
 
