@@ -22,6 +22,7 @@ from enum import Enum
 from rayqueue.protocol.messages import BatchHeader
 from rayqueue.replication import events as ev
 from rayqueue.replication.flushing import Flushing
+from rayqueue.replication.leader_epochs import NO_EPOCH
 from rayqueue.replication.limits import Limits
 from rayqueue.replication.log_facts import LogFacts
 
@@ -158,8 +159,9 @@ class Follower:
     def _out_of_range(self, log_start: int, log_end: int, now_ms: int) -> list[ev.Effect]:
         """The leader's log begins beyond the end of this one; or this one is empty, and begins beyond the leader's."""
         log = self._log
-        if log_start <= log.log_end <= log_end or not log.settled:
-            return self._wait(now_ms)  # it has changed meanwhile
+        before, beyond = log.log_end < log_start, log.log_end > log_end and log.last_epoch == NO_EPOCH
+        if not (before or beyond) or not log.settled:
+            return self._wait(now_ms)  # the leader's log has changed meanwhile
         self.state = State.CUTTING
         return [ev.ResetLog(log_start)]
 

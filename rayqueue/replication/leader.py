@@ -304,8 +304,8 @@ class Leader:
         return min((due for one in members if (due := one.lags_from_ms(end, lag_ms)) is not None), default=None)
 
     def tick(self, now_ms: int) -> list[ev.Effect]:
-        """A deadline may have passed."""
-        return self.review(now_ms)
+        """A deadline may have passed, or the topic's settings have changed."""
+        return self.advance() + self.review(now_ms)
 
     def write_failed(self, message: str) -> list[ev.Effect]:
         """None of the unwritten batches was seen by anyone; their offsets are given again. The log is cut already."""

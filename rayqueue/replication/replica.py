@@ -93,7 +93,7 @@ class Replica:
     # --- what the shell does besides events ------------------------------------------------------------------------
 
     def configure(self, config: TopicConfig) -> None:
-        """New settings; they count from the next batch on."""
+        """New settings; they count from the next event on (`Tick`, where none is due)."""
         self._config = config
         self._flushing.configure(config)
         if isinstance(self.role, Leader):

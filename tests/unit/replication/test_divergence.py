@@ -201,9 +201,10 @@ def test_a_leader_that_feeds_and_then_says_that_the_logs_part_is_wrong() -> None
     assert host.log.end == 2
 
 
-def test_out_of_range_that_is_not_so_any_more() -> None:
+@pytest.mark.parametrize("end", [4, 1])
+def test_out_of_range_that_is_not_so_empties_no_log(end: int) -> None:
     cluster, host = following(log_of(1, 1))
-    assert host.step(ev.OutOfRange(9, 0, 4)) == []
+    assert host.step(ev.OutOfRange(9, 0, end)) == []
     cluster.pass_ms(100)
     assert host.effects[-1] == ev.Follow(1, 9, 2, 1)
 

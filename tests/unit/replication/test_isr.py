@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rayqueue.config import TopicConfig
 from rayqueue.replication import events as ev
 from rayqueue.replication.leader_epochs import LeaderEpochs
 from rayqueue.replication.progress import NOTHING, Progress
@@ -88,6 +89,13 @@ def test_the_committed_isr_is_what_min_insync_replicas_asks_for() -> None:
     cluster.tell(1)
     assert cluster[1].replica.high_watermark == 3
     assert cluster[1].produce("e") is None
+
+
+def test_a_lower_min_insync_replicas_counts_at_the_next_event() -> None:
+    cluster = led(1)
+    assert cluster[1].replica.high_watermark == 0
+    cluster[1].replica.configure(TopicConfig.parse({"min.insync.replicas": 1}))
+    assert cluster[1].step(ev.Tick()) == [ev.HighWatermark(3)]
 
 
 # --- leaving ---------------------------------------------------------------------------------------------------------
