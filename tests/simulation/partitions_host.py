@@ -6,7 +6,7 @@ is written. A process that dies leaves its log as the page cache has it; a machi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rayqueue.config import TopicConfig
@@ -56,6 +56,8 @@ class Feeding:
 
 class Host:
     """One replica of one partition at one broker."""
+
+    process: Process
 
     def __init__(self, world: World, broker: Broker, partition: int) -> None:
         self.world, self.broker, self.partition = world, broker, partition
@@ -352,7 +354,7 @@ def _short(value: Any) -> str:
 
 
 _OWN = {ev.Tick, ev.Flushed, ev.LogFailed, ev.StartMoved}
-_PERFORM = {
+_PERFORM: dict[type, Callable[[Host, Any], None]] = {
     ev.Append: Host._append,
     ev.Reply: Host._reply,
     ev.Flush: Host._flush,

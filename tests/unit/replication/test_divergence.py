@@ -229,6 +229,14 @@ def test_a_full_disk_of_a_follower() -> None:
     assert host.effects[-1] == ev.Follow(1, 9, 2, 1)
 
 
+def test_a_truncation_that_nobody_waits_for_starts_nothing() -> None:
+    _, host = following(log_of(1, 1))
+    host.step(ev.FeedLost(9))
+    log = host.log
+    assert host.step(ev.Truncated(log.start, log.end, log.epochs(), log.producers(0))) == []
+    assert host.follower.state is State.WAITING
+
+
 def test_nobody_leads() -> None:
     cluster = Cluster()
     cluster.lead(-1, [1])
