@@ -66,6 +66,11 @@ class FollowStream(PushStream[FeedSubscription]):
         self._hello = FollowHello(-1, -1, "")
         self._subscriptions: dict[int, FeedSubscription] = {}
 
+    @property
+    def number(self) -> int:
+        """Of the streams of this follower's process to here: later ones have higher numbers."""
+        return self._hello.number
+
     def __repr__(self) -> str:
         return f"FollowStream(broker {self._hello.broker_id} slot {self._hello.slot})"
 

@@ -188,6 +188,9 @@ class HostedPartition:
         key = event.follower, event.incarnation
         match event:
             case ev.FetchFrom():
+                present = self._followers.get(key)
+                if present is not None and present[0].number > news.stream.number:
+                    return  # read late from a stream that has been replaced: nobody listens there
                 self._followers[key] = news.stream, news.subscription
             case ev.FetchEnded():
                 if self._followers.get(key) != (news.stream, news.subscription):
@@ -316,6 +319,7 @@ class HostedPartition:
         self.config = config
         self.replica.configure(config)
         self.log.update_config(config)
+        self.later(ev.Tick())  # what was due under the old settings may be due earlier
 
     def retain(self, now_ms: int, wall_ms: int, producer_expiry_ms: int) -> None:
         """Retention, and forgetting idle producers."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from rayqueue.actors.leader_link import FollowerEvent, LeaderLink, LeaderProcess
 from rayqueue.protocol.messages import FollowHello
 from rayqueue.replication import events as ev
@@ -27,6 +29,7 @@ class LeaderLinks:
         self._submit = submit
         self._links: dict[LeaderProcess, LeaderLink] = {}
         self._followed: dict[HostedPartition, tuple[LeaderLink, int]] = {}
+        self._opened = 0
         self._closed = False
 
     def follow(self, partition: HostedPartition, effect: ev.Follow) -> None:
@@ -39,7 +42,9 @@ class LeaderLinks:
             return
         link = self._links.get(leader)
         if link is None or link.ended:
-            link = self._links[leader] = LeaderLink(leader, self._hello, self._token, self._submit)
+            self._opened += 1
+            hello = msgspec.structs.replace(self._hello, number=self._opened)
+            link = self._links[leader] = LeaderLink(leader, hello, self._token, self._submit)
         self._followed[partition] = link, link.follow(partition, effect)
 
     def unfollow(self, partition: HostedPartition) -> None:

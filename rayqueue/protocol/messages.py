@@ -238,11 +238,16 @@ class FetchResponse(msgspec.Struct, array_like=True):
 
 
 class FollowHello(msgspec.Struct, array_like=True):
-    """First message of a follower's process on a follow exchange: who it is."""
+    """First message of a follower's process on a follow exchange: who it is.
+
+    Attributes:
+        number: of its streams to this leader, rising: what still comes on an older one is no news.
+    """
 
     broker_id: int
     slot: int
     incarnation: str
+    number: int = 0
 
 
 class FollowPartition(msgspec.Struct, array_like=True):

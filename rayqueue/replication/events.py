@@ -141,7 +141,7 @@ class IsrRefused(msgspec.Struct, frozen=True, gc=False):
     error: str
 
 
-# --- events at a follower ------------------------------------------------------------------------------------------
+# --- events at a follower: leader_epoch is the one of the `Follow` that is answered ---------------------------------
 
 
 class Fed(msgspec.Struct, gc=False):
@@ -183,10 +183,10 @@ class FeedLost(msgspec.Struct, frozen=True, gc=False):
     leader_epoch: int
 
 
-LogEvent = Written | Rolled | WriteFailed | Flushed | LogFailed | Truncated | StartMoved | Tick
+LogEvent = Rolled | WriteFailed | Flushed | LogFailed | Truncated | StartMoved | Tick
 LeaderEvent = Produce | FetchFrom | FetchAcked | FetchEnded | IsrRefused
 FollowerEvent = Fed | Diverged | OutOfRange | FeedRefused | FeedLost
-Event = LogEvent | Assign | LeaderEvent | FollowerEvent
+Event = Written | LogEvent | Assign | LeaderEvent | FollowerEvent
 
 # --- effects: the log ----------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from enum import Enum
 from rayqueue.protocol.messages import BatchHeader
 from rayqueue.replication import events as ev
 from rayqueue.replication.flushing import Flushing
+from rayqueue.replication.leader_epochs import NO_EPOCH
 from rayqueue.replication.limits import Limits
 from rayqueue.replication.log_facts import LogFacts
 
@@ -143,11 +144,13 @@ class Follower:
         return [ev.ResetLog(start)]
 
     def _diverged(self, epoch: int, end: int, now_ms: int) -> list[ev.Effect]:
-        """Everything above where the leader's `epoch` ends, here or there, is not in the leader's log."""
+        """Cuts what is above where the leader's `epoch` ends; or, where this log has nothing of that epoch, above where
+        its newest one before ends, and asks for that one: the leader's end may lie inside of a batch here (KIP-279)."""
         log = self._log
         if self.state is State.FED or not log.settled:
             return self._fault(now_ms)  # it has been feeding this log
-        end = max(0, min(end, log.epochs.end_of(epoch, log.log_end)[1]))
+        mine, my_end = log.epochs.end_of(epoch, log.log_end)
+        end = max(0, min(end, my_end)) if mine == epoch else my_end
         if end >= log.log_end:
             return self._fault(now_ms)
         self.state = State.CUTTING
@@ -156,8 +159,9 @@ class Follower:
     def _out_of_range(self, log_start: int, log_end: int, now_ms: int) -> list[ev.Effect]:
         """The leader's log begins beyond the end of this one; or this one is empty, and begins beyond the leader's."""
         log = self._log
-        if log_start <= log.log_end <= log_end or not log.settled:
-            return self._wait(now_ms)  # it has changed meanwhile
+        before, beyond = log.log_end < log_start, log.log_end > log_end and log.last_epoch == NO_EPOCH
+        if not (before or beyond) or not log.settled:
+            return self._wait(now_ms)  # the leader's log has changed meanwhile
         self.state = State.CUTTING
         return [ev.ResetLog(log_start)]
 

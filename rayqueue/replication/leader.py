@@ -168,18 +168,22 @@ class Leader:
         if committed > self._log.high_watermark:
             self._log.high_watermark = committed
             effects.append(ev.HighWatermark(committed))
-        for queue, covered in ((self._until_durable, durable), (self._until_committed, self._log.high_watermark)):
-            while queue and queue[0].last_offset < covered:
-                effects.append(queue.popleft().reply)
+        waiting, committed = self._until_committed, self._log.high_watermark
+        while waiting and waiting[0].last_offset < committed:
+            effects.append(waiting.popleft().reply)
+        waiting = self._until_durable
+        while waiting and waiting[0].last_offset < durable:
+            effects.append(waiting.popleft().reply)
         return effects
 
     def _committed_end(self, durable: int) -> int:
         """The offset below which every replica that may be in sync holds the log."""
-        needed = min(self._config.min_insync_replicas, len(self._assignment.replicas))
-        if len(self.in_sync.committed) < needed:
+        maximal = self.in_sync.maximal
+        if len(self.in_sync.committed) < min(self._config.min_insync_replicas, len(self._assignment.replicas)):
             return self._log.high_watermark
-        followers = [self.followers[one].end for one in self.in_sync.maximal if one != self._broker_id]
-        return min(durable, *followers) if followers else durable
+        if len(maximal) == 1:
+            return durable
+        return min(durable, *(self.followers[one].end for one in maximal if one != self._broker_id))
 
     # --- followers -------------------------------------------------------------------------------------------------
 
@@ -300,8 +304,8 @@ class Leader:
         return min((due for one in members if (due := one.lags_from_ms(end, lag_ms)) is not None), default=None)
 
     def tick(self, now_ms: int) -> list[ev.Effect]:
-        """A deadline may have passed."""
-        return self.review(now_ms)
+        """A deadline may have passed, or the topic's settings have changed."""
+        return self.advance() + self.review(now_ms)
 
     def write_failed(self, message: str) -> list[ev.Effect]:
         """None of the unwritten batches was seen by anyone; their offsets are given again. The log is cut already."""

@@ -13,6 +13,9 @@ class LeaderEpochs:
 
     Args:
         entries: as the log has them.
+
+    Attributes:
+        last: the newest epoch, NO_EPOCH when there is none.
     """
 
     def __init__(self, entries: Iterable[tuple[int, int]] = ()) -> None:
@@ -22,6 +25,7 @@ class LeaderEpochs:
         for epoch, start in entries:
             self._epochs.append(epoch)
             self._starts.append(start)
+        self.last = self._epochs[-1] if self._epochs else NO_EPOCH
 
     def __repr__(self) -> str:
         return f"LeaderEpochs({self.entries})"
@@ -30,14 +34,10 @@ class LeaderEpochs:
     def entries(self) -> list[tuple[int, int]]:
         return list(zip(self._epochs, self._starts, strict=True))
 
-    @property
-    def last(self) -> int:
-        """The newest epoch, NO_EPOCH when there is none."""
-        return self._epochs[-1] if self._epochs else NO_EPOCH
-
     def note(self, epoch: int, offset: int) -> None:
         """A batch of this epoch stands at this offset."""
         if epoch > self.last:
+            self.last = epoch
             self._epochs.append(epoch)
             self._starts.append(offset)
 
@@ -52,8 +52,12 @@ class LeaderEpochs:
         """The log now ends at `end`."""
         kept = bisect_left(self._starts, end)
         del self._epochs[kept:], self._starts[kept:]
+        self.last = self._epochs[-1] if self._epochs else NO_EPOCH
 
     def validate(self) -> None:
         """Every invariant."""
-        entries = self.entries
-        assert all(a < c and b <= d for (a, b), (c, d) in zip(entries, entries[1:], strict=False))
+        before = (NO_EPOCH, -1)
+        for epoch, start in zip(self._epochs, self._starts, strict=True):
+            assert before[0] < epoch and before[1] <= start
+            before = (epoch, start)
+        assert before[0] == self.last

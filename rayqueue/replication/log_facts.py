@@ -46,7 +46,8 @@ class LogFacts:
 
     def append(self, header: BatchHeader, wall_ms: int) -> None:
         """A batch that is on its way into the log."""
-        self.epochs.note(header.leader_epoch, header.base_offset)
+        if header.leader_epoch > self.epochs.last:
+            self.epochs.note(header.leader_epoch, header.base_offset)
         self.producers.append(header, wall_ms)
         self.log_end = header.last_offset + 1
 

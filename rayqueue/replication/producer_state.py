@@ -136,8 +136,10 @@ class ProducerStates:
         """Every invariant of ProducerEntry."""
         for entry in self._entries.values():
             assert len(entry.batches) <= REMEMBERED_BATCHES
-            offsets = [batch.base_offset for batch in entry.batches]
-            assert all(a < b for a, b in zip(offsets, offsets[1:], strict=False))
+            before = -1
+            for batch in entry.batches:
+                assert before < batch.base_offset
+                before = batch.last_offset
             if entry.batches:
                 last = entry.batches[-1]
                 assert entry.next_sequence == sequence_after(last.base_sequence, last.record_count)

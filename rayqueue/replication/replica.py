@@ -93,7 +93,7 @@ class Replica:
     # --- what the shell does besides events ------------------------------------------------------------------------
 
     def configure(self, config: TopicConfig) -> None:
-        """New settings; they count from the next batch on."""
+        """New settings; they count from the next event on (`Tick`, where none is due)."""
         self._config = config
         self._flushing.configure(config)
         if isinstance(self.role, Leader):
@@ -118,6 +118,8 @@ class Replica:
         match event:
             case ev.Produce():
                 return role.produce(event, wall_ms) if isinstance(role, Leader) else [self._refuse_produce(event)]
+            case ev.Written():
+                return self._written(now_ms)
             case ev.FetchAcked():
                 return role.fetch_acked(event, now_ms) if isinstance(role, Leader) else []
             case ev.FetchFrom():
@@ -133,15 +135,17 @@ class Replica:
             case _:
                 return self._step_log(event, now_ms, wall_ms)
 
+    def _written(self, now_ms: int) -> list[ev.Effect]:
+        log, role = self._log, self.role
+        old_end, log.written_end = log.written_end, log.log_end
+        effects = self._flushing.written(now_ms)
+        if isinstance(role, Leader):
+            return effects + role.written(old_end, now_ms)
+        return effects + self._advance()
+
     def _step_log(self, event: ev.LogEvent, now_ms: int, wall_ms: int) -> list[ev.Effect]:
         log, flushing, role = self._log, self._flushing, self.role
         match event:
-            case ev.Written():
-                old_end, log.written_end = log.written_end, log.log_end
-                effects = flushing.written(now_ms)
-                if isinstance(role, Leader):
-                    return effects + role.written(old_end, now_ms)
-                return effects + self._advance()
             case ev.Flushed(end=end):
                 return flushing.flushed(end) + self._advance()
             case ev.Rolled():

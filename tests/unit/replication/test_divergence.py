@@ -1,0 +1,289 @@
+"""Where two logs part, and what the follower does about it: by leader epoch, never by high watermark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayqueue.protocol.messages import BatchHeader
+from rayqueue.replication import events as ev
+from rayqueue.replication.follower import State
+from tests.simulation.partitions_log import MemoryLog
+from tests.unit.replication.harness import Cluster, Host, header
+
+
+def log_of(*epochs: int) -> MemoryLog:
+    """A log with one record of each of these epochs."""
+    log = MemoryLog()
+    log.append([header(offset, epoch) for offset, epoch in enumerate(epochs)])
+    return log
+
+
+def following(log: MemoryLog, epoch: int = 9) -> tuple[Cluster, Host]:
+    """Broker 2 follows broker 1, and has just asked."""
+    cluster = Cluster(2)
+    cluster.epoch = epoch - 1
+    host = cluster.restart(2, log)
+    cluster.lead(1, [1], told=[2])
+    cluster.sent.clear()
+    return cluster, host
+
+
+def sync(leader: MemoryLog, follower: MemoryLog) -> list[ev.Effect]:
+    """What the follower asked for until it was fed."""
+    cluster = Cluster(2)
+    cluster.epoch = 99
+    cluster.restart(1, leader)
+    host = cluster.restart(2, follower)
+    cluster.lead(1, [1])
+    cluster.run()
+    assert host.follower.state is State.FED
+    return [effect for effect in host.effects if isinstance(effect, ev.Truncate | ev.ResetLog)]
+
+
+def test_a_log_that_is_a_beginning_of_the_leaders_is_fed_what_is_missing() -> None:
+    leader, follower = log_of(1, 1, 2, 3), log_of(1, 1)
+    assert sync(leader, follower) == []
+    assert [b.leader_epoch for b in follower.batches] == [1, 1, 2, 3]
+
+
+def test_a_tail_that_was_never_committed_is_cut_where_the_leaders_epoch_ends() -> None:
+    leader, follower = log_of(1, 1, 2), log_of(1, 1, 1, 1)
+    assert sync(leader, follower) == [ev.Truncate(2)]
+    assert follower.batches == [follower.batches[0], follower.batches[1], leader.batches[2]]
+
+
+def test_an_epoch_that_the_leader_never_saw_is_cut_off_whole() -> None:
+    """KIP-279: the leader answers with the newest epoch below, and the follower cuts where that one ends, at itself."""
+    leader, follower = log_of(1, 1, 3, 3), log_of(1, 1, 2, 2, 2)
+    assert sync(leader, follower) == [ev.Truncate(2)]
+
+
+def test_the_leaders_end_may_lie_inside_of_a_batch_of_another_epoch() -> None:
+    """Found by the simulation: the follower has nothing of epoch 2, and its batch of epoch 1 goes beyond that one's
+    end. It cuts where its own epoch ends, and asks again."""
+    leader, follower = log_of(1, 1, 2, 4), log_of(1, 1)
+    follower.append([header(2, 1, 3), header(5, 3)])
+    assert sync(leader, follower) == [ev.Truncate(5), ev.Truncate(2)]
+
+
+def test_logs_that_part_more_than_once_take_more_than_one_round() -> None:
+    leader, follower = log_of(1, 3, 5, 5), log_of(1, 2, 2, 4, 4)
+    assert sync(leader, follower) == [ev.Truncate(3), ev.Truncate(1)]
+    assert [b.leader_epoch for b in follower.batches] == [1, 3, 5, 5]
+
+
+def test_nothing_in_common() -> None:
+    assert sync(log_of(5, 5), log_of(2, 2, 2)) == [ev.Truncate(0)]
+
+
+def test_an_empty_leader_after_an_unclean_election() -> None:
+    follower = log_of(2, 2, 2)
+    assert sync(MemoryLog(), follower) == [ev.Truncate(0)]
+    assert follower.end == 0
+
+
+def test_a_follower_that_begins_above_where_it_must_cut_is_emptied() -> None:
+    follower = log_of(1, 1, 1, 2)
+    follower.advance_start(2)
+    leader = log_of(1, 3)
+    assert sync(leader, follower) == [ev.ResetLog(1)]
+    assert (follower.start, follower.end) == (1, 2)
+
+
+def test_an_empty_log_that_begins_beyond_the_leaders_end() -> None:
+    follower = MemoryLog(50)
+    assert sync(log_of(1, 1), follower) == [ev.ResetLog(0)]
+    assert follower.end == 2
+
+
+def test_the_high_watermark_falls_only_with_a_truncation_below_it() -> None:
+    _, host = following(log_of(1, 1, 1))
+    host.replica._log.high_watermark = 2
+    host.step(ev.Diverged(9, 1, 2))
+    assert host.replica.high_watermark == 2
+    host.step(ev.Diverged(9, 0, 1))
+    assert (host.log.end, host.replica.high_watermark) == (0, 0), "after an unclean election"
+
+
+def test_the_high_watermark_has_no_part_in_where_a_log_is_cut() -> None:
+    """KIP-101's first scenario: committed, but the follower had not heard of it when it was restarted."""
+    cluster = Cluster()
+    cluster.lead(1, [1, 2, 3])
+    cluster.run()
+    cluster[1].produce("a")
+    cluster.run()
+    assert not cluster[1].replies["a"].error
+    host = cluster.restart(2)
+    assert host.replica.high_watermark == 0
+    cluster.lead(2, [2, 3], told=[2, 3])
+    cluster.run()
+    assert host.log.end == 1
+
+
+def test_a_flush_that_was_under_way_when_the_log_was_cut_says_nothing_of_the_new_log() -> None:
+    cluster = Cluster(2, **{"flush.messages": 1, "min.insync.replicas": 1})
+    host = cluster.restart(2, log_of(1, 1, 1))
+    host.holds_flushes = True
+    cluster.epoch = 8
+    cluster.lead(1, [1], told=[2])
+    assert host.flushing
+    host.step(ev.Diverged(9, 1, 1))
+    host.step(ev.Fed(9, [header(1, 9), header(2, 9)], [0, 0], 0, 0))
+    host.effects.clear()
+    host.log.flushed_end, host.flushing = 1, False
+    host.step(ev.Flushed(3))
+    assert ev.AckFetch(9, 3) not in host.effects, "3 was the end of the log before"
+    assert host.flushing, "so it is flushed again"
+    host.flush()
+    assert host.effects[-1] == ev.AckFetch(9, 3)
+
+
+# --- what comes over the wire ---------------------------------------------------------------------------------------
+
+
+def test_another_epochs_stream_is_not_listened_to() -> None:
+    """A leader of old does not know that it is over."""
+    _, host = following(log_of(1, 1))
+    for epoch in (8, 10):
+        for event in (
+            ev.Fed(epoch, [header(2, epoch)], [0], 2, 0),
+            ev.Diverged(epoch, 0, 0),
+            ev.OutOfRange(epoch, 5, 6),
+            ev.FeedRefused(epoch, "UnknownLeaderEpoch"),
+            ev.FeedLost(epoch),
+        ):
+            assert host.step(event) == []
+    assert host.follower.state is State.ASKED
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [header(3, 9), header(1, 9), header(2, 0), header(2, 10), header(0, 9)],
+    ids=["gap", "overlap", "an epoch that falls", "an epoch to come", "from the beginning"],
+)
+def test_what_does_not_continue_the_log_is_not_appended_and_the_follower_begins_anew(wrong: Any) -> None:
+    cluster, host = following(log_of(1, 1))
+    effects = host.step(ev.Fed(9, [wrong], [0], 2, 0))
+    assert effects == [ev.Unfollow()]
+    assert (host.log.end, host.follower.faults) == (2, 1)
+    cluster.pass_ms(99)
+    assert host.follower.state is State.WAITING
+    cluster.pass_ms(1)
+    assert host.effects[-1] == ev.Follow(1, 9, 2, 1)
+
+
+def test_what_came_before_the_fault_is_kept_and_counted() -> None:
+    cluster, host = following(log_of(1, 1))
+    host.step(ev.Fed(9, [header(2, 9), header(4, 9)], [0, 0], 2, 0))
+    assert host.log.end == 3
+    cluster.pass_ms(100)
+    assert host.effects[-1] == ev.Follow(1, 9, 3, 9)
+
+
+@pytest.mark.parametrize("end", [-5, 2, 7])
+def test_a_divergence_that_makes_no_sense_ends_in_a_pause_not_in_a_loop(end: int) -> None:
+    _, host = following(log_of(1, 1))
+    host.step(ev.Diverged(9, 1, end))
+    if end < 0:
+        assert host.log.end == 0
+    else:
+        assert host.effects[-1] == ev.Unfollow() and host.log.end == 2
+
+
+def test_a_leader_that_feeds_and_then_says_that_the_logs_part_is_wrong() -> None:
+    _, host = following(log_of(1, 1))
+    host.step(ev.Fed(9, [], [], 1, 0))
+    assert host.step(ev.Diverged(9, 0, 0)) == [ev.Unfollow()]
+    assert host.log.end == 2
+
+
+@pytest.mark.parametrize("end", [4, 1])
+def test_out_of_range_that_is_not_so_empties_no_log(end: int) -> None:
+    cluster, host = following(log_of(1, 1))
+    assert host.step(ev.OutOfRange(9, 0, end)) == []
+    cluster.pass_ms(100)
+    assert host.effects[-1] == ev.Follow(1, 9, 2, 1)
+
+
+@pytest.mark.parametrize("event", [ev.FeedRefused(9, "UnknownLeaderEpoch"), ev.FeedLost(9)])
+def test_a_stream_that_is_refused_or_lost_is_tried_again_later(event: ev.Event) -> None:
+    cluster, host = following(log_of(1, 1))
+    assert host.step(event) == []
+    assert host.replica.next_deadline_ms() == cluster.now_ms + 100
+    cluster.pass_ms(100)
+    assert host.effects[-1] == ev.Follow(1, 9, 2, 1)
+
+
+def test_a_full_disk_of_a_follower() -> None:
+    cluster, host = following(log_of(1, 1))
+    host.disk_full = True
+    host.step(ev.Fed(9, [header(2, 9)], [0], 3, 0))
+    assert host.effects[-2:] == [ev.Unfollow(), ev.Recover()]
+    assert (host.replica.log_end, host.replica.high_watermark) == (2, 2)
+    host.disk_full = False
+    cluster.pass_ms(100)
+    assert host.effects[-1] == ev.Follow(1, 9, 2, 1)
+
+
+def test_a_truncation_that_nobody_waits_for_starts_nothing() -> None:
+    _, host = following(log_of(1, 1))
+    host.step(ev.FeedLost(9))
+    log = host.log
+    assert host.step(ev.Truncated(log.start, log.end, log.epochs(), log.producers(0))) == []
+    assert host.follower.state is State.WAITING
+
+
+def test_nobody_leads() -> None:
+    cluster = Cluster()
+    cluster.lead(-1, [1])
+    for host in cluster.hosts.values():
+        assert host.effects == [] and host.replica.next_deadline_ms() is None
+        host.step(ev.WriteFailed("nothing was appended"))
+        assert host.follower.state is State.IDLE
+
+
+def test_a_followers_log_that_failed_is_followed_no_more() -> None:
+    _, host = following(log_of(1, 1))
+    assert host.step(ev.LogFailed("I/O error")) == [ev.Unfollow()]
+    assert host.step(ev.Fed(9, [header(2, 9)], [0], 2, 0)) == []
+
+
+LEADERSHIPS = st.lists(
+    st.tuples(st.integers(0, 2), st.lists(st.integers(1, 3), max_size=3), st.integers(0, 2), st.integers(0, 9)),
+    max_size=8,
+)
+
+
+def in_common(a: list[BatchHeader], b: list[BatchHeader]) -> int:
+    """How many batches two logs begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x is not y), min(len(a), len(b)))
+
+
+@given(LEADERSHIPS, st.integers(0, 3), st.integers(0, 3))
+def test_whatever_leaderships_there_were_a_follower_cuts_exactly_what_the_leader_does_not_have(
+    leaderships: list[tuple[int, list[int], int, int]], leader_start: int, follower_start: int
+) -> None:
+    """Three logs that came about as logs do: in each epoch one leads and appends, and another takes a part of that."""
+    logs: list[list[BatchHeader]] = [[], [], []]
+    for epoch, (leading, counts, following, most) in enumerate(leaderships, 1):
+        mine = logs[leading]
+        for count in counts:
+            mine.append(header(mine[-1].last_offset + 1 if mine else 0, epoch, count))
+        logs[following] = mine[: max(in_common(mine, logs[following]), min(most, len(mine)))]
+    leader, follower = MemoryLog(), MemoryLog()
+    for log, batches, start in ((leader, logs[0], leader_start), (follower, logs[1], follower_start)):
+        log.append(batches)
+        log.advance_start(min(start, log.end))
+    both = in_common(logs[0], logs[1])
+    parts_at = logs[0][both - 1].last_offset + 1 if both else 0
+    cuts = sync(leader, follower)
+    assert follower.end == leader.end
+    start = max(leader.start, follower.start)
+    assert follower.between(start, 99) == leader.between(start, 99)
+    for cut in cuts:
+        if isinstance(cut, ev.Truncate):
+            assert cut.end >= parts_at or leader.start >= parts_at, "cut below where the logs part"
