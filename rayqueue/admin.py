@@ -48,6 +48,8 @@ from rayqueue.protocol.messages import (
     MetadataRequest,
     MetadataResponse,
     NamedError,
+    PreferLeadersRequest,
+    PreferLeadersResponse,
     TopicInfo,
     TopicsResponse,
 )
@@ -282,6 +284,41 @@ class AdminClient:
         """Brokers, coordinator, and how many partitions lack a leader or replicas."""
         return describe_cluster(self._metadata())
 
+    def elect_leaders(
+        self, partitions: Iterable[TopicPartition | tuple[str, int]] | None = None, unclean: bool = False
+    ) -> int:
+        """Gives partitions back to the replicas that were to lead them (the first of each one's replicas), where those
+        are in sync: after restarts leaders may have gathered on few brokers.
+
+        Args:
+            partitions: which; None: all.
+            unclean: True is not built yet: ConfigError.
+
+        Returns:
+            How many partitions have another leader now.
+
+        Raises:
+            UnknownTopicOrPartition: there is no such topic or partition.
+            NotEnoughReplicas: a partition that was named keeps its leader, for its preferred one is not in sync. Others
+                may have been done.
+        """
+        if unclean:
+            _not_built("elect_leaders(unclean=True)", "the rest of replication")
+        named = None if partitions is None else [_pair(one) for one in partitions]
+        keys = None
+        if named is not None:
+            topics = {name: self._topic(name) for name in dict.fromkeys(name for name, _ in named)}
+            keys = [(topics[n].topic_id, partition_of(topics[n], number).partition) for n, number in named]
+        request = PreferLeadersRequest(keys)
+        timeout_s = CHANGE_TIMEOUT_S + CHANGE_MARGIN_S
+        response = self._client.call_coordinator("prefer_leaders", request, PreferLeadersResponse, timeout_s=timeout_s)
+        self._index = max(self._index, response.index)
+        self._settle()
+        if named is not None and any(response.errors):
+            error, (topic, number) = next((e, tp) for e, tp in zip(response.errors, named, strict=True) if e)
+            raise from_wire(error, f"the preferred leader of {topic}-{number} is not in sync, or away: wait for it")
+        return int(response.moved)
+
     # --- later -----------------------------------------------------------------------------------------------------
 
     def list_groups(self) -> NoReturn:
@@ -299,10 +336,6 @@ class AdminClient:
     def delete_group(self, group: str) -> NoReturn:
         """Not built yet: ConfigError."""
         _not_built("delete_group", "consumer groups")
-
-    def elect_leaders(self, partitions: Any = None, unclean: bool = False) -> NoReturn:
-        """Not built yet: ConfigError."""
-        _not_built("elect_leaders", "replication")
 
     def reassign_partitions(self, assignment: Any) -> NoReturn:
         """Not built yet: ConfigError."""
@@ -343,6 +376,10 @@ class AdminClient:
             except RayQueueError as error:
                 # It is dying or stopped; it learns of the change when it is back, as after any outage.
                 log.info("broker %d has not confirmed metadata index %d: %s", broker.broker_id, self._index, error)
+
+
+def _pair(partition: TopicPartition | tuple[str, int]) -> tuple[str, int]:
+    return (partition.topic, partition.partition) if isinstance(partition, TopicPartition) else partition
 
 
 def _timeout_ms() -> int:

@@ -254,7 +254,7 @@ def test_a_leader_that_is_away_is_said(tmp_path):
 
 @pytest.mark.parametrize(
     "call",
-    ["list_groups", "describe_group", "delete_group", "reset_group_offsets", "elect_leaders", "reassign_partitions"],
+    ["list_groups", "describe_group", "delete_group", "reset_group_offsets", "reassign_partitions"],
 )
 def test_what_is_not_built_says_so(admin, call):
     needed = {"describe_group": ["g"], "delete_group": ["g"], "reset_group_offsets": ["g"], "reassign_partitions": [{}]}

@@ -249,3 +249,20 @@ def test_a_topic_that_is_deleted_is_gone_from_every_replica(
         producer.produce("t", b"x").result(TIMEOUT_S)
     admin.delete_topic("t")
     eventually(lambda: not list(tmp_path.glob("*/partitions/t-*")), TIMEOUT_S)
+
+
+def test_leaders_are_given_back_to_those_that_were_wanted(
+    cluster: InProcessCluster, admin: rayqueue.AdminClient
+) -> None:
+    admin.create_topic("t", 3, replication_factor=3)
+    wanted = {partition.partition: partition.leader for partition in admin.describe_topic("t").partitions}
+    assert admin.elect_leaders() == 0
+    cluster.stop_replica(wanted[0])
+    eventually(lambda: in_sync(admin, 2), TIMEOUT_S)
+    with pytest.raises(NotEnoughReplicas, match="t-0"):
+        admin.elect_leaders([("t", 0)])
+    cluster.start_replica(wanted[0])
+    eventually(lambda: in_sync(admin), TIMEOUT_S)
+    assert leader_of(admin) != wanted[0]
+    assert admin.elect_leaders([rayqueue.TopicPartition("t", 0)]) == 1
+    assert {partition.partition: partition.leader for partition in admin.describe_topic("t").partitions} == wanted
