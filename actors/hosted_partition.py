@@ -141,9 +141,9 @@ class HostedPartition:
         return f"HostedPartition({self.topic}-{self.partition}, epoch {replica.leader_epoch}, end {replica.log_end})"
 
     def _facts(self, alone: bool, wall_ms: int) -> LogFacts:
-        """The log as it was opened. What is committed is not known, unless this replica is the only one."""
+        """The log as it was opened. What is committed is known from the last checkpoint, unless it is the only replica."""
         start, end = self.log.log_start_offset, self.log.log_end_offset
-        committed = end if alone else start
+        committed = end if alone else max(start, self.log.committed_offset)
         epochs = LeaderEpochs(self.log.leader_epochs)
         return LogFacts(start, end, end, self.log.flushed_offset, committed, epochs, self._producers(wall_ms))
 
@@ -209,6 +209,7 @@ class HostedPartition:
                     self._hands.reply(effect)
                 case ev.HighWatermark(offset=offset):
                     self.high_watermark = offset
+                    self.log.note_committed(offset)
                     self.notify()
                 case ev.Flush():
                     self._hands.flush(self)

@@ -113,6 +113,7 @@ class Durability:
                 generation=state.generation,
                 leader_epochs=[epoch for epoch in state.epochs if epoch[1] < point],
                 segment_created_ms=segments[-1].created_ms if segments else NO_TIMESTAMP,
+                committed=min(state.committed, state.log_end),
             )
             checkpoints.write(state.files, state.directory, checkpoint)
             self._checkpointed = point

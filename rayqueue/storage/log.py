@@ -103,6 +103,15 @@ class Log:
         """(epoch, its first offset), ascending."""
         return list(self._state.epochs)
 
+    @property
+    def committed_offset(self) -> int:
+        """Below it the records were committed when the last checkpoint was written; -1: not known."""
+        return self._state.committed
+
+    def note_committed(self, offset: int) -> None:
+        """The high watermark, for the next checkpoint: who opens the log then knows it at once. It may be behind."""
+        self._state.committed = offset
+
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def append(self, batches: Sequence[LogBatch], now_ms: int) -> bool:

@@ -42,6 +42,7 @@ class Recovered:
         recovery_point: below it everything is durable and verified.
         generation: counts how often bytes below the log end were rewritten.
         leader_epochs: (epoch, its first offset), ascending.
+        committed: as the checkpoint has it, but not above the end; -1: not known.
         repairs: what was put right, in words.
     """
 
@@ -51,6 +52,7 @@ class Recovered:
     recovery_point: int = 0
     generation: int = 0
     leader_epochs: list[tuple[int, int]] = field(default_factory=list)
+    committed: int = -1
     repairs: list[str] = field(default_factory=list)
 
 
@@ -302,6 +304,7 @@ class Recovery:
         result.log_end_offset = end
         snapshots.remove_above(self._files, self._directory, end)
         result.recovery_point = min(result.recovery_point, end)
+        result.committed = -1 if checkpoint is None else min(checkpoint.committed, end)
         if result.segments and checkpoint is not None and result.segments[-1].base_offset <= checkpoint.recovery_point:
             result.segments[-1].created_ms = checkpoint.segment_created_ms
         known = checkpoint.leader_epochs if checkpoint is not None else []
@@ -321,6 +324,7 @@ class Recovery:
             generation=result.generation,
             leader_epochs=[epoch for epoch in result.leader_epochs if epoch[1] < result.recovery_point],
             segment_created_ms=result.segments[-1].created_ms if result.segments else NO_TIMESTAMP,
+            committed=result.committed,
         )
         try:
             checkpoints.write(self._files, self._directory, checkpoint)

@@ -28,6 +28,7 @@ class LogState:
         log_start, log_end: invariant: log_start <= log_end, except within a call that moves both.
         generation: changes when bytes below the log end were rewritten.
         epochs: (leader epoch, its first offset), ascending.
+        committed: what the owner of the log said is committed, for the next checkpoint; -1: not known.
         appended_bytes: in this process; only grows.
         begun: segments begun or closed in this process; only grows.
         anchored: the name of the first segment is durable, as far as the writer has seen to it.
@@ -43,6 +44,7 @@ class LogState:
         self.log_end = recovered.log_end_offset
         self.generation = recovered.generation
         self.epochs = recovered.leader_epochs
+        self.committed = recovered.committed
         self.appended_bytes = 0
         self.begun = 0
         self.anchored = False

@@ -340,3 +340,18 @@ def test_a_log_recovers_to_the_same_wherever_recovery_itself_is_interrupted(tmp_
             continue
         break
     assert interruptions > 6
+
+
+def test_what_was_committed_is_known_from_the_checkpoint_but_never_beyond_the_end(tmp_path: Path) -> None:
+    log = Log.open(FastFiles(), str(tmp_path / "p"), DEFAULT_SCHEMA, config())
+    assert log.committed_offset == -1
+    fill(log, 10)
+    log.note_committed(7)
+    log.close()
+    again = Log.open(FastFiles(), str(tmp_path / "p"), DEFAULT_SCHEMA, config())
+    assert again.committed_offset == 7
+    again.truncate(4)
+    assert again.committed_offset == 4
+    again.note_committed(9)  # said before the records were there: the file says what it holds
+    again.close()
+    assert Log.open(FastFiles(), str(tmp_path / "p"), DEFAULT_SCHEMA, config()).committed_offset == 4
