@@ -141,7 +141,7 @@ class HostedPartition:
         return f"HostedPartition({self.topic}-{self.partition}, epoch {replica.leader_epoch}, end {replica.log_end})"
 
     def _facts(self, alone: bool, wall_ms: int) -> LogFacts:
-        """The log as it was opened. What is committed is known from the last checkpoint, unless it is the only replica."""
+        """The log as it was opened. What is committed is known as of the last checkpoint; to the only replica, all."""
         start, end = self.log.log_start_offset, self.log.log_end_offset
         committed = end if alone else max(start, self.log.committed_offset)
         epochs = LeaderEpochs(self.log.leader_epochs)
