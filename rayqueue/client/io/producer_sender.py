@@ -314,8 +314,10 @@ class Sender:
             work = accumulator.take_due(now, roomy)
             linger = accumulator.next_deadline_ms(roomy)
         self._backlog.extend(work)
-        run = self._take()
-        due = None if run else self._offer([], now)
+        run, due = self._take(), None
+        if not run:
+            due = self._offer([], now)
+            run = self._take()  # what went out and gets no answer (acks=0) has made room that nobody else will tell of
         while run and not self._stopping:
             due = self._offer(self._encode(run, now), now)
             run = self._take()

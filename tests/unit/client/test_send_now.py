@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from rayqueue.client.accumulator import Accumulator, Chunk
@@ -251,3 +252,26 @@ def test_the_handler_is_given_back_and_other_threads_are_left_alone() -> None:
     thread.start()
     thread.join(WAIT_S)
     assert inside == [before]
+
+
+def test_without_acks_tables_that_waited_for_the_link_go_when_it_opens(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first goes out when the link opens and is done; no answer comes that would tell of the others."""
+    opening = FakeLink.start
+    held: list[FakeLink] = []
+
+    def hold(self: FakeLink) -> None:
+        with cluster.changed:
+            held.append(self)
+            cluster.changed.notify_all()
+
+    monkeypatch.setattr(FakeLink, "start", hold)
+    with producing(monkeypatch, cluster, acks=0) as producer:
+        producer.produce_batch("t", pa.table({"value": pa.array([b"0"], pa.binary())}))
+        cluster.wait_for(lambda: held)
+        for value in (b"1", b"2"):
+            producer.produce_batch("t", pa.table({"value": pa.array([value], pa.binary())}))
+        opening(held[0])
+        assert producer.flush(WAIT_S) == 0
+    assert cluster.rows() == [b"0", b"1", b"2"]
