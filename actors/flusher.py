@@ -7,7 +7,6 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from rayqueue.actors.hosted_partition import HostedPartition
-from rayqueue.errors import RayQueueError
 from rayqueue.replication import events as ev
 
 
@@ -37,5 +36,5 @@ class Flusher:
         while (partition := self._queue.get()) is not None:
             try:
                 self._done(partition, ev.Flushed(partition.log.flush()))
-            except (RayQueueError, OSError) as error:
+            except Exception as error:  # of any kind: a thread that ended here would leave every ack waiting
                 self._done(partition, ev.LogFailed(str(error)))

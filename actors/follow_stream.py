@@ -183,12 +183,15 @@ class FollowStream(PushStream[FeedSubscription]):
         part = FollowPart(subscription.id, subscription.leader_epoch, high_watermark, start, end)
         try:
             found = self._read(subscription, end, max_bytes)
-        except RayQueueError as error:
+        except Exception as error:  # a fault with one partition: the others go on
+            log.error("%s-%d cannot be fed: %s", partition.topic, partition.partition, error)
             part.error = type(error).__name__
             subscription.ended = True
             return part, None
         if partition.replica.leader_epoch != subscription.leader_epoch:
             # What was read may have been cut and written anew under another leader: it is not said in this one's name.
+            if found is not None:
+                self._add_credit(found[1].size)
             return None, None
         if found is not None:
             part.entries = found[0]

@@ -173,8 +173,9 @@ class HostedPartition:
 
     def step(self, event: ev.Event, now_ms: int, wall_ms: int) -> None:
         """Steps the machine and performs its effects; appends wait for `write`."""
-        self._perform(self.replica.step(event, now_ms, wall_ms), now_ms, wall_ms)
-        self.leading = self.replica.leading
+        effects = self.replica.step(event, now_ms, wall_ms)
+        self.leading = self.replica.leading  # first: consumers are told no epoch that is another leader's
+        self._perform(effects, now_ms, wall_ms)
         if self.replica.next_deadline_ms() is not None:
             self._hands.timed(self)
 
@@ -233,6 +234,8 @@ class HostedPartition:
 
     def _answer_follower(self, effect: ev.Feed | ev.RefuseFetch | ev.StopFeeding) -> None:
         key = effect.follower, effect.incarnation
+        if key not in self._followers:
+            return  # a later stream of this follower has been refused: nothing is fed
         stream, subscription = self._followers[key]
         match effect:
             case ev.Feed(offset=offset):
@@ -261,8 +264,9 @@ class HostedPartition:
         except RayQueueError as error:
             self.step(ev.LogFailed(str(error)), now_ms, wall_ms)
             return
-        self.high_watermark = min(self.high_watermark, self.log.log_end_offset)
         self.step(cut, now_ms, wall_ms)
+        self.high_watermark = self.replica.high_watermark  # it may have moved without an effect, either way
+        self.log.note_committed(self.high_watermark)
 
     def _restore(self, now_ms: int, wall_ms: int) -> None:
         try:

@@ -104,8 +104,10 @@ class LeaderLink:
         return self._ended
 
     def follow(self, partition: HostedPartition, effect: ev.Follow) -> int:
-        """Subscribes; gives the subscription's number."""
+        """Subscribes; gives the subscription's number, 0 when the link has just ended."""
         with self._lock:
+            if self._ended:
+                return 0
             self._next += 1
             self._following[self._next] = partition, effect.leader_epoch
             self._request.add.append(
@@ -206,11 +208,19 @@ class LeaderLink:
             size = 0 if row is None else row.size
             following = self._following.get(part.subscription)
             if following is not None:
-                news.append(FollowerEvent(following[0], _event(part, row), self, size))
+                news.append(FollowerEvent(following[0], self._news(following[0], part, row), self, size))
             elif size:
                 with self._lock:
                     self._unused += size
         self._submit(news)
+
+    def _news(self, partition: HostedPartition, part: FollowPart, row: pa.Buffer | None) -> ev.FollowerEvent:
+        """What a part says; what is damaged fails its own partition, which asks again, and no other."""
+        try:
+            return _event(part, row)
+        except RayQueueError as error:
+            log.error("%r cannot take what %r sent: %s", partition, self, error)
+            return ev.FeedRefused(part.leader_epoch, type(error).__name__)
 
 
 def _event(part: FollowPart, row: pa.Buffer | None) -> ev.FollowerEvent:

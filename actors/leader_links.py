@@ -45,7 +45,11 @@ class LeaderLinks:
             self._opened += 1
             hello = msgspec.structs.replace(self._hello, number=self._opened)
             link = self._links[leader] = LeaderLink(leader, hello, self._token, self._submit)
-        self._followed[partition] = link, link.follow(partition, effect)
+        number = link.follow(partition, effect)
+        if number:
+            self._followed[partition] = link, number
+        else:
+            partition.later(ev.FeedLost(effect.leader_epoch))
 
     def unfollow(self, partition: HostedPartition) -> None:
         """Ends a partition's subscription."""

@@ -181,7 +181,7 @@ class DataChannel:
             raise BrokerNotAvailable(f"{self.where} cannot be reached ({error})") from error
         sock.settimeout(None)
         framed = FramedSocket(sock, MAX_BYTES)
-        if hello.kind == "fetch":  # what it sends is little, and taken at once by a server that lives
+        if hello.kind in ("fetch", "follow"):  # what it sends is little, and taken at once by a server that lives
             framed.give_up_after(UNACKNOWLEDGED_S)
         exchange = Exchange(framed, self.where)
         hello.token = self._token

@@ -3,7 +3,8 @@
 ::
 
     lost     in sync, others are too  -> out of the ISR; a leader's place goes to the first of the others that is alive
-             the last one in sync     -> nothing: only it is known to hold every acked record; it is waited for
+             the last one in sync     -> an eligible one that is alive leads; if there is none, the last one is waited
+                                         for: only it is known to hold every acked record
     started  as above, for the process before it, whose loss nobody may have noticed; then
              leader, or eligible where the leader's process is gone -> leads, under a new leader epoch
 
@@ -29,6 +30,9 @@ def after_loss(state: ClusterState, broker_id: int, slot: int) -> list[Partition
     changed = []
     for topic, partition in state.partitions_on(broker_id, slot):
         record = without(state, topic, partition, broker_id)
+        if record is None and partition.leader == broker_id:
+            able = [one for one in partition.replicas if one != broker_id and _orphaned_for(state, partition, one)]
+            record = _taken_over(state, topic, partition, able[0]) if able else None
         if record is not None:
             changed.append(record)
     return changed
@@ -88,6 +92,11 @@ def without(state: ClusterState, topic: Topic, partition: PartitionRecord, broke
 def _orphaned(state: ClusterState, partition: PartitionRecord, broker_id: int) -> bool:
     """Whether the leader's process is gone and this replica could take its place."""
     return broker_id in (*partition.isr, *partition.elr) and not state.is_there(partition, partition.leader)
+
+
+def _orphaned_for(state: ClusterState, partition: PartitionRecord, broker_id: int) -> bool:
+    """Whether a replica that is there could lead in place of one that is not."""
+    return state.is_there(partition, broker_id) and _orphaned(state, partition, broker_id)
 
 
 def _taken_over(state: ClusterState, topic: Topic, partition: PartitionRecord, leader: int) -> PartitionRecord:

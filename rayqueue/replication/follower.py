@@ -202,7 +202,7 @@ class Follower:
 
     def end(self) -> list[ev.Effect]:
         """It follows no more."""
-        subscribed = self.state in (State.ASKED, State.FED, State.CUTTING)
+        subscribed = self.state is not State.IDLE  # in WAITING too: a refusal ends no subscription of the shell's
         self.state = State.IDLE
         return [ev.Unfollow()] if subscribed else []
 

@@ -169,8 +169,10 @@ class Replica:
 
     def _assign(self, assignment: ev.Assignment, now_ms: int) -> list[ev.Effect]:
         known = (self.leader_epoch, self._partition_epoch)
-        if (assignment.leader_epoch, assignment.partition_epoch) < known or self.offline:
+        if (assignment.leader_epoch, assignment.partition_epoch) < known:
             return []
+        if self.offline:
+            return self._decline(assignment)
         self._partition_epoch = assignment.partition_epoch
         if assignment.leader_epoch == self.leader_epoch:
             return self.role.reassign(assignment, now_ms) if isinstance(self.role, Leader) else []
@@ -186,6 +188,13 @@ class Replica:
         follower = Follower(assignment.leader, self.leader_epoch, self._log, self._flushing, self._limits)
         self.role = follower
         return effects + follower.start()
+
+    def _decline(self, assignment: ev.Assignment) -> list[ev.Effect]:
+        """A replica whose log has failed was elected: whoever chose it did not know."""
+        elected = assignment.leader == self.broker_id and assignment.leader_epoch > self.leader_epoch
+        self.leader_epoch = max(self.leader_epoch, assignment.leader_epoch)
+        self._partition_epoch = assignment.partition_epoch
+        return [ev.Resign(assignment.leader_epoch)] if elected else []
 
     @property
     def _cutting(self) -> bool:

@@ -164,14 +164,15 @@ class Durability:
         """
         state = self._state
         with self._flush_lock, self._checkpoint_lock:
-            before = self._flushed, state.generation, state.log_start
+            before = self._flushed, state.generation, state.log_start, state.committed
             self._flushed = end if start == end else min(self._flushed, end)
+            state.committed = min(state.committed, end)
             state.log_start = start
             state.generation += 1
             try:
                 state.files.make_directory(state.directory)
                 if not self._try_checkpoint():
-                    self._flushed, state.generation, state.log_start = before
+                    self._flushed, state.generation, state.log_start, state.committed = before
                     raise StorageError(f"no room in {state.directory} to note a cut: free space, then retry")
                 yield
             except OSError as error:

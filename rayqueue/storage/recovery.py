@@ -311,7 +311,8 @@ class Recovery:
         result.leader_epochs = self._epochs(known)
         if self._rewritten:
             result.generation += 1
-        if result.repairs or self._rewritten:
+        beyond = checkpoint is not None and max(checkpoint.committed, checkpoint.recovery_point) > end
+        if result.repairs or self._rewritten or beyond:
             self._files.sync_directory(self._directory)
             self._write_checkpoint()
 

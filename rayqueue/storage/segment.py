@@ -229,9 +229,10 @@ class Segment:
 
     def release_writers(self) -> None:
         """Closes the files for writing; they open again when needed."""
-        if self._data is not None and self._data.reserved:
+        data = self._data
+        if data is not None and data.reserved:
             with contextlib.suppress(OSError):  # the room is given back some other time
-                self._files.give_back(self._data)
+                self._files.give_back(data)
         self._data = self._index = None
 
     def release(self) -> None:

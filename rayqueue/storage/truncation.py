@@ -48,7 +48,6 @@ def truncate(state: LogState, durability: Durability, offset: int) -> None:
         state.segments = left
         state.epochs = [epoch for epoch in state.epochs if epoch[1] < end]
         state.log_end = end
-        state.committed = min(state.committed, end)
 
 
 def reset(state: LogState, durability: Durability, start: int) -> None:
@@ -58,7 +57,6 @@ def reset(state: LogState, durability: Durability, start: int) -> None:
         state.segments = ()
         state.epochs = []
         state.log_end = start
-        state.committed = min(state.committed, start)
 
 
 def _entries_below(segment: Segment, offset: int) -> Entries:

@@ -197,6 +197,26 @@ def test_a_follower_whose_leader_has_deleted_what_it_has_not_begins_anew(
     other = hosted(cluster, away)
     eventually(lambda: other.log.log_start_offset == 403, TIMEOUT_S)
     assert other.log.log_end_offset == hosted(cluster, leader).log.log_end_offset == 601
+    assert other.high_watermark == 601
+
+
+def test_a_follower_that_begins_anew_where_nothing_is_left_knows_what_is_committed(
+    cluster: InProcessCluster, admin: rayqueue.AdminClient
+) -> None:
+    """Elected, it would else tell an end that lies before the log's start."""
+    admin.create_topic("t", 1, replication_factor=3)
+    leader = leader_of(admin)
+    away = (leader + 1) % 3
+    with rayqueue.Producer(bootstrap_servers=cluster.bootstrap_servers) as producer:
+        producer.produce("t", b"first").result(TIMEOUT_S)
+        cluster.stop_replica(away)
+        for _ in range(20):
+            producer.produce("t", b"gone").result(TIMEOUT_S)
+    admin.delete_records({("t", 0): -1})
+    cluster.start_replica(away)
+    eventually(lambda: in_sync(admin), TIMEOUT_S)
+    other = hosted(cluster, away)
+    assert (other.log.log_start_offset, other.high_watermark) == (21, 21)
 
 
 def test_records_that_only_the_lost_leader_had_are_cut_when_it_comes_back(

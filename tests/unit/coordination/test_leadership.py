@@ -300,3 +300,25 @@ def test_whatever_happens_only_who_holds_all_acked_records_leads(seed: int) -> N
         if len(after.isr) >= 2:  # records are acked by these
             holds = set(after.isr)
         before = after
+
+
+def test_when_the_last_in_sync_is_lost_an_eligible_one_that_is_there_leads() -> None:
+    """It left the ISR because it lagged, while the high watermark stood: it lacks nothing that was acked."""
+    cluster = Cluster()
+    first, second, third = cluster.partition.replicas
+    assert cluster.ask([first, second]) == "" and cluster.ask([first]) == ""
+    assert cluster.now == (first, [first], [second], 0)
+    cluster.lose(first)
+    assert cluster.now == (second, [second], [first], 1)
+    assert third not in cluster.partition.elr
+
+
+def test_after_all_were_killed_those_that_come_back_need_not_wait_for_one_that_does_not() -> None:
+    cluster = Cluster()
+    first, second, third = cluster.partition.replicas
+    cluster.restart()  # nobody watches; all of them count as there for a while
+    cluster.start_again(first)
+    cluster.start_again(second)
+    cluster.advance(ACTOR_SESSION_MS)
+    leader, isr, _, _ = cluster.now
+    assert leader in (first, second) and third not in isr

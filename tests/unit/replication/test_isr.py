@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from rayqueue.config import TopicConfig
 from rayqueue.replication import events as ev
 from rayqueue.replication.leader_epochs import LeaderEpochs
@@ -284,3 +286,26 @@ def test_the_next_deadline_is_the_earliest() -> None:
 
 def test_epochs_have_a_text() -> None:
     assert repr(LeaderEpochs([(1, 0), (3, 7)])) == "LeaderEpochs([(1, 0), (3, 7)])"
+
+
+def test_a_replica_whose_log_has_failed_declines_to_lead() -> None:
+    """The coordinator does not know yet that a follower's disk is gone, and elects it."""
+    cluster = Cluster()
+    cluster.lead(1, [1, 2, 3])
+    cluster.run()
+    failed = cluster[2]
+    failed.step(ev.LogFailed("the disk is gone"))
+    assignment = cluster.assignment(2)
+    later = msgspec.structs.replace(assignment, leader=2, leader_epoch=9, partition_epoch=99)
+    assert ev.Resign(9) in failed.step(ev.Assign(later))
+    assert ev.Resign(9) not in failed.step(ev.Assign(later)), "it said so"
+
+
+def test_a_follower_that_waits_ends_its_subscription_too() -> None:
+    """A refusal is the leader's word, the subscription is the shell's: it must not outlive the partition."""
+    cluster = Cluster()
+    cluster.lead(1, [1, 2, 3])
+    cluster.run()
+    follower = cluster[2]
+    follower.step(ev.FeedRefused(follower.replica.leader_epoch, "NotLeaderOrFollower"))
+    assert ev.Unfollow() in follower.replica.resign("UnknownTopicOrPartition", "deleted")

@@ -297,3 +297,18 @@ def test_a_write_error_in_the_middle_of_a_cut_takes_the_log_offline(tmp_path: Pa
         log.read(0, 100, EVERYTHING)
     again = opened(tmp_path / "p")
     assert values(again) == expected(0, again.log_end_offset) and again.log_end_offset >= 6
+
+
+def test_what_counts_as_committed_is_lowered_before_anything_is_cut(tmp_path: Path) -> None:
+    """Else, after a crash, records that are appended behind the cut would count as committed."""
+    files = Dying(1 << 60)
+    log = opened(tmp_path / "p", files)
+    fill(log, 10)
+    log.note_committed(9)
+    log.close()
+    log = opened(tmp_path / "p", files)
+    log.truncate(4)
+    fill(log, 6, epoch=2)
+    log.flush()
+    files.left = 0  # killed here: no other checkpoint
+    assert opened(tmp_path / "p").committed_offset == 4
