@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rayqueue.client.connection import Channel
-from rayqueue.errors import ClusterMismatch, RayQueueError
+from rayqueue.errors import RayQueueError
 from rayqueue.protocol.messages import (
     AlterPartition,
     AlterPartitionsRequest,
@@ -88,12 +88,14 @@ class IsrProposals:
             try:
                 self._ask(wanted)
                 self._step_down(resigned)
-            except RayQueueError as error:
-                log.debug("the coordinator does not answer a proposal: %s", error)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._stopping, RETRY_S)
-            except Exception:
-                log.exception("proposals to the coordinator failed; trying again")
+            except Exception as error:
+                ours = isinstance(error, RayQueueError)
+                log.log(
+                    logging.DEBUG if ours else logging.ERROR,
+                    "asking the coordinator again: %s",
+                    error,
+                    exc_info=not ours,
+                )
                 with self._changed:
                     self._changed.wait_for(lambda: self._stopping, RETRY_S)
 
@@ -108,7 +110,10 @@ class IsrProposals:
             request = AlterPartitionsRequest(*self._who, changes)
             answer = self._channel.call("alter_partitions", request, AlterPartitionsResponse, TIMEOUT_S)
             errors = answer.errors
-        except ClusterMismatch as error:  # we count as gone: nothing that we ask is taken, until we are heard of again
+        except RayQueueError as error:
+            if error.retriable:
+                raise
+            # Perhaps we count as gone: then nothing that we ask is taken, until we are heard of again.
             errors = [type(error).__name__] * len(changes)
         for (partition, effect), refusal in zip(wanted.items(), errors, strict=True):
             with self._changed:
@@ -122,7 +127,9 @@ class IsrProposals:
         for request in resigned:
             try:
                 self._channel.call("resign_leader", request, Empty, TIMEOUT_S)
-            except ClusterMismatch as error:
-                log.info("no need to resign: %s", error)
+            except RayQueueError as error:
+                if error.retriable:
+                    raise
+                log.info("no need to resign: %s", error)  # we lead it no more, or its topic is gone
             with self._changed:
                 self._resigned.remove(request)
