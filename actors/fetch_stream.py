@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from rayqueue.actors.exchange import Exchange
-from rayqueue.actors.push_stream import FEW_RECORDS, MAX_SUBSCRIPTIONS, PushStream, Subscription
+from rayqueue.actors.push_stream import FEW_RECORDS, PushStream, Subscription
 from rayqueue.errors import (
     FencedLeaderEpoch,
     NotLeaderOrFollower,
-    ProtocolError,
     RayQueueError,
     StorageError,
     from_wire,
@@ -60,7 +59,6 @@ class FetchStream(PushStream[FetchSubscription]):
         self._find = find
         self._listen = listen
         self._unlisten = unlisten
-        self._subscriptions: dict[int, FetchSubscription] = {}
         self._by_partition: dict[HostedPartition, tuple[FetchSubscription, ...]] = {}
 
     def run(self) -> None:
@@ -75,20 +73,16 @@ class FetchStream(PushStream[FetchSubscription]):
     # --- the client's side (the connection's thread) ----------------------------------------------------------------
 
     def _take(self, request: FetchRequest) -> None:
-        if request.credit < 0:
-            raise ProtocolError("credit is a number of bytes, not negative")
         for gone in request.remove:
             self._remove(gone)
         for wanted in request.add:
             self._add(wanted)
-        if request.credit:
-            self._add_credit(request.credit)
+        self._take_credit(request.credit)
         self._push()
 
     def _add(self, wanted: FetchPartition) -> None:
         try:
-            if len(self._subscriptions) >= MAX_SUBSCRIPTIONS or wanted.subscription in self._subscriptions:
-                raise ProtocolError(f"subscription {wanted.subscription} is taken, or there are too many")
+            self._check_new(wanted.subscription)
             partition = self._find(wanted.topic_id, wanted.partition)
             if wanted.leader_epoch > partition.replica.leader_epoch:
                 raise FencedLeaderEpoch(f"the client has seen epoch {wanted.leader_epoch}, a newer leader's")

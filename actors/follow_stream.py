@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from rayqueue.actors.exchange import Exchange
-from rayqueue.actors.push_stream import FEW_RECORDS, MAX_SUBSCRIPTIONS, PushStream, Subscription
-from rayqueue.errors import ProtocolError, RayQueueError
+from rayqueue.actors.push_stream import FEW_RECORDS, PushStream, Subscription
+from rayqueue.errors import RayQueueError
 from rayqueue.protocol import codec
 from rayqueue.protocol.messages import FollowHello, FollowPart, FollowPartition, FollowRequest, FollowResponse
 from rayqueue.replication import events as ev
@@ -64,7 +64,6 @@ class FollowStream(PushStream[FeedSubscription]):
         self._find = find
         self._submit = submit
         self._hello = FollowHello(-1, -1, "")
-        self._subscriptions: dict[int, FeedSubscription] = {}
 
     @property
     def number(self) -> int:
@@ -90,10 +89,7 @@ class FollowStream(PushStream[FeedSubscription]):
     # --- the follower's side (the connection's thread) --------------------------------------------------------------
 
     def _take(self, request: FollowRequest) -> None:
-        if request.credit < 0:
-            raise ProtocolError("credit is a number of bytes, not negative")
-        if request.credit:
-            self._add_credit(request.credit)
+        self._take_credit(request.credit)
         for ack in request.acks:
             subscription = self._subscriptions.get(ack.subscription)
             if subscription is not None:
@@ -110,8 +106,7 @@ class FollowStream(PushStream[FeedSubscription]):
 
     def _add(self, wanted: FollowPartition) -> None:
         try:
-            if len(self._subscriptions) >= MAX_SUBSCRIPTIONS or wanted.subscription in self._subscriptions:
-                raise ProtocolError(f"subscription {wanted.subscription} is taken, or there are too many")
+            self._check_new(wanted.subscription)
             partition = self._find(wanted.topic_id, wanted.partition)
         except RayQueueError as error:
             part = FollowPart(wanted.subscription, wanted.leader_epoch, -1, -1, -1, error=type(error).__name__)

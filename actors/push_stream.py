@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import pyarrow as pa
 
 from rayqueue.actors.exchange import Exchange
+from rayqueue.errors import ProtocolError
 
 if TYPE_CHECKING:
     from rayqueue.actors.hosted_partition import HostedPartition
@@ -61,6 +62,7 @@ class PushStream(ABC, Generic[S]):
         self._ready: deque[S] = deque()
         self._starved: list[S] = []  # have data, lack credit; belongs to who pushes
         self._refused: deque[Any] = deque()  # parts without data, first to be sent
+        self._subscriptions: dict[int, S] = {}  # by the reader's number; belongs to the connection's thread
         self._credit = 0
         self._credit_lock = threading.Lock()
         self._pushing = threading.Lock()
@@ -73,6 +75,18 @@ class PushStream(ABC, Generic[S]):
     @abstractmethod
     def _encode(self, parts: list[Any]) -> bytes:
         """A message of parts."""
+
+    def _check_new(self, number: int) -> None:
+        """Raises ProtocolError unless the reader may begin a subscription of this number."""
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS or number in self._subscriptions:
+            raise ProtocolError(f"subscription {number} is taken, or there are too many")
+
+    def _take_credit(self, credit: int) -> None:
+        """What the reader gives. Raises ProtocolError when it takes some away."""
+        if credit < 0:
+            raise ProtocolError("credit is a number of bytes, not negative")
+        if credit:
+            self._add_credit(credit)
 
     def _add_credit(self, credit: int) -> None:
         with self._credit_lock:

@@ -75,12 +75,6 @@ def write_json(value: Any) -> None:
     write(json.dumps(value, indent=2, default=str))
 
 
-def write_json_line(value: Any) -> None:
-    """One of many results, as a line of JSON, flushed."""
-    write(json.dumps(value, default=str))
-    stdout().flush()
-
-
 def say(text: str) -> None:
     """A line for a person, on standard error."""
     click.echo(text, err=True)

@@ -30,7 +30,6 @@ to. What failed to be written is cut off again before anybody can have read it.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -254,9 +253,7 @@ class Segment:
         Raises:
             OSError: a file could not be unlinked.
         """
-        self.removed = True
-        self._files.remove(self.path(DATA_SUFFIX))
-        self._files.remove(self.path(INDEX_SUFFIX))
+        self._unlink()
         self.release()
 
     def replace_files(self) -> None:
@@ -266,11 +263,10 @@ class Segment:
             OSError: a file could not be mapped or unlinked.
         """
         self.pin()
+        self._unlink()
+        self.release_writers()
+
+    def _unlink(self) -> None:
         self.removed = True
         self._files.remove(self.path(DATA_SUFFIX))
         self._files.remove(self.path(INDEX_SUFFIX))
-        self.release_writers()
-
-    @property
-    def file_names(self) -> list[str]:
-        return [os.path.basename(self.path(suffix)) for suffix in (DATA_SUFFIX, INDEX_SUFFIX)]

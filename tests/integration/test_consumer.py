@@ -13,31 +13,11 @@ import pytest
 
 from rayqueue.errors import ConfigError, SchemaMismatch, SerializationError, UnknownTopicOrPartition
 from rayqueue.message import Message
-from rayqueue.testing.inprocess import InProcessCluster
 from rayqueue.types import OFFSET_BEGINNING, OFFSET_END, TopicPartition, Watermarks
 from tests.integration.consumer_cluster import WAIT_S, World, numbers, take
 
 FLIGHTS = pa.schema([("tail", pa.string()), ("delay", pa.int64())])
 TIME = 1_700_000_000_000
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with InProcessCluster(tmp_path_factory.mktemp("cluster")) as cluster:
-        made = World(cluster)
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def world(shared: World) -> Iterator[World]:
-    yield shared
-    shared.close_consumers()
-
-
-@pytest.fixture(params=[True, False], ids=["mapped", "streamed"])
-def mapped(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
 
 
 def test_poll_gives_records_in_order_with_all_their_parts(world: World, mapped: bool) -> None:

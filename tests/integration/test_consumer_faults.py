@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,9 @@ import pytest
 
 from rayqueue.consumer import Consumer
 from rayqueue.errors import CorruptRecord, RayQueueError, UnknownTopicOrPartition
-from rayqueue.testing.inprocess import InProcessCluster
 from rayqueue.types import TopicPartition
 from tests.integration.consumer_cluster import WAIT_S, World, numbers, take
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with InProcessCluster(tmp_path_factory.mktemp("cluster")) as cluster:
-        made = World(cluster)
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def world(shared: World) -> Iterator[World]:
-    yield shared
-    shared.close_consumers()
-
-
-@pytest.fixture(params=[True, False], ids=["mapped", "streamed"])
-def mapped(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
+from tests.integration.waiting import eventually
 
 
 def test_a_restarted_replica_actor_is_found_again_without_hole_or_repetition(world: World, mapped: bool) -> None:
@@ -201,16 +181,22 @@ def test_a_consumer_whose_stream_never_had_a_thread_can_be_closed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = threading.Thread.start
+    refused: list[str] = []
 
     def refusing(self: threading.Thread) -> None:
         if self.name.startswith("rayqueue-fetch"):
+            refused.append(self.name)
             raise RuntimeError("can't start new thread")
         start(self)
 
     monkeypatch.setattr(threading.Thread, "start", refusing)
     consumer = world.consumer()
     consumer.assign([TopicPartition(world.topic(), 0, 0)])
+    assert consumer.poll(0) is None
+    eventually(lambda: refused or consumer.poll(0), WAIT_S, "a stream that gets no thread")
     consumer.close()
+    with pytest.raises(RayQueueError, match="closed"):
+        consumer.poll(0)
 
 
 def test_a_waiting_poll_wakes_when_a_record_comes(world: World, mapped: bool) -> None:

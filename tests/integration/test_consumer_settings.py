@@ -27,12 +27,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.close()
 
 
-@pytest.fixture
-def world(shared: World) -> Iterator[World]:
-    yield shared
-    shared.close_consumers()
-
-
 def engine(consumer: Consumer) -> Engine:
     return consumer._engine
 

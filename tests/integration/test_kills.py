@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import ray
 
 import rayqueue
 from rayqueue.cluster import Cluster
+from tests.integration.waiting import eventually
 
 TIMEOUT_S = 60.0
 TOPIC = "events"
@@ -36,15 +36,6 @@ def cluster(local_ray: None, tmp_path: Path) -> Iterator[Cluster]:
     with rayqueue.start(name="kills", brokers=2, data_dir=tmp_path, config={"num.replica.actors": 1}) as running:
         rayqueue.AdminClient(bootstrap_servers=running.bootstrap_servers).create_topic(TOPIC, partitions=PARTITIONS)
         yield running
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Looks again and again; fails after the timeout."""
-    deadline = time.monotonic() + timeout_s
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen in {timeout_s} s"
-        pause.wait(0.05)
 
 
 class Writer:
@@ -74,7 +65,7 @@ class Writer:
     def wait_for_more(self, count: int = 200) -> None:
         """Waits until so many more records are acked: producing goes on by itself."""
         goal = len(self.acked) + count
-        wait_until(lambda: len(self.acked) >= goal, f"{count} more acks")
+        eventually(lambda: len(self.acked) >= goal, TIMEOUT_S, f"{count} more acks")
 
     def stop(self) -> None:
         self._stop.set()
@@ -132,7 +123,7 @@ def test_kill_9_of_each_kind_of_actor_while_producing(cluster: Cluster) -> None:
         old = pids(cluster, role)
         kill(old[:1])
         writer.wait_for_more()
-        wait_until(partial(came_back, cluster, role, old[0], len(old)), f"a new {role}")
+        eventually(partial(came_back, cluster, role, old[0], len(old)), TIMEOUT_S, f"a new {role}")
     writer.stop()
     check(writer, cluster.bootstrap_servers)
 
@@ -147,7 +138,7 @@ def test_everything_killed_at_once_comes_back_on_the_same_addresses(cluster: Clu
     writer.wait_for_more()
     writer.stop()
     check(writer, cluster.bootstrap_servers)
-    wait_until(lambda: cluster.status().healthy, "a healthy status")
+    eventually(lambda: cluster.status().healthy, TIMEOUT_S, "a healthy status")
 
 
 @pytest.mark.timeout(240)

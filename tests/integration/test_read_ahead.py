@@ -11,27 +11,12 @@ import pytest
 from rayqueue.consumer import Consumer
 from rayqueue.errors import CorruptRecord
 from rayqueue.protocol.crc import RELEASES
-from rayqueue.testing.inprocess import InProcessCluster
 from tests.integration.consumer_cluster import WAIT_S, World, take
 from tests.integration.test_consumer_faults import damage
 
 ROWS, BATCHES, SIZE = 300, 40, 1000  # 12 MB
 RECORDS = ROWS * BATCHES
 CHUNK = 2 << 20
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with InProcessCluster(tmp_path_factory.mktemp("cluster")) as cluster:
-        made = World(cluster)
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def world(shared: World) -> Iterator[World]:
-    yield shared
-    shared.close_consumers()
 
 
 def filled(world: World) -> str:
