@@ -83,10 +83,10 @@ class LeaderLink:
         self._hello = hello
         self._token = token
         self._submit = submit
+        self._request = FollowRequest([], [], [], CREDIT_BYTES)  # the loop's: what it has said in this turn
         self._lock = threading.Lock()  # guards all below
         self._following: dict[int, tuple[HostedPartition, int]] = {}  # by subscription, with the leader epoch
         self._next = 0
-        self._request = FollowRequest([], [], [], CREDIT_BYTES)
         self._unused = 0  # credit for what came of subscriptions that had ended
         self._exchange: Exchange | None = None
         self._ended = False
@@ -144,8 +144,7 @@ class LeaderLink:
                 request.credit, self._unused = request.credit + self._unused, 0
         if exchange is None or not (request.add or request.remove or request.acks or request.credit):
             return
-        with self._lock:
-            request, self._request = self._request, FollowRequest([], [], [], 0)
+        self._request = FollowRequest([], [], [], 0)
         try:
             exchange.send(codec.encode(request))
         except RayQueueError as error:  # its reader sees the same break

@@ -56,7 +56,8 @@ class ServerMemory:
         """The batches' rows: where they say they lie, else the next of those that were sent.
 
         Raises:
-            ProtocolError: there is no such place, they have more than all of it, or what was sent is not what is missing.
+            ProtocolError: there is no such place, the rows have more bytes than there are, or what was sent is not what
+                is missing.
         """
         if sum(batch.size for batch in batches) > self._data.size:
             raise ProtocolError(f"rows in shared memory cannot be more than its {self._data.size} bytes")
