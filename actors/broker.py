@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rayqueue.actors.calls import typed
+from rayqueue.actors.coordinator_addresses import CoordinatorAddresses
+from rayqueue.actors.coordinator_channel import CoordinatorChannel
 from rayqueue.actors.flight import FlightServer
 from rayqueue.actors.identity import BrokerIdentity, DirectoryLock, bind_server, read_json, write_json
 from rayqueue.actors.logs import write_logs
@@ -21,7 +23,6 @@ from rayqueue.actors.metadata_service import answer_metadata
 from rayqueue.actors.options import BrokerOptions, ProcessReport
 from rayqueue.actors.process import prepare_process
 from rayqueue.actors.progress import Progress
-from rayqueue.client.connection import Channel
 from rayqueue.client.data_channel import DataChannel
 from rayqueue.coordination.records import Record
 from rayqueue.coordination.state import ClusterState
@@ -76,9 +77,12 @@ class Broker:
         self._directory = Path(options.directory)
         self._lock = DirectoryLock(self._directory / "lock")
         self._stopping = threading.Event()
-        self._coordinator = Channel(*options.coordinator, token=options.token)
+        self._addresses = CoordinatorAddresses(options.coordinators)
+        self._coordinator = CoordinatorChannel(self._addresses, options.cluster_id, options.token)
         self._follower = MetadataFollower(
-            lambda: Channel(*options.coordinator, token=options.token),
+            self._addresses,
+            options.cluster_id,
+            options.token,
             self.incarnation,
             self._on_metadata,
             topic_defaults=options.config.topic_defaults,
@@ -200,11 +204,11 @@ class Broker:
     def stop(self) -> None:
         """Stops serving, and lets go of the directory and the port. The replica actors go on."""
         self._stopping.set()
+        self._coordinator.close()
         self._starter.join(COORDINATOR_TIMEOUT_S + PING_TIMEOUT_S)
         self._follower.stop()
         if self._server is not None:
             self._server.shutdown()
-        self._coordinator.close()
         self._lock.release()
 
     def report(self) -> ProcessReport:
@@ -263,7 +267,7 @@ class Broker:
             # An image that is still being read would say of topics that they do not exist.
             raise BrokerNotAvailable(f"broker {self.options.broker_id} is starting: try again")
         self._follower.wait_for(request.min_index, METADATA_WAIT_S)
-        address = self.options.coordinator
+        address = self._addresses.active or self.options.coordinators[0]
         return self._follower.read(lambda state, index, epoch: describe_cluster(state, request, index, address, epoch))
 
     def _create(self, request: CreateTopicsRequest) -> TopicsResponse:

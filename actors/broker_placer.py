@@ -152,7 +152,7 @@ class RayBrokerPlacer:
             data_dir=node.data_dir,
             listen_host=listen,
             advertised_host=advertised,
-            coordinator=(cluster.advertised_host, self._coordinator.port),
+            coordinators=((cluster.advertised_host, self._coordinator.port),),
             token=self._coordinator.token,
             config=config,
             node_id=node.node_id,

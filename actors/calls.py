@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from rayqueue.errors import ClusterMismatch, ProtocolError, RayQueueError
+from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ProtocolError, RayQueueError
 from rayqueue.protocol import codec
 from rayqueue.protocol.messages import PROTOCOL_VERSION, Hello, Identity
 
@@ -43,11 +43,14 @@ def check_hello(hello: Hello, me: Identity) -> None:
     Raises:
         ProtocolError: it speaks another version.
         ClusterMismatch: it means another cluster, broker or incarnation.
+        BrokerNotAvailable: we do not know our cluster yet.
     """
     if hello.version != PROTOCOL_VERSION:
         raise ProtocolError(
             f"the caller speaks version {hello.version}, this {me.role} {PROTOCOL_VERSION}: install one rayqueue"
         )
+    if hello.cluster_id and not me.cluster_id:
+        raise BrokerNotAvailable(f"this {me.role} holds no cluster yet: try again")
     wrong = [
         (hello.cluster_id, me.cluster_id, "cluster", ""),
         (hello.broker_id, me.broker_id, "broker", -1),

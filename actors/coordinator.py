@@ -1,7 +1,7 @@
 """The coordinator: the shell around `coordination.machine`. One thread runs the machine and writes its log.
 
-Every change follows one way: gRPC's thread posts a Call and waits; the loop steps the machine for all that has come,
-writes all batches of records, makes them durable with one fsync, tells the machine, and performs the answers.
+Every change follows one way: a connection's thread posts a Call and waits; the loop steps the machine for all that has
+come, writes all batches of records, makes them durable with one fsync, tells the machine, and performs the answers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # the builtin one only from Python 3.11 on
 from itertools import count
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from rayqueue.actors.calls import typed
+from rayqueue.actors.data_server import DataServer
 from rayqueue.actors.driver import Driver
-from rayqueue.actors.flight import FlightServer
 from rayqueue.actors.identity import (
     CoordinatorIdentity,
     DirectoryLock,
@@ -40,6 +40,7 @@ from rayqueue.actors.watch_hub import WatchHub
 from rayqueue.coordination.commands import COMMANDS, Surroundings
 from rayqueue.coordination.events import (
     Append,
+    Applied,
     Call,
     Committed,
     Effect,
@@ -54,7 +55,7 @@ from rayqueue.coordination.machine import MAX_WAIT_MS, CoordinatorMachine, Forma
 from rayqueue.coordination.records import decode_record, encode_record
 from rayqueue.coordination.state import ClusterState
 from rayqueue.errors import BrokerNotAvailable, CorruptRecord, RayQueueError, RequestTimeout, StorageError
-from rayqueue.protocol.messages import PROTOCOL_VERSION, Identity, MetadataBatch, MetadataRequest, WatchRequest
+from rayqueue.protocol.messages import PROTOCOL_VERSION, Identity, MetadataRequest
 from rayqueue.storage.files import FileSystem, OsFiles
 
 log = logging.getLogger(__name__)
@@ -92,13 +93,14 @@ class Coordinator:
         self._machine: CoordinatorMachine | None = None
         self._log: MetadataLog | None = None
         self._retry_ms = 0
-        self._server: FlightServer | None = None
+        self._server: DataServer | None = None
         self._calls = count(1)
         self._open: dict[int, Future[Any]] = {}
         self._driver = Driver("coordinator", self._handle, self._next_deadline_ms)
         self._hub = WatchHub(
             lambda watcher, epoch: self._driver.post((epoch, WatchStarted(watcher))),
             lambda watcher, epoch: self._driver.post((epoch, WatchEnded(watcher))),
+            lambda watcher, index, epoch: self._driver.post((epoch, Applied(watcher, index))),
         )
         self._starter = threading.Thread(target=self._start, name="coordinator-start", daemon=True)
         self._starter.start()
@@ -145,9 +147,9 @@ class Coordinator:
         if self._placer is not None:
             self._placer.start()
 
-    def _listen(self, port: int) -> FlightServer:
+    def _listen(self, port: int) -> DataServer:
         options = self.options
-        return FlightServer(
+        return DataServer(
             options.listen_host,
             port,
             token=self.token,
@@ -156,7 +158,7 @@ class Coordinator:
                 "metadata": typed(MetadataRequest, self._metadata),
                 **{name: typed(kind, self.ask) for name, kind in COMMANDS.items()},
             },
-            streams={"watch": self._watch},
+            exchanges={"watch": self._hub.serve},
             max_message_bytes=options.config.socket_request_max_bytes,
         )
 
@@ -195,7 +197,7 @@ class Coordinator:
             log_file=self.options.logging.file,
         )
 
-    # --- calls (gRPC's and Ray's threads) ----------------------------------------------------------------------------
+    # --- calls (connections' and Ray's threads) ----------------------------------------------------------------------
 
     def ask(self, request: Any) -> Any:
         """Puts a request to the machine and waits for its answer.
@@ -253,9 +255,6 @@ class Coordinator:
 
     def _metadata(self, request: MetadataRequest) -> Any:
         return answer_metadata(request, self.options.config, self.ask, self.ask)
-
-    def _watch(self, body: bytes) -> Iterator[MetadataBatch]:
-        return typed(WatchRequest, self._hub.watch)(body)  # type: ignore[no-any-return]
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 

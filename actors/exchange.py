@@ -162,6 +162,10 @@ class Exchange:
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
+    def abort(self) -> None:
+        """Breaks the connection, from any thread: `receive` returns None."""
+        self._framed.shut_down()
+
     def finish(self, error: BaseException | None = None) -> None:
         """Ends the connection, with the reason if there is one; what the client did not read is dropped."""
         if error is not None and not self._broken:

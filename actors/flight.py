@@ -1,4 +1,4 @@
-"""The control plane's server: Arrow Flight, with our actions on top and nothing of what they mean.
+"""The brokers' server: Arrow Flight, with our actions on top and nothing of what they mean.
 
 gRPC runs every call on a thread of its own. Record data does not come here: see `actors.data_server`.
 """

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rayqueue.client.connection import Channel
+from rayqueue.actors.coordinator_channel import CoordinatorChannel
 from rayqueue.errors import RayQueueError
 from rayqueue.protocol.messages import (
     AlterPartition,
@@ -42,7 +42,7 @@ class IsrProposals:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: CoordinatorChannel,
         broker_id: int,
         slot: int,
         incarnation: str,

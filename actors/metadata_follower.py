@@ -1,4 +1,7 @@
-"""Follows the coordinator's metadata log into a `ClusterState`: what brokers and replica actors know of the cluster."""
+"""Follows the active coordinator's metadata log into a `ClusterState`: what brokers and replica actors know.
+
+The stream is a session (`watch_hub`): while it stands, and we beat, the coordinator counts us as there.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,24 @@ from typing import TypeVar
 
 import msgspec
 
+from rayqueue.actors.beats import Beats
+from rayqueue.actors.coordinator_addresses import Address, CoordinatorAddresses
+from rayqueue.actors.coordinator_channel import open_exchange
 from rayqueue.actors.driver import die
-from rayqueue.client.connection import Channel
+from rayqueue.client.data_channel import Exchange
 from rayqueue.coordination.records import Record, decode_record
 from rayqueue.coordination.state import ClusterState
 from rayqueue.errors import CorruptRecord, RayQueueError
-from rayqueue.protocol.messages import MetadataBatch, WatchRequest
+from rayqueue.protocol import codec
+from rayqueue.protocol.messages import BEAT_INTERVAL_MS, SESSION_TIMEOUT_MS, MetadataBatch, WatchRequest
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 AGAIN_S = 0.005
-RETRY_S = 0.05
-RETRY_MAX_S = 1.0
-# The stream is opened anew this often, so that one whose coordinator hangs without a word is left behind.
-STREAM_TIMEOUT_S = 30.0
+RETRY_S = 0.025
+RETRY_MAX_S = 0.25  # a successor is found in this time
 
 OnBatch = Callable[[ClusterState, list[Record], int, int], None]
 
@@ -34,15 +39,17 @@ class MetadataFollower:
     """One thread that keeps `state` up with the metadata log, for ever, across coordinators.
 
     Args:
-        channel_factory: makes a connection to the coordinator, one for each attempt; it is closed here.
+        addresses: of the coordinators; told which one serves, and which do not.
+        cluster_id, token: whose coordinator it has to be.
         watcher: our incarnation; while our stream is open the coordinator counts us as there.
         on_batch: called on the follower's thread, with the lock held, after each batch with (state, records of the
-            batch, next index, coordinator epoch). Also once, maybe without records, at the start of every stream: a
-            new coordinator does not know what we have applied, so say it again. A RayQueueError from it ends
-            the stream, and the next one begins with a call as said. When the log starts over (see
-            `start_over`) the state is a new object and the records begin with the first of the log.
+            batch, next index, coordinator epoch). Also once, maybe without records, at the start of every stream. The
+            coordinator is told that we have acted on the log up to the index when it has returned. A RayQueueError
+            from it ends the stream, and the next one begins with a call as said. When the log starts over (see
+            `_start_over`) the state is a new object and the records begin with the first of the log.
         topic_defaults: topic settings of the cluster, for effective settings.
         on_failure: called when following fails for a reason that is none of the network's: a fault in the program.
+        timeout_s: a coordinator that says nothing for so long is left.
 
     Attributes:
         state: as far as it is known. Other threads look at it through `read`.
@@ -52,14 +59,20 @@ class MetadataFollower:
 
     def __init__(
         self,
-        channel_factory: Callable[[], Channel],
+        addresses: CoordinatorAddresses,
+        cluster_id: str,
+        token: str | None,
         watcher: str,
         on_batch: OnBatch,
         topic_defaults: Mapping[str, str] | None = None,
         on_failure: Callable[[BaseException], None] = die,
+        timeout_s: float = SESSION_TIMEOUT_MS / 1000,
     ) -> None:
         self._on_failure = on_failure
-        self._channel_factory = channel_factory
+        self._addresses = addresses
+        self._cluster_id = cluster_id
+        self._token = token
+        self._timeout_s = timeout_s
         self._watcher = watcher
         self._on_batch = on_batch
         self._topic_defaults = dict(topic_defaults or {})
@@ -67,6 +80,8 @@ class MetadataFollower:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metadata-follower", daemon=True)
         self._random = random.Random()
+        self._beats = Beats(BEAT_INTERVAL_MS / 1000)
+        self._exchange: Exchange | None = None
         self._heard = False
         self.state = ClusterState(self._topic_defaults)
         self.index = 0
@@ -74,15 +89,20 @@ class MetadataFollower:
 
     def start(self) -> None:
         """Starts following."""
+        self._beats.start()
         self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
-        """Ends following; the thread sees it with the next batch, at the latest the next keepalive.
+        """Ends following, after what `on_batch` is at.
 
         Returns:
             Whether it has ended; not, when `on_batch` takes longer than `timeout_s`.
         """
         self._stop.set()
+        self._beats.stop()
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.abort()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -108,26 +128,35 @@ class MetadataFollower:
     def _follow_for_ever(self) -> None:
         attempt = 0
         while not self._stop.is_set():
-            self._heard = False
-            try:
-                self._follow()
-            except RayQueueError as error:
-                log.debug("the stream of metadata broke: %s", error)
-            attempt = 0 if self._heard else attempt + 1
+            served = any(self._follow(address) for address in self._addresses.candidates())
+            attempt = 0 if served else attempt + 1
             # After a stream that served the next one at once: without one we count as gone.
             wait = min(RETRY_MAX_S, RETRY_S * 2 ** min(attempt, 10)) if attempt else AGAIN_S
             self._stop.wait(wait * self._random.uniform(0.8, 1.2))
 
-    def _follow(self) -> None:
-        channel = self._channel_factory()
-        request = WatchRequest(self.index, self._watcher)
+    def _follow(self, address: Address) -> bool:
+        """Follows this coordinator's log until the stream ends; whether it served at all."""
+        self._heard = False
+        if self._stop.is_set():
+            return False
         try:
-            for batch in channel.watch("watch", request, MetadataBatch, STREAM_TIMEOUT_S):
-                if self._stop.is_set():
-                    return
+            self._exchange = open_exchange(address, "watch", self._cluster_id, self._token)
+            self._exchange.send(codec.encode(WatchRequest(self.index, self._watcher)))
+            self._beats.begin(self._exchange)
+            while not self._stop.is_set():
+                batch = codec.decode(self._exchange.receive_within(self._timeout_s), MetadataBatch)
                 self._take(batch)
+                self._beats.applied(self.index)
+                self._addresses.good(address)
+        except RayQueueError as error:
+            log.debug("no metadata from %s:%d: %s", *address, error)
+            self._addresses.failed(address)
         finally:
-            channel.close()
+            self._beats.end()
+            if self._exchange is not None:
+                self._exchange.close()
+                self._exchange = None
+        return self._heard
 
     def _take(self, batch: MetadataBatch) -> None:
         if batch.coordinator_epoch < self.coordinator_epoch:

@@ -62,7 +62,7 @@ class BrokerOptions(msgspec.Struct, frozen=True):
 
     Attributes:
         data_dir: the directory on its node; it uses `<broker_id>/` in it.
-        coordinator: host and port.
+        coordinators: hosts and ports; any of them may be the active one.
         node_id: Ray's. pool_size: replica actors.
     """
 
@@ -72,7 +72,7 @@ class BrokerOptions(msgspec.Struct, frozen=True):
     data_dir: str
     listen_host: str
     advertised_host: str
-    coordinator: tuple[str, int]
+    coordinators: tuple[tuple[str, int], ...]
     token: str | None
     config: BrokerConfig
     node_id: str = ""

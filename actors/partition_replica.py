@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from rayqueue.actors.calls import typed
+from rayqueue.actors.coordinator_addresses import CoordinatorAddresses
+from rayqueue.actors.coordinator_channel import CoordinatorChannel
 from rayqueue.actors.data_server import DataServer
 from rayqueue.actors.driver import Driver, boot_ms, die, wall_ms
 from rayqueue.actors.exchange import Exchange
@@ -34,13 +36,11 @@ from rayqueue.actors.process import prepare_process
 from rayqueue.actors.produce_stream import ByteBudget, ProduceStream, Request
 from rayqueue.actors.progress import Progress
 from rayqueue.actors.replica_hands import Later, ReplicaHands
-from rayqueue.client.connection import Channel
 from rayqueue.coordination.records import Record
 from rayqueue.coordination.state import ClusterState
 from rayqueue.errors import RayQueueError
 from rayqueue.protocol.messages import (
     PROTOCOL_VERSION,
-    Applied,
     DeleteRecordsRequest,
     DescribeLogsResponse,
     Empty,
@@ -86,7 +86,8 @@ class PartitionReplica:
         self._files = OsFiles()
         self._budget = ByteBudget(options.config.queued_max_bytes)
         self._driver = Driver("replica", self._handle, self._next_deadline_ms, on_failure=on_failure)
-        self._coordinator = self._connect()
+        self._addresses = CoordinatorAddresses(options.coordinators)
+        self._coordinator = CoordinatorChannel(self._addresses, options.cluster_id, options.token)
         self._hands = ReplicaHands(
             FollowHello(options.broker_id, slot, self.incarnation),
             options.token,
@@ -115,9 +116,6 @@ class PartitionReplica:
 
     def __repr__(self) -> str:
         return f"PartitionReplica(broker {self.options.broker_id}, slot {self.slot}, {len(self._table)} partitions)"
-
-    def _connect(self) -> Channel:
-        return Channel(*self.options.coordinator, token=self.options.token)
 
     # --- start and stop ---------------------------------------------------------------------------------------------
 
@@ -200,7 +198,9 @@ class PartitionReplica:
         else:
             return
         self._follower = MetadataFollower(
-            self._connect,
+            self._addresses,
+            options.cluster_id,
+            options.token,
             self.incarnation,
             self._on_metadata,
             topic_defaults=options.config.topic_defaults,
@@ -211,6 +211,7 @@ class PartitionReplica:
     def stop(self) -> None:
         """Stops serving, closes every log cleanly, and lets go of the directory."""
         self._stopping.set()
+        self._coordinator.close()
         self._starter.join(10)
         self._driver.call(self._close)
         # A recovery that is still running on the follower's thread writes to its log; it is waited for, and if it takes
@@ -218,7 +219,6 @@ class PartitionReplica:
         ended = self._follower is None or self._follower.stop(STOP_TIMEOUT_S)
         self._driver.stop()
         self._hands.stop()
-        self._coordinator.close()
         if ended:
             self._lock.release()
         if self._server is not None:
@@ -248,16 +248,12 @@ class PartitionReplica:
     # --- the metadata log -------------------------------------------------------------------------------------------
 
     def _on_metadata(self, state: ClusterState, records: list[Record], end: int, coordinator_epoch: int) -> None:
-        """On the follower's thread, so the state does not move meanwhile.
-
-        An error of the report ends the follower's stream; at the start of the next one this is called again.
-        """
+        """On the follower's thread, so the state does not move meanwhile."""
         if records:
             self._table.apply(state, records, wall_ms(), self._inside)
         mine = state.replica_actors.get((self.options.broker_id, self.slot))
         if mine is not None and mine.incarnation == self.incarnation:
             self.progress.running()
-        self._coordinator.call("applied", Applied(self.incarnation, end), Empty, REGISTER_TIMEOUT_S)
 
     def _inside(self, function: Callable[[], None]) -> None:
         self._driver.call(function, timeout_s=None)

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
+from rayqueue.actors.coordinator_channel import CoordinatorChannel
 from rayqueue.actors.flusher import Flusher
 from rayqueue.actors.hosted_partition import HostedPartition
 from rayqueue.actors.isr_proposals import IsrProposals
 from rayqueue.actors.leader_link import FollowerEvent
 from rayqueue.actors.leader_links import LeaderLinks
-from rayqueue.client.connection import Channel
 from rayqueue.protocol.messages import FollowHello, ProduceResult
 from rayqueue.replication import events as ev
 
@@ -39,7 +39,7 @@ class ReplicaHands:
         self,
         who: FollowHello,
         token: str | None,
-        coordinator: Channel,
+        coordinator: CoordinatorChannel,
         post: Callable[[Any], None],
         submit: Callable[[Any], None],
     ) -> None:

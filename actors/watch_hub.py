@@ -1,22 +1,43 @@
-"""Sends the committed part of the metadata log to everybody who follows it, whole commands at a time.
+"""Sends the committed part of the metadata log to everybody who follows it, and knows by their beats who lives.
 
 A command is never cut in two: who had replayed half of one would see a topic with some of its partitions, and route
 keys by that number; a replica actor would find its registration without the leader epochs that came with it, and lead
 under those of its predecessor.
+
+A stream is a session, in both directions: the watcher says something at least every BEAT_INTERVAL_MS, and is sent
+something as often. Who says nothing for SESSION_TIMEOUT_MS hangs, or is cut off, and its stream is ended, as that of a
+process whose connection breaks is at once.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from rayqueue.errors import BrokerNotAvailable
-from rayqueue.protocol.messages import MetadataBatch, WatchRequest
+from rayqueue.actors.exchange import Exchange
+from rayqueue.errors import NotController
+from rayqueue.protocol import codec
+from rayqueue.protocol.messages import BEAT_INTERVAL_MS, SESSION_TIMEOUT_MS, MetadataBatch, WatchBeat, WatchRequest
 
-# A stream whose watcher was killed is noticed when something is sent on it.
-KEEPALIVE_S = 0.15
+log = logging.getLogger(__name__)
+
 BATCH_RECORDS_MAX = 2_000  # unless a single command has more: creating a topic of many partitions, a registration
+
+
+class _Stream:
+    """One watcher's exchange. The hub's thread sends, the connection's own receives."""
+
+    def __init__(self, exchange: Exchange, watcher: str, epoch: int, index: int) -> None:
+        self.exchange = exchange
+        self.watcher = watcher
+        self.epoch = epoch
+        self.index = index  # of the next record to send
+        self.applied = -1
+        self.heard_s = time.monotonic()
+        self.sent_s = float("-inf")  # so that the first batch is sent at once, also when it is empty
 
 
 class WatchHub:
@@ -24,17 +45,36 @@ class WatchHub:
 
     Args:
         started, ended: told the watcher's incarnation and the coordinator epoch when a stream of it begins and ends.
+        applied: told the watcher, up to which index it has acted on the log, and the coordinator epoch, when that has
+            grown.
+        beat_interval_s, timeout_s: see the module.
     """
 
-    def __init__(self, started: Callable[[str, int], None], ended: Callable[[str, int], None]) -> None:
+    def __init__(
+        self,
+        started: Callable[[str, int], None],
+        ended: Callable[[str, int], None],
+        applied: Callable[[str, int, int], None],
+        beat_interval_s: float = BEAT_INTERVAL_MS / 1000,
+        timeout_s: float = SESSION_TIMEOUT_MS / 1000,
+    ) -> None:
         self._started = started
         self._ended = ended
+        self._applied = applied
+        self._beat_interval_s = beat_interval_s
+        self._timeout_s = timeout_s
         self._changed = threading.Condition()
+        self._dirty = False
+        self._streams: list[_Stream] = []
         self._records: list[bytes] = []
         self._command_ends: list[int] = []
         self._end = 0
         self._epoch = -1
         self._closed = False
+        self._thread = threading.Thread(target=self._run, name="watch-hub", daemon=True)
+        self._thread.start()
+
+    # --- the coordinator ---------------------------------------------------------------------------------------------
 
     def open(self, records: list[bytes], command_ends: list[int], end: int, epoch: int) -> None:
         """Begins to serve, or serves the log of a coordinator that has recovered; older streams end.
@@ -43,57 +83,127 @@ class WatchHub:
             records: the log, growing at its end while it is served.
             command_ends: the index after each command's last record, ascending; grows with `records`.
             end: records below it are committed. Invariant: it is 0 or stands in `command_ends`.
+            epoch: of the coordinator; -1: it is not active, and nobody is served.
         """
         with self._changed:
             self._records, self._command_ends, self._end, self._epoch = records, command_ends, end, epoch
-            self._changed.notify_all()
+            self._wake()
 
     def publish(self, end: int) -> None:
         """Records below `end` are committed."""
         with self._changed:
             self._end = end
-            self._changed.notify_all()
+            self._wake()
 
     def close(self) -> None:
         """Ends all streams."""
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
+            self._wake()
+        self._thread.join()
 
-    def watch(self, request: WatchRequest) -> Iterator[MetadataBatch]:
-        """The log from an index on, first what is there (maybe nothing), then what comes, with keepalives between.
+    def _wake(self) -> None:
+        self._dirty = True
+        self._changed.notify_all()
 
-        A watcher that is ahead of the log (it followed one that is lost) is sent the log from its start.
+    # --- a stream (its connection's thread) --------------------------------------------------------------------------
+
+    def serve(self, exchange: Exchange) -> None:
+        """An exchange of kind "watch", until it ends: the log from an index on, first what is there (maybe nothing),
+        then what comes. A watcher that is ahead of the log (it followed one that is lost) is sent it from its start.
 
         Raises:
-            BrokerNotAvailable: the coordinator stops, or has recovered: come again.
+            NotController: this coordinator is not active. ProtocolError: that is no request, or no beat.
         """
-        with self._changed:
-            epoch = self._epoch
-            index = request.index if 0 <= request.index <= self._end else 0
-        self._started(request.watcher, epoch)
+        received = exchange.receive()
+        if received is None:
+            return
+        stream = self._begin(exchange, codec.decode(received[0], WatchRequest))
         try:
-            first = True
-            while True:
-                batch = self._next(index, epoch, first)
-                first = False
-                index = batch.end
-                yield batch
+            while (received := exchange.receive()) is not None:
+                applied = codec.decode(received[0], WatchBeat).applied
+                stream.heard_s = time.monotonic()
+                if applied > stream.applied:
+                    stream.applied = applied
+                    self._applied(stream.watcher, applied, stream.epoch)
         finally:
-            self._ended(request.watcher, epoch)
+            with self._changed:
+                self._streams.remove(stream)
+            self._ended(stream.watcher, stream.epoch)
 
-    def _next(self, index: int, epoch: int, first: bool) -> MetadataBatch:
+    def _begin(self, exchange: Exchange, request: WatchRequest) -> _Stream:
         with self._changed:
-            if not first:
-                self._changed.wait_for(lambda: self._closed or self._epoch != epoch or self._end > index, KEEPALIVE_S)
-            if self._closed or self._epoch != epoch or epoch < 0:
-                raise BrokerNotAvailable("the coordinator starts anew: come again")
+            if self._closed or self._epoch < 0:
+                raise NotController("this coordinator is not active: ask another one, or come again")
+            index = request.index if 0 <= request.index <= self._end else 0
+            stream = _Stream(exchange, request.watcher, self._epoch, index)
+            # Told before anything is sent: whoever has been sent something counts as there.
+            self._started(stream.watcher, stream.epoch)
+            exchange.on_idle = self._idle
+            self._streams.append(stream)
+            self._wake()
+        return stream
+
+    def _idle(self) -> None:
+        """What a stream's connection did not take at once has been written: there may be more for it."""
+        with self._changed:
+            self._wake()
+
+    # --- the hub's thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        due_s = time.monotonic()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._dirty, max(0.0, due_s - time.monotonic()))
+                self._dirty = False
+                closed, streams = self._closed, list(self._streams)
+                log_ = _Log(self._records, self._command_ends, self._end, self._epoch)
+            now_s = time.monotonic()
+            if now_s - due_s > self._timeout_s / 2:  # we were stopped, and what they said meanwhile is still to be read
+                for stream in streams:
+                    stream.heard_s = now_s
+            due_s = min((self._look(stream, log_, now_s) for stream in streams), default=now_s + self._beat_interval_s)
+            if closed:
+                return
+
+    def _look(self, stream: _Stream, log_: _Log, now_s: float) -> float:
+        """Sends a watcher what is due, or ends its stream; gives when to look again, whatever else happens."""
+        if stream.epoch != log_.epoch or self._closed:
+            stream.exchange.abort()  # its thread ends it
+        elif now_s - stream.heard_s > self._timeout_s:
+            log.warning("process %s says nothing: its stream of the metadata log is ended", stream.watcher)
+            stream.exchange.abort()
+        # What was sent before must have been written: so one batch at most waits for a watcher that does not read.
+        elif stream.exchange.idle and (stream.index < log_.end or now_s >= stream.sent_s + self._beat_interval_s):
+            message, stream.index = log_.batch(stream.index)
+            stream.exchange.send(message)
+            stream.sent_s = now_s
+            if stream.index < log_.end:
+                return now_s
+        return now_s + self._beat_interval_s
+
+
+class _Log:
+    """What is committed at the moment, and its batches as they are sent: most watchers are at the same index."""
+
+    def __init__(self, records: list[bytes], command_ends: list[int], end: int, epoch: int) -> None:
+        self.end = end
+        self.epoch = epoch
+        self._records = records  # they grow meanwhile, at their ends
+        self._command_ends = command_ends
+        self._batches: dict[int, tuple[bytes, int]] = {}  # by their first index, with the next one
+
+    def batch(self, index: int) -> tuple[bytes, int]:
+        """The batch from an index on, and the index after it."""
+        if index not in self._batches:
             end = self._batch_end(index)
-            return MetadataBatch(index, end, epoch, self._records[index:end])
+            self._batches[index] = codec.encode(MetadataBatch(index, end, self.epoch, self._records[index:end])), end
+        return self._batches[index]
 
     def _batch_end(self, index: int) -> int:
         """Up to where to send from `index` on: as many whole commands as a batch takes, but one at least."""
-        if self._end - index <= BATCH_RECORDS_MAX:
-            return self._end
+        if self.end - index <= BATCH_RECORDS_MAX:
+            return self.end
         ends = self._command_ends
         return ends[max(bisect_right(ends, index), bisect_right(ends, index + BATCH_RECORDS_MAX) - 1)]

@@ -135,6 +135,10 @@ class BrokerNotAvailable(RayQueueError):
     retriable = True
 
 
+class NotController(BrokerNotAvailable):
+    """The coordinator that was asked is not the active one; nothing was done."""
+
+
 class StorageError(RayQueueError):
     """The disk failed, is full, or is locked by another process."""
 

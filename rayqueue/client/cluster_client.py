@@ -73,7 +73,7 @@ class ClusterClient:
             return self._bootstrap
 
     def channel(self, host: str, port: int) -> Channel:
-        """The connection to a broker or the coordinator, shared by all who ask."""
+        """The connection to a broker, shared by all who ask."""
         with self._lock:
             if self._closed:
                 raise RayQueueError("this client is closed: make a new one")
@@ -84,7 +84,7 @@ class ClusterClient:
             return self._channels[key]
 
     def data_channel(self, host: str, port: int) -> DataChannel:
-        """Makes connections to a replica actor."""
+        """Makes connections to a replica actor or the coordinator."""
         if self._closed:
             raise RayQueueError("this client is closed: make a new one")
         return DataChannel(host, port, self._token, self._config.socket_connection_setup_timeout_ms / 1000)
@@ -145,11 +145,12 @@ class ClusterClient:
         raise BrokerNotAvailable(f"no broker answers at {tried}; is the cluster up (`rayqueue status`)?") from last
 
     def call_coordinator(self, action: str, request: Any, reply: type[T], timeout_s: float | None = None) -> T:
-        """One request to the active coordinator, which any broker names."""
+        """One request to the active coordinator, which any broker names; asked again when it is another one by now."""
 
         def once(left: float) -> T:
-            metadata = self.refresh([])
-            return self.channel(metadata.coordinator_host, metadata.coordinator_port).call(action, request, reply, left)
+            metadata = self.refresh([], timeout_s=left)
+            address = metadata.coordinator_host, metadata.coordinator_port
+            return self.data_channel(*address).call(action, request, reply, left)
 
         return self.retry(once, timeout_s)
 

@@ -115,6 +115,10 @@ class Exchange:
             self._fail(error)
         return None if frame is None else self._opened(frame)
 
+    def abort(self) -> None:
+        """Breaks the connection, from any thread: whoever uses it gets an error, and has to close it."""
+        self._framed.shut_down()
+
     def close(self) -> None:
         """Ends the connection; a `receive` in another thread raises."""
         with self._lock:
@@ -183,6 +187,8 @@ class DataChannel:
         framed = FramedSocket(sock, MAX_BYTES)
         if hello.kind in ("fetch", "follow"):  # what it sends is little, and taken at once by a server that lives
             framed.give_up_after(UNACKNOWLEDGED_S)
+        if hello.kind == "watch":  # a command of the metadata log comes whole, also one that concerns all partitions
+            framed.message_bytes_max = MAX_BYTES
         exchange = Exchange(framed, self.where)
         hello.token = self._token
         hello.share = hello.kind == "produce" and framed.is_local()

@@ -56,10 +56,14 @@ class FramedSocket:
     Args:
         sock: connected, in blocking mode; owned from now on.
         max_bytes: largest frame taken.
+
+    Attributes:
+        message_bytes_max: what a frame may have beside its rows, of which `head_bytes` on top of `max_bytes`.
     """
 
     def __init__(self, sock: socket.socket, max_bytes: int) -> None:
         self.max_bytes = max_bytes
+        self.message_bytes_max = MESSAGE_BYTES_MAX
         self.head_bytes = HEAD_BYTES
         self._sock = sock
         self._buffer = bytearray(BUFFER_BYTES)
@@ -158,8 +162,8 @@ class FramedSocket:
         size = prefix.size
         if size > self.max_bytes + self.head_bytes:
             raise ProtocolError(f"a message of {size} bytes is above socket.request.max.bytes ({self.max_bytes})")
-        if prefix.row_count > ROWS_MAX or prefix.message_size > MESSAGE_BYTES_MAX:
-            raise ProtocolError(f"a frame has at most {ROWS_MAX} rows and {MESSAGE_BYTES_MAX} bytes beside them")
+        if prefix.row_count > ROWS_MAX or prefix.message_size > self.message_bytes_max:
+            raise ProtocolError(f"a frame has at most {ROWS_MAX} rows and {self.message_bytes_max} bytes beside them")
         if have >= size:
             return self._cut(prefix)
         if have >= prefix.head_size and size > BUFFER_BYTES:

@@ -13,7 +13,6 @@ from rayqueue.protocol.messages import (
     AllocateProducerIds,
     AlterConfigRequest,
     AlterPartitionsRequest,
-    Applied,
     CreatePartitionsRequest,
     CreateTopicsRequest,
     DeleteTopicsRequest,
@@ -34,7 +33,6 @@ COMMANDS: dict[str, type] = {
     "prefer_leaders": PreferLeadersRequest,
     "register_broker": RegisterBroker,
     "register_replica_actor": RegisterReplicaActor,
-    "applied": Applied,
     "allocate_producer_ids": AllocateProducerIds,
 }
 

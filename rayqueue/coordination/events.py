@@ -1,6 +1,6 @@
 """What goes into the coordinator's machine, and what comes out.
 
-    Call, Committed, WatchStarted, WatchEnded, Tick  ->  machine  ->  Append, Publish, Reply, Refuse
+    Call, Committed, WatchStarted, WatchEnded, Applied, Tick  ->  machine  ->  Append, Publish, Reply, Refuse
 
 Effects are performed in the order given. The shell answers `Append` with `Committed` once the records are durable.
 """
@@ -46,11 +46,19 @@ class WatchEnded:
 
 
 @dataclass(frozen=True)
+class Applied:
+    """A process has acted on the metadata log below `index`."""
+
+    watcher: str
+    index: int
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed: `next_deadline_ms` was reached."""
 
 
-Event = Call | Committed | WatchStarted | WatchEnded | Tick
+Event = Call | Committed | WatchStarted | WatchEnded | Applied | Tick
 
 # --- effects --------------------------------------------------------------------------------------------------------
 

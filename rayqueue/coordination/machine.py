@@ -20,6 +20,7 @@ from rayqueue.coordination import commands_partitions, commands_processes, comma
 from rayqueue.coordination.commands import Actors, Result, Surroundings
 from rayqueue.coordination.events import (
     Append,
+    Applied,
     Call,
     Committed,
     Effect,
@@ -47,7 +48,6 @@ from rayqueue.protocol.messages import (
     AllocateProducerIds,
     AlterConfigRequest,
     AlterPartitionsRequest,
-    Applied,
     CreatePartitionsRequest,
     CreateTopicsRequest,
     DeleteTopicsRequest,
@@ -140,6 +140,8 @@ class CoordinatorMachine:
                 self._revive(event.watcher, effects)
             case WatchEnded():
                 self._sessions.ended(event.watcher, now_ms)
+            case Applied():
+                self._has_applied(event)
             case Tick():
                 pass
         self._sessions.refresh(now_ms)
@@ -173,11 +175,6 @@ class CoordinatorMachine:
         elif isinstance(request, MetadataRequest):
             self._park_metadata(event.call, request, now_ms)
             return
-        elif isinstance(request, Applied):
-            self._forget_applied()
-            self._applied[request.incarnation] = max(request.index, self._applied.get(request.incarnation, 0))
-            effects.append(Reply(event.call, Empty()))
-            return
         else:
             result = self._command(request)
         self._append(result.records, effects)
@@ -188,10 +185,11 @@ class CoordinatorMachine:
             event.call, result.response, self.end, result.waits_for, result.dead_too, deadline
         )
 
-    def _forget_applied(self) -> None:
+    def _has_applied(self, event: Applied) -> None:
         current = {actor.incarnation for actor in self.state.replica_actors.values()}
-        for incarnation in [i for i in self._applied if i not in current]:
-            del self._applied[incarnation]
+        self._applied = {one: index for one, index in self._applied.items() if one in current}
+        if event.watcher in current:  # brokers act on nothing, and what is over leads nothing
+            self._applied[event.watcher] = max(event.index, self._applied.get(event.watcher, 0))
 
     def _command(self, request: Any) -> Result:
         match request:

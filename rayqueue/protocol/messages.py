@@ -25,6 +25,10 @@ NO_TIMESTAMP = -1
 LATEST_TIMESTAMP = -1
 EARLIEST_TIMESTAMP = -2
 
+# On a watch exchange both ends say something at least so often; who hears nothing for SESSION_TIMEOUT_MS gives up.
+BEAT_INTERVAL_MS = 200
+SESSION_TIMEOUT_MS = 1_000
+
 # BatchHeader.attributes, Kafka's bits where Kafka has one.
 COMPRESSION_MASK = 0x07
 COMPRESSION_CODES = {"none": 0, "lz4": 3, "zstd": 4}
@@ -61,7 +65,7 @@ class Hello(msgspec.Struct, array_like=True):
 
     Attributes:
         version: protocol version of the caller.
-        kind: "produce", "fetch", "follow" or "call".
+        kind: "produce", "fetch", "follow", "watch" or "call".
         cluster_id, broker_id, incarnation: whom the caller believes to reach (a reused port never answers for another).
         client_id: for logs.
         token: the cluster's, or empty.
@@ -585,26 +589,28 @@ class PreferLeadersResponse(msgspec.Struct, array_like=True):
 
 
 class WatchRequest(msgspec.Struct, array_like=True):
-    """Streams the metadata log from `index` on (the next index wanted); a silence is filled with empty batches."""
+    """First message of a watch exchange: wants the metadata log from `index` on (the next index wanted)."""
 
     index: int
-    watcher: str  # incarnation, for `Applied`
+    watcher: str  # incarnation
+
+
+class WatchBeat(msgspec.Struct, array_like=True, gc=False):
+    """The watcher lives, and has acted on the metadata log below `applied`; said at least every BEAT_INTERVAL_MS."""
+
+    applied: int
 
 
 class MetadataBatch(msgspec.Struct, array_like=True):
-    """Attributes: index: of the first record; records: as `coordination.records` encodes them, committed."""
+    """An empty one fills a silence. Whole commands, committed.
+
+    Attributes: index: of the first record; records: as `coordination.records` encodes them.
+    """
 
     index: int
     end: int  # next index after this batch
     coordinator_epoch: int
     records: list[bytes]
-
-
-class Applied(msgspec.Struct, array_like=True):
-    """A replica actor has acted on the metadata log below `index`."""
-
-    incarnation: str
-    index: int
 
 
 class AllocateProducerIds(msgspec.Struct, array_like=True):

@@ -93,7 +93,7 @@ class InProcessCluster:
             data_dir=str(self.data_dir),
             listen_host=HOST,
             advertised_host=HOST,
-            coordinator=(HOST, self.coordinator.port),
+            coordinators=((HOST, self.coordinator.port),),
             token=None,
             config=self.config,
             node_id=f"node-{broker_id}",

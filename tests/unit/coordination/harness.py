@@ -9,6 +9,7 @@ from rayqueue.config import BrokerConfig
 from rayqueue.coordination.commands import Surroundings
 from rayqueue.coordination.events import (
     Append,
+    Applied,
     Call,
     Committed,
     Effect,
@@ -25,7 +26,6 @@ from rayqueue.coordination.records import decode_record, encode_record
 from rayqueue.coordination.state import ClusterState
 from rayqueue.errors import SchemaMismatch
 from rayqueue.protocol.messages import (
-    Applied,
     CreateTopicsRequest,
     RegisterBroker,
     RegisterReplicaActor,
@@ -158,7 +158,7 @@ class Harness:
         """Every replica actor that watches reports that it has applied everything."""
         for actor in list(self.state.replica_actors.values()):
             if self.machine.is_watching(actor.incarnation):
-                self.call(Applied(actor.incarnation, len(self.log)))
+                self.step(Applied(actor.incarnation, len(self.log)))
 
     def stop(self, incarnation: str) -> None:
         self.step(WatchEnded(incarnation))

@@ -3,103 +3,89 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rayqueue.actors.coordinator_addresses import CoordinatorAddresses
+from rayqueue.actors.data_server import DataServer
+from rayqueue.actors.exchange import Exchange
 from rayqueue.actors.identity import DirectoryLock, bind_server, kept_token
 from rayqueue.actors.metadata_follower import MetadataFollower
-from rayqueue.actors.watch_hub import BATCH_RECORDS_MAX, WatchHub
 from rayqueue.coordination.records import ClusterRecord, ProducerIdsRecord, Record, encode_record
 from rayqueue.coordination.state import ClusterState
-from rayqueue.errors import BrokerNotAvailable, RayQueueError, StorageError
-from rayqueue.protocol.messages import MetadataBatch, WatchRequest
+from rayqueue.errors import NotController, StorageError
+from rayqueue.protocol import codec
+from rayqueue.protocol.messages import PROTOCOL_VERSION, Identity, MetadataBatch, WatchBeat, WatchRequest
 
 WAIT_S = 20.0
 HOST = "127.0.0.1"
 
-# --- streams ----------------------------------------------------------------------------------------------------------
+# --- following --------------------------------------------------------------------------------------------------------
 
 
-def test_a_watcher_is_sent_what_is_committed_and_then_what_comes() -> None:
-    seen: list[str] = []
-    hub = WatchHub(lambda watcher, epoch: seen.append(f"+{watcher}"), lambda watcher, epoch: seen.append(f"-{watcher}"))
-    with pytest.raises(BrokerNotAvailable):
-        next(hub.watch(WatchRequest(0, "w")))
-    records = [b"0", b"1", b"2"]
-    hub.open(records, [1, 2, 3], 2, 7)
-    stream = hub.watch(WatchRequest(1, "w"))
-    assert next(stream) == MetadataBatch(1, 2, 7, [b"1"])
-    hub.publish(3)
-    assert next(stream) == MetadataBatch(2, 3, 7, [b"2"])
-    assert next(stream) == MetadataBatch(3, 3, 7, []), "a silence is filled"
-    ahead = hub.watch(WatchRequest(9, "ahead"))
-    assert next(ahead) == MetadataBatch(0, 3, 7, records)
-    hub.open([], [], 0, -1)
-    for one in (stream, ahead):
-        with pytest.raises(BrokerNotAvailable):
-            next(one)
-    assert seen == ["+w", "-w", "+w", "+ahead", "-w", "-ahead"]
+class ScriptedCoordinator:
+    """A coordinator whose streams send what the test says, and then end; what watchers say is kept.
 
+    Attributes:
+        requests: of the streams that were opened. beats: what they said on each.
+        refused: set when one was opened for which there is no script.
+    """
 
-def test_a_command_is_sent_whole_however_many_records_it_has() -> None:
-    hub = WatchHub(lambda watcher, epoch: None, lambda watcher, epoch: None)
-    large = BATCH_RECORDS_MAX + 10
-    ends = [1, 2, 2 + large, 3 + large, 3 + 2 * large]  # the last one is not committed yet
-    records = [b"%d" % number for number in range(ends[-1])]
-    hub.open(records, ends, ends[-2], 1)
-    stream = hub.watch(WatchRequest(0, "w"))
-    sent = [next(stream) for _ in range(3)]
-    assert [(one.index, one.end) for one in sent] == [(0, 2), (2, 2 + large), (2 + large, 3 + large)]
-    assert [record for one in sent for record in one.records] == records[: ends[-2]]
-    hub.publish(ends[-1])
-    assert (last := next(stream)).end == ends[-1] and len(last.records) == large
+    def __init__(self, streams: list[list[MetadataBatch]]) -> None:
+        self._streams = streams
+        self.requests: list[WatchRequest] = []
+        self.beats: list[list[int]] = []
+        self.refused = threading.Event()
+        identity = Identity(PROTOCOL_VERSION, "c1", "coordinator", -1, "i", 0)
+        self.server = DataServer(HOST, 0, identity=identity, exchanges={"watch": self._watch})
+        self.address = HOST, self.server.port
 
-
-class FakeChannel:
-    """A connection whose stream is what the test puts into it."""
-
-    def __init__(self, batches: list[MetadataBatch], requests: list[WatchRequest]) -> None:
-        self._batches = batches
-        self._requests = requests
-
-    def watch(self, action: str, request: WatchRequest, reply: Any, timeout_s: float) -> Iterator[MetadataBatch]:
-        self._requests.append(request)
-        yield from self._batches
-        raise BrokerNotAvailable("the stream ends")
-
-    def close(self) -> None:
-        """Nothing to close."""
+    def _watch(self, exchange: Exchange) -> None:
+        received = exchange.receive()
+        assert received is not None
+        if not self._streams:
+            self.refused.set()
+            raise NotController("no more streams")
+        self.requests.append(codec.decode(received[0], WatchRequest))
+        said: list[int] = []
+        self.beats.append(said)
+        for one in self._streams.pop(0):
+            exchange.send(codec.encode(one))
+            while not said or said[-1] < one.end:  # also those that say nothing new are applied
+                beat = exchange.receive()
+                if beat is None:
+                    return  # the watcher does not like what it was sent
+                said.append(codec.decode(beat[0], WatchBeat).applied)
 
 
 def batch(index: int, epoch: int, *records: Record) -> MetadataBatch:
     return MetadataBatch(index, index + len(records), epoch, [encode_record(record) for record in records])
 
 
-def follow(streams: list[list[MetadataBatch]], index: int) -> tuple[MetadataFollower, list[Any], list[WatchRequest]]:
-    """Follows streams one after the other until they are used up and `index` is reached."""
+def follow(
+    streams: list[list[MetadataBatch]], index: int, fails: int = 0
+) -> tuple[MetadataFollower, list[Any], list[WatchRequest]]:
+    """Follows streams one after the other until they are used up and `index` is reached; the first `fails` batches
+    cannot be acted on."""
     calls: list[Any] = []
-    requests: list[WatchRequest] = []
-    used_up = threading.Event()
-
-    def connect() -> Any:
-        if not streams:
-            used_up.set()
-            raise BrokerNotAvailable("no more streams")
-        return FakeChannel(streams.pop(0), requests)
 
     def on_batch(state: ClusterState, records: list[Record], end: int, epoch: int) -> None:
         calls.append((state.next_producer_id, len(records), end, epoch))
+        if len(calls) <= fails:
+            raise StorageError("not now")
 
     failures: list[BaseException] = []
-    follower = MetadataFollower(connect, "w", on_batch, on_failure=failures.append)
+    coordinator = ScriptedCoordinator(streams)
+    addresses = CoordinatorAddresses([coordinator.address])
+    follower = MetadataFollower(addresses, "c1", None, "w", on_batch, on_failure=failures.append)
     follower.start()
-    assert used_up.wait(WAIT_S)
-    follower.stop()
+    assert coordinator.refused.wait(WAIT_S)
+    assert follower.stop(WAIT_S)
+    coordinator.server.shutdown()
     assert follower.index == index and not failures
-    return follower, calls, requests
+    return follower, calls, coordinator.requests
 
 
 CLUSTER = ClusterRecord("c1", 0)
@@ -109,7 +95,7 @@ def ids(next_id: int) -> ProducerIdsRecord:
     return ProducerIdsRecord(next_id)
 
 
-def test_a_follower_goes_on_where_it_was_and_tells_each_new_coordinator() -> None:
+def test_a_follower_goes_on_where_it_was() -> None:
     streams = [
         [batch(0, 1, CLUSTER), batch(1, 1, ids(5)), batch(2, 1)],
         [batch(2, 2), batch(2, 2), batch(2, 2, ids(6))],
@@ -134,28 +120,9 @@ def test_a_hole_in_the_log_is_never_passed_over() -> None:
     assert [request.index for request in requests] == [0, 1, 1] and calls[-1] == (6, 1, 2, 1)
 
 
-def test_a_report_that_fails_is_made_again_on_the_next_stream() -> None:
-    reported: list[int] = []
-
-    def on_batch(state: ClusterState, records: list[Record], end: int, epoch: int) -> None:
-        reported.append(end)
-        if len(reported) == 1:
-            raise RayQueueError("the coordinator is away")
-
-    streams = [[batch(0, 1, CLUSTER)], [batch(1, 2)]]
-    done = threading.Event()
-
-    def connect() -> Any:
-        if not streams:
-            done.set()
-            raise BrokerNotAvailable("no more streams")
-        return FakeChannel(streams.pop(0), [])
-
-    follower = MetadataFollower(connect, "w", on_batch)
-    follower.start()
-    assert done.wait(WAIT_S)
-    follower.stop()
-    assert reported == [1, 1]
+def test_what_could_not_be_acted_on_is_tried_again_on_the_next_stream() -> None:
+    _, calls, _ = follow([[batch(0, 1, CLUSTER)], [batch(1, 2)]], 1, fails=1)
+    assert [end for _, _, end, _ in calls] == [1, 1]
 
 
 # --- directories and ports --------------------------------------------------------------------------------------------

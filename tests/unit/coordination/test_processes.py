@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from rayqueue.coordination.events import WatchStarted
+from rayqueue.coordination.events import Applied, WatchStarted
 from rayqueue.coordination.machine import METADATA_WAIT_MS, FormatCluster
 from rayqueue.coordination.sessions import BROKER_SESSION_MS
 from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ConfigError, ProtocolError
 from rayqueue.protocol.messages import (
     AllocateProducerIds,
     AlterConfigRequest,
-    Applied,
     DeleteTopicsRequest,
     Empty,
     MetadataRequest,
@@ -138,10 +137,10 @@ def test_a_response_waits_until_its_records_are_durable(cluster: Harness) -> Non
 def test_creation_waits_for_each_leader_and_for_nobody_else(cluster: Harness) -> None:
     call = cluster.send(create(spec("a", 2)))
     end = len(cluster.log)
-    cluster.call(Applied("a0/0.0", end - 1))
-    cluster.call(Applied("a1/0.0", end))
+    cluster.step(Applied("a0/0.0", end - 1))
+    cluster.step(Applied("a1/0.0", end))
     assert call not in cluster.answers, "broker 0's replica actor has not applied the last record"
-    cluster.call(Applied("a0/0.0", end))
+    cluster.step(Applied("a0/0.0", end))
     assert cluster.answers[call].results == [NamedError("a")]
 
 
@@ -152,13 +151,13 @@ def test_creation_waits_for_a_leader_that_is_away_and_comes_back(cluster: Harnes
     assert call not in cluster.answers
     cluster.actor(0, 0, generation=1)
     assert call not in cluster.answers
-    cluster.call(Applied("a0/0.1", len(cluster.log)))
+    cluster.step(Applied("a0/0.1", len(cluster.log)))
     assert cluster.answers[call].results == [NamedError("a")]
 
 
 def test_creation_that_no_leader_takes_up_says_so_at_its_timeout(cluster: Harness) -> None:
     call = cluster.send(create(spec("a", 2), spec("bad name"), timeout_ms=500))
-    cluster.call(Applied("a1/0.0", len(cluster.log)))
+    cluster.step(Applied("a1/0.0", len(cluster.log)))
     cluster.advance(499)
     assert call not in cluster.answers
     cluster.advance(1)
@@ -174,7 +173,7 @@ def test_deletion_and_settings_do_not_wait_for_the_dead(cluster: Harness, reques
     cluster.stop("a0/0.0")
     call = cluster.send(request_)
     for incarnation in ("a0/1.0", "a1/0.0"):
-        cluster.call(Applied(incarnation, len(cluster.log)))
+        cluster.step(Applied(incarnation, len(cluster.log)))
     assert call not in cluster.answers
     cluster.stop("a1/1.0")  # dies while it is waited for
     assert cluster.answers[call].results == [NamedError("a")]
@@ -262,9 +261,9 @@ def test_an_actor_leads_once_it_has_applied_its_own_registration(cluster: Harnes
     before = len(cluster.log)
     cluster.actor(0, 1, generation=1)
     successor = cluster.state.replica_actors[0, 1]
-    cluster.call(Applied(successor.incarnation, before))
+    cluster.step(Applied(successor.incarnation, before))
     assert not cluster.machine.leads(successor) and not cluster.machine.leads(actor)
-    cluster.call(Applied(successor.incarnation, len(cluster.log)))
+    cluster.step(Applied(successor.incarnation, len(cluster.log)))
     assert cluster.machine.leads(successor)
     cluster.stop(successor.incarnation)
     assert not cluster.machine.leads(successor)
@@ -277,5 +276,5 @@ def test_after_a_restart_of_the_coordinator_an_actor_leads_when_it_says_so_again
     cluster.restart()
     assert not cluster.machine.leads(actor)
     cluster.step(WatchStarted(actor.incarnation))
-    cluster.call(Applied(actor.incarnation, len(cluster.log)))
+    cluster.step(Applied(actor.incarnation, len(cluster.log)))
     assert cluster.machine.leads(actor)

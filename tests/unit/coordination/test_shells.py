@@ -14,6 +14,7 @@ from rayqueue.actors.broker import Broker
 from rayqueue.actors.coordinator import Coordinator
 from rayqueue.actors.options import BrokerOptions, CoordinatorOptions
 from rayqueue.client.connection import Channel
+from rayqueue.client.data_channel import DataChannel
 from rayqueue.config import BrokerConfig
 from rayqueue.errors import (
     AuthenticationError,
@@ -59,7 +60,7 @@ class Shells:
 
     def broker(self, coordinator: Coordinator, broker_id: int = 0, cluster_id: str = "c1", **options: Any) -> Broker:
         base = BrokerOptions(
-            "c", cluster_id, broker_id, str(self.data_dir), HOST, HOST, (HOST, coordinator.port),
+            "c", cluster_id, broker_id, str(self.data_dir), HOST, HOST, ((HOST, coordinator.port),),
             coordinator.token, coordinator.options.config, "n", **options,
         )  # fmt: skip
         started = threading.Event()
@@ -71,7 +72,9 @@ class Shells:
         self._running.remove(process)
         process.stop()
 
-    def channel(self, process: Coordinator | Broker, token: str | None = None) -> Channel:
+    def channel(self, process: Coordinator | Broker, token: str | None = None) -> Channel | DataChannel:
+        if isinstance(process, Coordinator):
+            return DataChannel(HOST, process.port, token)
         self.channels.append(Channel(HOST, process.port, token))
         return self.channels[-1]
 
@@ -99,7 +102,7 @@ def until(process: Coordinator | Broker, condition: Callable[[], bool]) -> None:
     raise AssertionError(process.report())
 
 
-def create(channel: Channel, *names: str) -> TopicsResponse:
+def create(channel: Channel | DataChannel, *names: str) -> TopicsResponse:
     specs = [TopicSpec(name, 1, -1, {}, b"", "") for name in names]
     return channel.call("create_topics", CreateTopicsRequest(specs, 100), TopicsResponse, WAIT_S)
 

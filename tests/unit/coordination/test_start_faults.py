@@ -86,8 +86,8 @@ def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
 def test_a_broker_says_what_its_disk_does_and_starts_when_that_is_over(
     coordinator: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Break, error: str, said: str
 ) -> None:
-    address = (HOST, coordinator.port)
-    options = BrokerOptions("c", "c1", 0, str(tmp_path), HOST, HOST, address, None, coordinator.options.config, "n")
+    addresses = ((HOST, coordinator.port),)
+    options = BrokerOptions("c", "c1", 0, str(tmp_path), HOST, HOST, addresses, None, coordinator.options.config, "n")
     with monkeypatch.context() as patch:
         broken(patch, tmp_path / "0")
         broker = Broker(options, lambda slot: None)

@@ -1,0 +1,57 @@
+"""Where the coordinators of the cluster are, and in which order to try them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+Address = tuple[str, int]
+
+
+class CoordinatorAddresses:
+    """Safe for many threads.
+
+    Args:
+        known: what the process was started with; these stay, behind what is learned.
+    """
+
+    def __init__(self, known: Iterable[Address]) -> None:
+        self._known = tuple(dict.fromkeys(known))
+        self._lock = threading.Lock()
+        self._order = list(self._known)
+        self._active: Address | None = None
+
+    def __repr__(self) -> str:
+        return f"CoordinatorAddresses({self._order}, active {self._active})"
+
+    @property
+    def active(self) -> Address | None:
+        """The one that served last; None before any has."""
+        return self._active
+
+    def candidates(self) -> list[Address]:
+        """All, the one that served last first, and last those that failed."""
+        with self._lock:
+            return list(self._order)
+
+    def good(self, address: Address) -> None:
+        """It serves: it is the active one."""
+        if address == self._active and self._order[0] == address:
+            return
+        with self._lock:
+            self._active = address
+            self._order = [address, *(one for one in self._order if one != address)]
+
+    def failed(self, address: Address) -> None:
+        """It is not active, or away, or hangs: the others first."""
+        with self._lock:
+            if address in self._order:
+                self._order.remove(address)
+                self._order.append(address)
+
+    def learn(self, addresses: Iterable[Address]) -> None:
+        """These are what the metadata log says at present; in place of what it said before."""
+        with self._lock:
+            wanted = dict.fromkeys([*addresses, *self._known])
+            kept = [one for one in self._order if one in wanted]
+            self._order = [*kept, *(one for one in wanted if one not in kept)]
