@@ -150,6 +150,8 @@ class Broker:
         while not self._follower.wait_for(index, RETRY_MAX_S):
             if self._stopping.is_set():
                 return
+        with self._ids_lock:
+            self._need_ids()  # now: new producers want one also while no coordinator is active
         self._current.set()
         log.info("broker %d serves on port %d", self.options.broker_id, self.port)
         self.progress.running()
@@ -274,14 +276,16 @@ class Broker:
         timeout_s = request.timeout_ms / 1000 + COORDINATOR_TIMEOUT_S
         return self._coordinator.call("create_topics", request, TopicsResponse, timeout_s)
 
+    def _need_ids(self) -> None:
+        """With the lock held: a block of ids, when none is left of the one before."""
+        if not self._ids.count:
+            request = AllocateProducerIds(self.options.broker_id)
+            self._ids = self._coordinator.call("allocate_producer_ids", request, ProducerIdBlock, COORDINATOR_TIMEOUT_S)
+
     def _init_producer_id(self) -> InitProducerIdResponse:
         """An id that no other producer has; epoch 0."""
         with self._ids_lock:
-            if not self._ids.count:
-                request = AllocateProducerIds(self.options.broker_id)
-                self._ids = self._coordinator.call(
-                    "allocate_producer_ids", request, ProducerIdBlock, COORDINATOR_TIMEOUT_S
-                )
+            self._need_ids()
             block = self._ids
             self._ids = ProducerIdBlock(block.first + 1, block.count - 1)
             return InitProducerIdResponse(block.first, 0)

@@ -1,7 +1,7 @@
-"""The coordinator: the shell around `coordination.machine`. One thread runs the machine and writes its log.
+"""The coordinator's process: one copy of the metadata log, active or standby.
 
-Every change follows one way: a connection's thread posts a Call and waits; the loop steps the machine for all that has
-come, writes all batches of records, makes them durable with one fsync, tells the machine, and performs the answers.
+Every change follows one way: a connection's thread posts a Call and waits; the loop (`coordinator_loop`) steps the
+machine for all that has come, the quorum keeps what it appends, and once a majority has it the caller is answered.
 """
 
 from __future__ import annotations
@@ -18,57 +18,52 @@ from pathlib import Path
 from typing import Any
 
 from rayqueue.actors.calls import typed
+from rayqueue.actors.coordinator_directory import CoordinatorDirectory
+from rayqueue.actors.coordinator_joining import CoordinatorJoining
+from rayqueue.actors.coordinator_loop import CoordinatorLoop
 from rayqueue.actors.data_server import DataServer
 from rayqueue.actors.driver import Driver
-from rayqueue.actors.identity import (
-    CoordinatorIdentity,
-    DirectoryLock,
-    bind_server,
-    kept_token,
-    read_json,
-    write_json,
-)
+from rayqueue.actors.identity import bind_server, kept_token
 from rayqueue.actors.logs import write_logs
-from rayqueue.actors.metadata_log import MetadataLog
 from rayqueue.actors.metadata_service import answer_metadata
 from rayqueue.actors.options import ClusterOverview, CoordinatorOptions, ProcessReport
 from rayqueue.actors.overview import BrokerPlacer, describe
 from rayqueue.actors.process import prepare_process
 from rayqueue.actors.progress import Progress
-from rayqueue.actors.topic_schemas import ArrowSchemas
+from rayqueue.actors.quorum_links import KIND, QuorumLinks, serve_quorum
+from rayqueue.actors.quorum_node import QuorumNode, Told
 from rayqueue.actors.watch_hub import WatchHub
-from rayqueue.coordination.commands import COMMANDS, Surroundings
-from rayqueue.coordination.events import (
-    Append,
-    Applied,
-    Call,
-    Committed,
-    Effect,
-    Publish,
-    Refuse,
-    Reply,
-    Tick,
-    WatchEnded,
-    WatchStarted,
-)
+from rayqueue.coordination.commands import COMMANDS
+from rayqueue.coordination.events import Applied, Call, WatchEnded, WatchStarted
 from rayqueue.coordination.machine import MAX_WAIT_MS, CoordinatorMachine, FormatCluster
-from rayqueue.coordination.records import decode_record, encode_record
+from rayqueue.coordination.quorum.config import QuorumConfig
+from rayqueue.coordination.quorum.messages import Voter
+from rayqueue.coordination.quorum.status import QuorumStatus
 from rayqueue.coordination.state import ClusterState
-from rayqueue.errors import BrokerNotAvailable, CorruptRecord, RayQueueError, RequestTimeout, StorageError
-from rayqueue.protocol.messages import PROTOCOL_VERSION, Identity, MetadataRequest
+from rayqueue.errors import BrokerNotAvailable, RayQueueError, RequestTimeout, StorageError
+from rayqueue.protocol.messages import PROTOCOL_VERSION, Identity, MetadataRequest, RegisterCoordinator
 from rayqueue.storage.files import FileSystem, OsFiles
 
 log = logging.getLogger(__name__)
 
-RECOVERY_RETRY_MS = 1_000
+START_RETRY_S = 1.0
 STOP_TIMEOUT_S = 10.0
+ACTIVE_TIMEOUT_S = 30.0
+ACTIVE_RETRY_S = 0.01
+CALLS_MAX = 1_024
+# Of a message between coordinators, and of a record batch in the log: a command may be large, an entry is never split.
+ENTRY_BYTES_MAX = 64 * 1024 * 1024
+QUORUM = QuorumConfig(entry_bytes_max=ENTRY_BYTES_MAX, uncommitted_bytes_max=4 * ENTRY_BYTES_MAX)
 
 
 class Coordinator:
-    """The coordinator's process. A plain class: Ray is applied in `actors.handles`.
+    """A coordinator's process. A plain class: Ray is applied in `actors.handles`.
 
     The constructor returns at once and raises nothing that may pass; `report` says how far it has come. A directory
-    that holds no cluster yet waits for `format`.
+    that holds no cluster yet waits for `format`, or, where the options name a cluster, joins it as a standby.
+
+    Attributes:
+        standing: "active", "standby", or "empty": it waits for `format`; "" before it knows.
     """
 
     def __init__(
@@ -77,7 +72,7 @@ class Coordinator:
         make_placer: Callable[[Coordinator], BrokerPlacer] | None = None,
         files: FileSystem | None = None,
     ) -> None:
-        """make_placer: makes what starts the brokers; None: somebody else does."""
+        """make_placer: makes what starts brokers and standbys; None: somebody else does."""
         if options.logging.file:  # the process is all ours
             write_logs(options.logging)
             prepare_process()
@@ -85,34 +80,41 @@ class Coordinator:
         self.incarnation = uuid.uuid4().hex
         self.progress = Progress()
         self.token: str | None = None
-        self._files = files or OsFiles()
-        self._directory = Path(options.data_dir) / "coordinator"
-        self._lock = DirectoryLock(self._directory / "lock")
+        self.standing = ""
+        self._directory = CoordinatorDirectory(files or OsFiles(), options)
         self._placer = make_placer(self) if make_placer else None
         self._stopping = threading.Event()
-        self._machine: CoordinatorMachine | None = None
-        self._log: MetadataLog | None = None
-        self._retry_ms = 0
         self._server: DataServer | None = None
         self._calls = count(1)
         self._open: dict[int, Future[Any]] = {}
-        self._driver = Driver("coordinator", self._handle, self._next_deadline_ms)
+        self._driver = Driver("coordinator", self._handle, lambda: self._loop.next_deadline_ms())
         self._hub = WatchHub(
             lambda watcher, epoch: self._driver.post((epoch, WatchStarted(watcher))),
             lambda watcher, epoch: self._driver.post((epoch, WatchEnded(watcher))),
             lambda watcher, index, epoch: self._driver.post((epoch, Applied(watcher, index))),
         )
+        self._loop = CoordinatorLoop(
+            options.config,
+            lambda: (options.advertised_host, self.port),
+            self._hub,
+            self._open_node,
+            self._answer,
+            self._fail_calls,
+            self._on_applied,
+            self._on_standing,
+        )
+        self._joining = CoordinatorJoining(self)
         self._starter = threading.Thread(target=self._start, name="coordinator-start", daemon=True)
         self._starter.start()
 
     def __repr__(self) -> str:
-        return f"Coordinator({self.options.name!r}, {self.progress.state})"
+        return f"Coordinator({self.options.name!r}, {self.options.coordinator_id}, {self.progress.state})"
 
     # --- start and stop ----------------------------------------------------------------------------------------------
 
     @property
     def ready(self) -> threading.Event:
-        """Set while it serves."""
+        """Set while it serves, as the active one or as a standby."""
         return self.progress.ready
 
     @property
@@ -120,16 +122,43 @@ class Coordinator:
         """Where it listens; 0 before it does."""
         return self._server.port if self._server else 0
 
+    @property
+    def active(self) -> bool:
+        """Whether it is the active one, as far as it knows."""
+        return self._loop.machine is not None
+
+    @property
+    def cluster_id(self) -> str:
+        """Of the cluster whose metadata it keeps; "" before that is known."""
+        return self._directory.cluster_id
+
+    @property
+    def known(self) -> dict[int, tuple[str, int]]:
+        """Where coordinators listen, by their ids, as far as this one knows."""
+        mine = {self.options.coordinator_id: (self.options.advertised_host, self.port)}
+        return {**self._directory.addresses, **mine}
+
+    @property
+    def quorum(self) -> QuorumStatus:
+        """How this one sees the quorum.
+
+        Raises:
+            BrokerNotAvailable: it holds no copy of the log.
+        """
+        if self._loop.node is None:
+            raise self._loop.refusal()
+        return self._loop.node.status
+
     def _start(self) -> None:
-        options = self.options
+        options, directory = self.options, self._directory
         while not self._stopping.is_set():
             try:
-                if not self._lock.acquire(self._stopping, self.progress.waiting):
+                if not directory.acquire(self._stopping, self.progress.waiting):
                     return
                 if options.needs_token:
-                    self.token = options.config.token or kept_token(Path(options.data_dir) / "token")
+                    self.token = options.config.token or kept_token(Path(options.data_dir) / "token", options.token)
                 self._server = bind_server(
-                    self._directory,
+                    directory.path,
                     "coordinator",
                     options.listen_host,
                     self._listen,
@@ -140,36 +169,71 @@ class Coordinator:
                 break
             except Exception as error:  # of any kind: a thread that ended here would never try again
                 self.progress.failed(error)
-                self._stopping.wait(RECOVERY_RETRY_MS / 1000)
+                self._stopping.wait(START_RETRY_S)
         else:
             return
         self._driver.start()
+        self._joining.start()
         if self._placer is not None:
             self._placer.start()
 
     def _listen(self, port: int) -> DataServer:
         options = self.options
+        who = Identity(
+            PROTOCOL_VERSION,
+            self._directory.cluster_id,
+            "coordinator",
+            options.coordinator_id,
+            self.incarnation,
+            os.getpid(),
+        )
         return DataServer(
             options.listen_host,
             port,
             token=self.token,
-            identity=Identity(PROTOCOL_VERSION, "", "coordinator", -1, self.incarnation, os.getpid()),
+            identity=who,
             actions={
                 "metadata": typed(MetadataRequest, self._metadata),
                 **{name: typed(kind, self.ask) for name, kind in COMMANDS.items()},
             },
-            exchanges={"watch": self._hub.serve},
-            max_message_bytes=options.config.socket_request_max_bytes,
+            exchanges={
+                "watch": self._hub.serve,
+                KIND: lambda exchange: serve_quorum(exchange, self._driver.post),
+            },
+            max_message_bytes=max(options.config.socket_request_max_bytes, 2 * ENTRY_BYTES_MAX),
         )
 
     def format(self, cluster_id: str = "") -> str:
-        """Makes an empty directory the metadata of a cluster ("": a new id); gives the id of the one that it holds.
+        """Makes an empty directory the first copy of a cluster's metadata ("": a new id); gives the id of the cluster
+        that it holds.
 
         Raises:
             ClusterMismatch: it holds another cluster than the one that was named. StorageError, RequestTimeout.
         """
-        self.ask(FormatCluster(cluster_id or uuid.uuid4().hex, must_match=bool(cluster_id)))
-        return self._driver.call(self._write_identity)
+        wanted = cluster_id or uuid.uuid4().hex
+        self._driver.call(lambda: self._form(wanted))
+        self._ask_soon(FormatCluster(wanted, must_match=bool(cluster_id)))
+        found: str = self._driver.call(lambda: self._loop.image.state.cluster_id)
+        return found
+
+    def _form(self, cluster_id: str) -> None:
+        """In the loop: the first entries of a log, where there are none."""
+        if self._loop.node is None:
+            self._directory.form(cluster_id)
+            self._loop.reopen()
+
+    def _ask_soon(self, request: Any) -> Any:
+        """As `ask`, waiting until this coordinator is active."""
+        for _ in range(int(ACTIVE_TIMEOUT_S / ACTIVE_RETRY_S)):
+            try:
+                return self.ask(request)
+            except BrokerNotAvailable:
+                state, problem, _ = self.progress.snapshot()
+                if state == "failed":
+                    raise StorageError(problem) from None
+                if self._stopping.wait(ACTIVE_RETRY_S):
+                    raise
+        raise RequestTimeout(f"no coordinator has become active in {ACTIVE_TIMEOUT_S:g} s: `rayqueue status` says more")
 
     def stop(self) -> None:
         """Ends all streams and calls, closes the log, and lets go of the directory and the port."""
@@ -177,14 +241,15 @@ class Coordinator:
         if self._placer is not None:
             self._placer.stop()
         self._starter.join(STOP_TIMEOUT_S)
+        self._joining.stop(STOP_TIMEOUT_S)
         self._hub.close()
+        end = BrokerNotAvailable("the coordinator stops")
+        self._driver.post(end)
         self._driver.stop()
-        self._fail_calls(BrokerNotAvailable("the coordinator stops"))
+        self._loop.close(end)
         if self._server is not None:
             self._server.shutdown()
-        if self._log is not None:
-            self._log.close()
-        self._lock.release()
+        self._directory.release()
 
     def report(self) -> ProcessReport:
         """What this process is and how it does; never waits."""
@@ -193,8 +258,9 @@ class Coordinator:
             self.incarnation,
             (self.options.advertised_host, self.port),
             self.options.node_id,
-            directory=str(self._directory),
+            directory=str(self._directory.path),
             log_file=self.options.logging.file,
+            standing=self.standing,
         )
 
     # --- calls (connections' and Ray's threads) ----------------------------------------------------------------------
@@ -203,10 +269,12 @@ class Coordinator:
         """Puts a request to the machine and waits for its answer.
 
         Raises:
-            RayQueueError: what the machine refused it with.
+            NotController: this coordinator is not active. RayQueueError: what the machine refused it with.
         """
         if self._stopping.is_set():
             raise BrokerNotAvailable("the coordinator stops")
+        if len(self._open) >= CALLS_MAX:
+            raise BrokerNotAvailable(f"the coordinator works on {CALLS_MAX} requests already: try again")
         call, future = next(self._calls), Future[Any]()
         self._open[call] = future
         self._driver.post(Call(call, request))
@@ -221,27 +289,43 @@ class Coordinator:
         """Runs `at(state, machine)` between two events.
 
         Raises:
-            BrokerNotAvailable: there is no machine at present.
+            NotController: this coordinator is not active. BrokerNotAvailable: it does not serve at present.
         """
 
         def run() -> Any:
-            if self._machine is None:
-                raise BrokerNotAvailable(f"the coordinator does not serve: {self.progress.problem}")
-            return at(self._machine.state, self._machine)
+            if self._loop.machine is None:
+                raise self._loop.refusal()
+            return at(self._loop.machine.state, self._loop.machine)
 
-        if not self.ready.is_set():
+        if not self.ready.is_set() and self._loop.node is None:
             raise BrokerNotAvailable(self.progress.problem or "the coordinator is starting: try again")
         return self._driver.call(run, STOP_TIMEOUT_S)
+
+    def look_committed(self, at: Callable[[ClusterState], Any]) -> Any:
+        """Runs `at(state)` on what is committed, as far as this copy has heard, active or not."""
+        return self._driver.call(lambda: at(self._loop.image.state), STOP_TIMEOUT_S)
 
     def overview(self) -> ClusterOverview:
         """All that is known of the cluster.
 
         Raises:
-            BrokerNotAvailable: the coordinator does not serve at present.
+            NotController: this coordinator is not active. BrokerNotAvailable: it does not serve at present.
         """
         options, token, placer = self.options, self.token, self._placer
-        seen: ClusterOverview = self.look(lambda _, machine: describe(machine, options, token, placer))
+
+        def tell(_: ClusterState, machine: CoordinatorMachine) -> ClusterOverview:
+            assert self._loop.node is not None
+            return describe(machine, self._loop.node.status, options, token, placer)
+
+        seen: ClusterOverview = self.look(tell)
         return seen
+
+    def overview_if_active(self) -> ClusterOverview | str:
+        """The same; or why there is none, in words. For callers that ask all coordinators at once."""
+        try:
+            return self.overview()
+        except BrokerNotAvailable as error:
+            return str(error)
 
     def want_brokers(self, brokers: int | None) -> None:
         """At least so many brokers are wanted; None: one on every node."""
@@ -253,57 +337,57 @@ class Coordinator:
         if self._placer is not None:
             self._placer.stop()
 
+    def registration(self) -> RegisterCoordinator | None:
+        """How this process registers; None while there is nothing to register with."""
+        options, directory = self.options, self._directory
+        if not directory.cluster_id:
+            return None
+        return RegisterCoordinator(
+            options.coordinator_id,
+            directory.identity.directory_id,
+            self.incarnation,
+            options.advertised_host,
+            self.port,
+            options.node_id,
+        )
+
     def _metadata(self, request: MetadataRequest) -> Any:
         return answer_metadata(request, self.options.config, self.ask, self.ask)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     def _handle(self, taken: list[Any], now_ms: int, wall_ms: int) -> None:
-        if self._machine is None and now_ms >= self._retry_ms:
-            self._recover(now_ms)
-        machine = self._machine
-        if machine is None:
-            problem = StorageError(f"the coordinator cannot use its log: {self.progress.problem}")
-            self._fail_calls(problem)
-            return
-        try:
-            effects: list[Effect] = []
-            for event in taken:
-                if isinstance(event, tuple):  # from a stream, maybe one of the log before a recovery
-                    if event[0] != machine.epoch:
-                        continue
-                    event = event[1]
-                effects += machine.step(event, now_ms, wall_ms)
-            deadline = machine.next_deadline_ms()
-            if deadline is not None and deadline <= now_ms:
-                effects += machine.step(Tick(), now_ms, wall_ms)
-            self._perform(machine, effects, now_ms, wall_ms)
-        except StorageError as error:
-            # What the machine holds may not be on the disk. Nobody was told of it, so it is forgotten: the log is
-            # read again. Whoever waits gets the error; a change may have been made all the same.
-            self.progress.failed(error)
-            self._fail_calls(error)
-            self._machine = None
-            self._retry_ms = now_ms + RECOVERY_RETRY_MS
-            self._hub.open([], [], 0, -1)
+        self._loop.handle([one for one in taken if not isinstance(one, RayQueueError)], now_ms, wall_ms)
+        for end in taken:
+            if isinstance(end, RayQueueError):
+                self._fail_calls(end)
 
-    def _perform(self, machine: CoordinatorMachine, effects: list[Effect], now_ms: int, wall_ms: int) -> None:
-        """Performs effects in order; all batches of records share one fsync, which gives further effects."""
-        assert self._log is not None
-        while effects:
-            appended = False
-            for effect in effects:
-                match effect:
-                    case Append():
-                        self._log.append([encode_record(r) for r in effect.records], machine.epoch, wall_ms)
-                        appended = True
-                    case Publish():
-                        self._hub.publish(effect.end)
-                    case Reply():
-                        self._answer(effect.call, effect.response)
-                    case Refuse():
-                        self._answer(effect.call, effect.error)
-            effects = machine.step(Committed(self._log.flush()), now_ms, wall_ms) if appended else []
+    def _open_node(self, now_ms: int, tell: Callable[[Told], None]) -> QuorumNode | None:
+        directory = self._directory
+        opened = directory.open()
+        if opened is None:
+            return None
+        me, store = opened
+        links = QuorumLinks(me, directory.cluster_id, self.token, self._address_of, self._driver.post)
+        return QuorumNode(me, store, links, QUORUM, tell, now_ms)
+
+    def _address_of(self, voter: Voter) -> tuple[str, int] | None:
+        return self.known.get(voter.broker_id)
+
+    def _on_applied(self, state: ClusterState) -> None:
+        self._directory.note(state)
+        if self._server is not None and state.cluster_id:
+            self._server.identity.cluster_id = state.cluster_id
+        self._joining.look(state)
+
+    def _on_standing(self, standing: BaseException | str) -> None:
+        if isinstance(standing, BrokerNotAvailable):
+            self.progress.waiting(str(standing), "BrokerNotAvailable")
+        elif isinstance(standing, BaseException):
+            self.progress.failed(standing)
+        else:
+            self.standing = standing
+            self.progress.running()
 
     def _answer(self, call: int, answer: Any) -> None:
         future = self._open.pop(call, None)
@@ -317,59 +401,3 @@ class Coordinator:
     def _fail_calls(self, error: RayQueueError) -> None:
         for call in list(self._open):
             self._answer(call, error)
-
-    def _next_deadline_ms(self) -> int | None:
-        if self._machine is None:
-            return self._retry_ms
-        return self._machine.next_deadline_ms()
-
-    # --- the disk ----------------------------------------------------------------------------------------------------
-
-    def _recover(self, now_ms: int) -> None:
-        """Opens the log under a new coordinator epoch and replays it."""
-        try:
-            if self._log is not None:
-                self._log.close()
-                self._log = None
-            path = self._directory / "identity.json"
-            identity = read_json(path, CoordinatorIdentity) or CoordinatorIdentity("", 0)
-            opened = MetadataLog(self._files, self._directory / "metadata")
-            if identity.cluster_id and not opened.records:
-                raise StorageError(
-                    f"{self._directory} belonged to cluster {identity.cluster_id}, but its metadata log is empty or "
-                    "lost: restore the directory from a copy"
-                )
-            identity.epoch += 1
-            write_json(path, identity)
-            self._log = opened
-            machine = self._new_machine(opened, identity.epoch, now_ms)
-        except (StorageError, CorruptRecord) as error:
-            self.progress.failed(error)
-            self._retry_ms = now_ms + RECOVERY_RETRY_MS
-            return
-        self._machine = machine
-        if machine.state.cluster_id:
-            self._write_identity()
-        self._hub.open(opened.records, opened.command_ends, machine.committed, machine.epoch)
-        log.info("coordinator epoch %d serves %d records on port %d", machine.epoch, machine.end, self.port)
-        self.progress.running()
-
-    def _new_machine(self, opened: MetadataLog, epoch: int, now_ms: int) -> CoordinatorMachine:
-        around = Surroundings(self.options.config, ArrowSchemas(), lambda: uuid.uuid4().bytes)
-        records = [decode_record(data) for data in opened.records]
-        address = (self.options.advertised_host, self.port)
-        return CoordinatorMachine(around, records, epoch, address, now_ms)
-
-    def _write_identity(self) -> str:
-        """Notes whose metadata lies here: after the log says it, so that a log that is lost is noticed."""
-        machine = self._machine
-        if machine is None:
-            raise BrokerNotAvailable(self.progress.problem)
-        cluster_id = machine.state.cluster_id
-        path = self._directory / "identity.json"
-        noted = CoordinatorIdentity(cluster_id, machine.epoch)
-        if read_json(path, CoordinatorIdentity) != noted:
-            write_json(path, noted)
-        if self._server is not None:
-            self._server.identity.cluster_id = cluster_id
-        return cluster_id

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import time
 from typing import Any
 
 import msgspec
@@ -19,12 +20,12 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayqueue.actors.broker import Broker
-from rayqueue.actors.broker_placer import RayBrokerPlacer
 from rayqueue.actors.coordinator import Coordinator
-from rayqueue.actors.names import NAMESPACE, broker_name, coordinator_name, replica_name
+from rayqueue.actors.names import NAMESPACE, broker_name, coordinator_name, is_coordinator, replica_name
 from rayqueue.actors.nodes import NodeReport
 from rayqueue.actors.options import BrokerOptions, CoordinatorOptions
 from rayqueue.actors.partition_replica import PartitionReplica
+from rayqueue.actors.placer import RayPlacer
 from rayqueue.actors.ray_environment import runtime_env
 from rayqueue.errors import BrokerNotAvailable, ConfigError, RayQueueError, RequestTimeout
 
@@ -91,6 +92,30 @@ def ask(handle: Any, method: str, *args: Any, timeout_s: float = CALL_TIMEOUT_S)
         raise BrokerNotAvailable(f"an actor cannot be reached: {str(error).splitlines()[0]}") from error
 
 
+def ask_any(some: list[Any], method: str, timeout_s: float) -> Any:
+    """Calls a method of several actors at once and returns the first result that is no refusal (a str).
+
+    Raises:
+        BrokerNotAvailable: none of them gives one, at least not in time.
+    """
+    asked = [getattr(handle, method).remote() for handle in some]
+    deadline = time.monotonic() + timeout_s
+    refusals = [f"none of {len(some)} answered {method} in {timeout_s:g} s"]
+    while asked:
+        done, asked = ray.wait(asked, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        if not done:
+            break
+        try:
+            answer = ray.get(done[0], timeout=timeout_s)
+        except ray.exceptions.RayError as error:
+            refusals.append(str(error).splitlines()[0])
+            continue
+        if not isinstance(answer, str):
+            return answer
+        refusals.append(answer)
+    raise BrokerNotAvailable(refusals[-1])
+
+
 def _start(kind: type, name: str, node_id: str, python_path: str, *args: Any) -> Any | None:
     """Starts an actor on a node; does not wait for it to be up. None when one of that name is there."""
     if find(name) is not None:
@@ -113,13 +138,21 @@ def _start(kind: type, name: str, node_id: str, python_path: str, *args: Any) ->
         return None
 
 
-def start_coordinator(options: CoordinatorOptions, node_id: str, nodes: list[NodeReport]) -> Any | None:
-    """Starts the coordinator; it starts the brokers. None when there is one: somebody else started it.
+def start_coordinator(options: CoordinatorOptions, nodes: list[NodeReport]) -> Any | None:
+    """Starts a coordinator on its node; the active one starts the brokers and the other coordinators. None when there
+    is one of this name: somebody else started it.
 
     nodes: what is known of them already.
     """
-    placer = functools.partial(RayBrokerPlacer, start_broker=start_broker, nodes=nodes)
-    return _start(Coordinator, coordinator_name(options.name), node_id, options.python_path, options, placer)
+    placer = functools.partial(RayPlacer, start_broker=start_broker, start_coordinator=start_coordinator, nodes=nodes)
+    name = coordinator_name(options.name, options.coordinator_id)
+    return _start(Coordinator, name, options.node_id, options.python_path, options, placer)
+
+
+def coordinators(cluster: str) -> dict[str, Any]:
+    """Name → handle of the coordinators that Ray knows."""
+    found = {name: find(name) for name in actor_names(cluster) if is_coordinator(name)}
+    return {name: handle for name, handle in found.items() if handle is not None}
 
 
 def start_broker(options: BrokerOptions) -> None:

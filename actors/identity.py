@@ -1,7 +1,7 @@
 """Who a data directory belongs to: its lock, its identity file, and the ports that are kept.
 
     <data_dir>/
-      coordinator/            lock, identity.json, ports/coordinator, metadata/ (the metadata log)
+      coordinator-<id>/       see coordinator_directory
       <broker id>/            lock, identity.json, ports/broker, ports/replica-<slot>, locks/replica-<slot>, partitions/
       logs/                   one file a process
 
@@ -129,10 +129,10 @@ class BrokerIdentity(msgspec.Struct):
 
 
 class CoordinatorIdentity(msgspec.Struct):
-    """What `<data_dir>/coordinator/identity.json` says. epoch: of the last coordinator that was active here."""
+    """What `<data_dir>/coordinator-<id>/identity.json` says. cluster_id: "" until the metadata log has said it."""
 
     cluster_id: str
-    epoch: int
+    directory_id: str
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:
@@ -182,21 +182,22 @@ def _write(path: Path, data: bytes, mode: int = 0o600) -> None:
         ) from error
 
 
-def kept_token(path: Path) -> str:
-    """The token that stands in a file, made (256 random bits) when there is none. Only the owner can read the file.
+def kept_token(path: Path, given: str | None = None) -> str:
+    """The token that stands in a file, put there when there is none: the one that was given, else a new one (256 random
+    bits). Only the owner can read the file.
 
     Raises:
         StorageError: the file cannot be read or written.
     """
     try:
         token = path.read_text().strip()
-        if token:
+        if token and given in (None, token):
             return token
     except FileNotFoundError:
         log.info("a new token is kept in %s", path)
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(f"cannot read the token in {path}: {error}") from error
-    token = secrets.token_urlsafe(32)
+    token = given or secrets.token_urlsafe(32)
     _write(path, token.encode() + b"\n")
     return token
 

@@ -13,8 +13,6 @@ import ray.exceptions
 import ray.util
 
 from rayqueue.actors import handles
-from rayqueue.actors.broker_placer import addresses, is_loopback
-from rayqueue.actors.names import coordinator_name
 from rayqueue.actors.nodes import (
     NodeReport,
     alive_nodes,
@@ -25,6 +23,7 @@ from rayqueue.actors.nodes import (
     wait_gone,
 )
 from rayqueue.actors.options import ClusterOverview, CoordinatorOptions, Logging, ProcessReport
+from rayqueue.actors.placer import addresses, is_loopback
 from rayqueue.config.broker import BrokerConfig
 from rayqueue.errors import (
     BrokerNotAvailable,
@@ -48,22 +47,22 @@ GONE_TIMEOUT_S = 10.0
 
 
 def overview(name: str, timeout_s: float = handles.CALL_TIMEOUT_S) -> ClusterOverview:
-    """What the coordinator says; one that is just being restarted is waited for.
+    """What the active coordinator says; when none is active at the moment, the next one is waited for.
 
     Raises:
-        ClusterNotRunning: there is none. BrokerNotAvailable, RequestTimeout: it does not answer.
+        ClusterNotRunning: there is none. BrokerNotAvailable, RequestTimeout: none answers.
     """
-    handle = handles.find(coordinator_name(name))
-    if handle is None:
-        raise ClusterNotRunning(
-            f"there is no rayqueue cluster {name!r} in this Ray cluster: start it with "
-            f"rayqueue.start({'' if name == 'default' else repr(name)}) or `rayqueue start`"
-        )
     deadline = time.monotonic() + timeout_s
     while True:
+        found = handles.coordinators(name)
+        if not found:
+            raise ClusterNotRunning(
+                f"there is no rayqueue cluster {name!r} in this Ray cluster: start it with "
+                f"rayqueue.start({'' if name == 'default' else repr(name)}) or `rayqueue start`"
+            )
         left = max(0.1, deadline - time.monotonic())
         try:
-            answer: ClusterOverview = handles.ask(handle, "overview", timeout_s=left)
+            answer: ClusterOverview = handles.ask_any(list(found.values()), "overview_if_active", left)
             return answer
         except BrokerNotAvailable:
             if time.monotonic() >= deadline:
@@ -79,27 +78,47 @@ def bring_up(
 ) -> ClusterOverview:
     """Starts what is missing of a cluster and waits until all of it serves; see `rayqueue.start`.
 
-    Several may do so at once: Ray lets one of them create the coordinator, the others join what that one started. What
-    fails is taken down only by the call that created it: to the others it is somebody else's cluster.
+    Several may do so at once: Ray lets one of them create the first coordinator, the others join what that one started.
+    What fails is taken down only by the call that created it: to the others it is somebody else's cluster.
     """
     handles.check_cluster_name(name)
-    created = None
-    handle = handles.find(coordinator_name(name))
-    if handle is None:
-        options, home, nodes = _prepare(name, brokers, data_dir, config or BrokerConfig.parse(), log_level)
-        created = handles.start_coordinator(options, home.node_id, nodes)
-        handle = created if created is not None else handles.find(coordinator_name(name))
+    created, fresh = None, False
+    present = handles.coordinators(name)
+    if not present:
+        plans, nodes = _prepare(name, brokers, data_dir, config or BrokerConfig.parse(), log_level)
+        fresh = plans[0].cluster_id == ""
+        created = handles.start_coordinator(plans[0], nodes)
+        if created is not None:
+            for options in plans[1:]:
+                handles.start_coordinator(options, nodes)
+        present = handles.coordinators(name)
+    first = created if created is not None else next(iter(present.values()), None)
     try:
-        _wait_coordinator(name, handle)
-        if created is None:
-            _check_same(overview(name), name, data_dir, config)
-            handles.ask(handle, "want_brokers", brokers)
-        handles.ask(handle, "format")  # of all calls: the one that created it may have died before it could
-        return _wait_ready(name, handle)
+        _wait_coordinator(name, first)
+        if created is not None and fresh:
+            handles.ask(created, "format", timeout_s=START_TIMEOUT_S)
+        elif created is None:
+            _form_if_empty(first)
+            _check_same(overview(name, START_TIMEOUT_S), name, data_dir, config)
+            _tell_all(name, "want_brokers", brokers)
+        return _wait_ready(name, first)
     except BaseException:
-        if created is not None and handles.find(coordinator_name(name)) == created:
+        if created is not None and created in handles.coordinators(name).values():
             take_down(name)
         raise
+
+
+def _form_if_empty(first: Any) -> None:
+    """Whoever created the cluster may have died before it could say so."""
+    report = _report(first)
+    if report is not None and report.standing == "empty":
+        handles.ask(first, "format", timeout_s=START_TIMEOUT_S)
+
+
+def _tell_all(name: str, method: str, *args: Any) -> None:
+    """Tells every coordinator: any of them may be the active one next."""
+    for actor, handle in handles.coordinators(name).items():
+        _try(lambda handle=handle: handles.ask(handle, method, *args, timeout_s=REPORT_TIMEOUT_S), actor)
 
 
 def _check_same(running: ClusterOverview, name: str, data_dir: str | None, config: BrokerConfig | None) -> None:
@@ -117,33 +136,38 @@ def _absolute(data_dir: str) -> str:
 
 def _prepare(
     name: str, brokers: int | None, data_dir: str | None, config: BrokerConfig, log_level: str
-) -> tuple[CoordinatorOptions, NodeReport, list[NodeReport]]:
-    """The coordinator's options, the node it belongs on, and all nodes."""
+) -> tuple[list[CoordinatorOptions], list[NodeReport]]:
+    """The options of the coordinators that there should be at first, and all nodes: one for each copy of the metadata
+    that lies on a disk; of a new cluster, the one that founds it."""
     chosen = data_dir or os.environ.get("RAYQUEUE_DATA_DIR") or f"~/.rayqueue/{name}"
     chosen = chosen if chosen.startswith("~") else os.path.abspath(chosen)
     reports, python_path = _look_at_nodes(chosen)
     check_versions(reports)
-    cluster_id, home = cluster_on_disk(reports)
+    cluster_id, copies = cluster_on_disk(reports)
     here = ray.get_runtime_context().get_node_id()
     mine = next((report for report in reports if report.node_id == here), reports[0])
-    if home is None or mine.coordinator == cluster_id:
-        home = mine
     loopback = is_loopback(config.listen_host, {report.address for report in reports})
-    listen, advertised = addresses(loopback, config.listen_host, config.advertised_host, home.address)
-    options = CoordinatorOptions(
-        name=name,
-        data_dir=home.data_dir,
-        listen_host=listen,
-        advertised_host=advertised,
-        config=config,
-        brokers=brokers,
-        needs_token=not loopback or config.token is not None,
-        loopback=loopback,
-        node_id=home.node_id,
-        logging=Logging.of(home.data_dir, "coordinator", log_level),
-        python_path=python_path,
-    )
-    return options, home, reports
+    plans = []
+    for coordinator_id, home in sorted(copies.items()) or [(0, mine)]:
+        listen, advertised = addresses(loopback, config.listen_host, config.advertised_host, home.address)
+        plans.append(
+            CoordinatorOptions(
+                name=name,
+                coordinator_id=coordinator_id,
+                cluster_id=cluster_id,
+                data_dir=home.data_dir,
+                listen_host=listen,
+                advertised_host=advertised,
+                config=config,
+                brokers=brokers,
+                needs_token=not loopback or config.token is not None,
+                loopback=loopback,
+                node_id=home.node_id,
+                logging=Logging.of(home.data_dir, f"coordinator-{coordinator_id}", log_level),
+                python_path=python_path,
+            )
+        )
+    return plans, reports
 
 
 def _look_at_nodes(data_dir: str) -> tuple[list[NodeReport], str]:
@@ -180,8 +204,8 @@ def _wait_coordinator(name: str, handle: Any | None) -> None:
 
 
 def _check_there(name: str, handle: Any | None) -> None:
-    """Raises ClusterNotRunning when the coordinator is not this one any more: it was taken down for good."""
-    if handle is None or handles.find(coordinator_name(name)) != handle:
+    """Raises ClusterNotRunning when the coordinator is not there any more: it was taken down for good."""
+    if handle is None or handle not in handles.coordinators(name).values():
         raise ClusterNotRunning(f"cluster {name!r} was taken down while it was being started: start it again")
 
 
@@ -218,7 +242,7 @@ def _wait_ready(name: str, coordinator: Any) -> ClusterOverview:
     patience: dict[str, float | None] = {}
     while True:
         _check_there(name, coordinator)
-        seen = overview(name)
+        seen = overview(name, START_TIMEOUT_S)
         if not seen.missing:
             return seen
         for what in seen.missing:
@@ -243,14 +267,12 @@ def take_down(name: str) -> bool:
     Raises:
         StorageError: a process does not end.
     """
-    coordinator = handles.find(coordinator_name(name))
-    if coordinator is not None:
-        _try(lambda: handles.ask(coordinator, "stop_placing", timeout_s=REPORT_TIMEOUT_S), "the coordinator")
+    _tell_all(name, "stop_placing")
     names = handles.actor_names(name)
     if not names:
         return False
     pids = _processes(set(names))
-    # Brokers first: they would start replica actors again. Then those, to end their logs cleanly; the coordinator last.
+    # Brokers first: they would start replica actors again. Then those, to end their logs cleanly. Coordinators last.
     replicas = [n for n in names if "/replica-" in n]
     brokers = [n for n in names if "/broker-" in n and "/replica-" not in n]
     for group in (brokers, replicas, [n for n in names if n not in replicas and n not in brokers]):

@@ -172,6 +172,7 @@ class MetadataFollower:
             self.state.replay_all(records)
             self.index = batch.end
             self.coordinator_epoch = batch.coordinator_epoch
+            self._addresses.learn((c.host, c.port) for c in self.state.coordinators.values())
             self._changed.notify_all()
             self._on_batch(self.state, records, self.index, self.coordinator_epoch)
 
@@ -184,9 +185,11 @@ class MetadataFollower:
             ) from error
 
     def _start_over(self, batch: MetadataBatch) -> None:
-        """The coordinator's log is shorter than what we have followed, or of another cluster: forget what we know."""
+        """A snapshot, for what we should have next is kept no longer; or the coordinator's log is shorter than what we
+        have followed, or of another cluster. Forget what we know."""
         if batch.index != 0:
             raise CorruptRecord(f"the coordinator sent index {batch.index} where {self.index} was due")
-        log.error("the coordinator's log ends before index %d: following it anew from its start", self.index)
+        if self.index > batch.end:
+            log.error("the coordinator's log ends before index %d: following it anew from its start", self.index)
         self.state = ClusterState(self._topic_defaults)
         self.index = 0

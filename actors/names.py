@@ -5,9 +5,14 @@ from __future__ import annotations
 NAMESPACE = "rayqueue"
 
 
-def coordinator_name(cluster: str) -> str:
-    """The coordinator's."""
-    return f"{cluster}/coordinator"
+def coordinator_name(cluster: str, coordinator_id: int = 0) -> str:
+    """A coordinator's; the first one founds the cluster."""
+    return f"{cluster}/coordinator-{coordinator_id}"
+
+
+def is_coordinator(name: str) -> bool:
+    """Whether an actor is called so because it is a coordinator."""
+    return name.rpartition("/")[2].startswith("coordinator-")
 
 
 def broker_name(cluster: str, broker_id: int) -> str:

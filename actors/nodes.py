@@ -32,7 +32,7 @@ class NodeReport(msgspec.Struct):
         node_id, address: Ray's. version: of rayqueue there, "" for none; found_in: the directory with it; detail: what
             is wrong with it.
         data_dir: as it is on that node (absolute). cpus: of the machine.
-        coordinator: cluster id of the metadata that lies there, or "".
+        coordinators: coordinator id → cluster id of the copies of the metadata log that lie there ("": not known).
         brokers: broker id → cluster id of the directories that lie there.
     """
 
@@ -43,13 +43,13 @@ class NodeReport(msgspec.Struct):
     detail: str = ""
     data_dir: str = ""
     cpus: int = 1
-    coordinator: str = ""
+    coordinators: dict[int, str] = {}
     brokers: dict[int, str] = {}
 
     @property
     def clusters(self) -> set[str]:
         """Ids of the clusters that lie there."""
-        return {self.coordinator, *self.brokers.values()} - {""}
+        return {*self.coordinators.values(), *self.brokers.values()} - {""}
 
 
 def alive_nodes() -> dict[str, str]:
@@ -82,20 +82,19 @@ def _look() -> Callable[[str], dict[str, Any]]:
         except Exception as error:
             found["detail"] = f"{type(error).__name__}: {error}"
             return found
-        brokers = {}
+        brokers, coordinators = {}, {}
         try:
             entries = os.listdir(found["data_dir"])
         except FileNotFoundError:
             entries = []
         for entry in entries:
             path = os.path.join(found["data_dir"], entry, "identity.json")
-            if (entry == "coordinator" or entry.isdigit()) and os.path.exists(path):
+            kind, _, number = entry.rpartition("-")
+            if kind in ("", "coordinator") and number.isdigit() and os.path.exists(path):
                 with open(path) as file:
                     cluster_id = json.load(file)["cluster_id"]
-                if entry == "coordinator":
-                    found["coordinator"] = cluster_id
-                else:
-                    brokers[int(entry)] = cluster_id
+                (coordinators if kind else brokers)[int(number)] = cluster_id
+        found["coordinators"] = coordinators
         found["brokers"] = brokers
         return found
 
@@ -139,13 +138,13 @@ def check_versions(reports: list[NodeReport]) -> None:
             )
 
 
-def cluster_on_disk(reports: list[NodeReport]) -> tuple[str, NodeReport | None]:
-    """The cluster id that lies on the nodes' disks ("" for none), and the node with its metadata.
+def cluster_on_disk(reports: list[NodeReport]) -> tuple[str, dict[int, NodeReport]]:
+    """The cluster id that lies on the nodes' disks ("" for none), and by coordinator id the node with that copy of its
+    metadata.
 
     Raises:
         ClusterMismatch: several clusters. StorageError: brokers lie there, but no metadata.
     """
-    with_metadata = [report for report in reports if report.coordinator]
     ids = {cluster_id for report in reports for cluster_id in report.clusters}
     if len(ids) > 1:
         where = "; ".join(
@@ -154,13 +153,17 @@ def cluster_on_disk(reports: list[NodeReport]) -> tuple[str, NodeReport | None]:
             if report.clusters
         )
         raise ClusterMismatch(f"the data directories hold several clusters ({where}): use another data_dir")
-    if ids and not with_metadata:
+    copies: dict[int, NodeReport] = {}
+    for report in reports:
+        for coordinator_id in report.coordinators:
+            copies.setdefault(coordinator_id, report)
+    if ids and not copies:
         places = ", ".join(f"{report.address} {report.data_dir}" for report in reports if report.brokers)
         raise StorageError(
             f"brokers of cluster {ids.pop()} lie in {places}, but none of the {len(reports)} nodes has its metadata "
-            "(coordinator/): start the node that has, or use another data_dir"
+            "(coordinator-*/): start the nodes that have, or use another data_dir"
         )
-    return (ids.pop() if ids else "", with_metadata[0] if with_metadata else None)
+    return (ids.pop() if ids else ""), copies
 
 
 def _wait_gone() -> Callable[[list[int], float], list[int]]:

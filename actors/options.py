@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from rayqueue.config.broker import BrokerConfig
-from rayqueue.coordination.cluster_rules import COORDINATOR_PORT_OFFSET
-from rayqueue.coordination.records import BrokerRecord, ReplicaActorRecord
+from rayqueue.coordination.cluster_rules import COORDINATOR_PORT_OFFSET, REPLICA_PORT_OFFSET
+from rayqueue.coordination.quorum.status import QuorumStatus
+from rayqueue.coordination.records import BrokerRecord, CoordinatorRecord, ReplicaActorRecord
 from rayqueue.protocol.messages import MetadataResponse
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -30,13 +31,17 @@ class CoordinatorOptions(msgspec.Struct, frozen=True):
 
     Attributes:
         name: the cluster's.
-        data_dir: the directory on its node; it uses `coordinator/` in it.
+        coordinator_id: which of the cluster's it is.
+        data_dir: the directory on its node; it uses `coordinator-<id>/` in it.
         listen_host, advertised_host: where it listens, what others are told.
         brokers: wanted; None: one on every node, -1: somebody else starts them.
         needs_token: whether callers need a token: `config.token`, or one made and kept in data_dir.
         loopback: nobody outside this machine can reach the cluster.
         node_id: Ray's.
         python_path: the directory with rayqueue, for workers that do not find it by themselves; "": they do.
+        cluster_id: the cluster whose metadata it is to keep a copy of; "": what its directory holds, or is told to.
+        peers: where coordinators listen, by id, for one whose directory does not know.
+        token: to be kept in data_dir, where it needs one and the configuration has none.
     """
 
     name: str
@@ -50,11 +55,20 @@ class CoordinatorOptions(msgspec.Struct, frozen=True):
     node_id: str = ""
     logging: Logging = Logging()
     python_path: str = ""
+    coordinator_id: int = 0
+    cluster_id: str = ""
+    peers: tuple[tuple[int, tuple[str, int]], ...] = ()
+    token: str | None = None
+
+    @property
+    def directory(self) -> str:
+        """The coordinator's own directory."""
+        return f"{self.data_dir}/coordinator-{self.coordinator_id}"
 
     @property
     def port(self) -> int:
         """The port that was set, or 0."""
-        return self.config.port + COORDINATOR_PORT_OFFSET if self.config.port else 0
+        return self.config.port + COORDINATOR_PORT_OFFSET + self.coordinator_id if self.config.port else 0
 
 
 class BrokerOptions(msgspec.Struct, frozen=True):
@@ -94,7 +108,7 @@ class BrokerOptions(msgspec.Struct, frozen=True):
         """The port that was set for a replica actor, or 0."""
         if not self.config.port:
             return 0
-        return self.config.port + COORDINATOR_PORT_OFFSET + 1 + self.broker_id * self.pool_size + slot
+        return self.config.port + REPLICA_PORT_OFFSET + self.broker_id * self.pool_size + slot
 
     def replica_logging(self, slot: int) -> Logging:
         """Where a replica actor writes its log."""
@@ -111,6 +125,7 @@ class ProcessReport(msgspec.Struct):
         state: "starting", "running", "waiting" or "failed"; problem: why it is not running, "" when it is.
         error: class name of a problem that is an error.
         started_ms: when this incarnation began, ms since the epoch: Ray restarts a process that crashed without a word.
+        standing: of a coordinator: "active", "standby", or "empty" (no cluster's yet).
     """
 
     role: str
@@ -125,6 +140,7 @@ class ProcessReport(msgspec.Struct):
     directory: str = ""
     log_file: str = ""
     started_ms: int = 0
+    standing: str = ""
 
 
 class ClusterOverview(msgspec.Struct):
@@ -137,6 +153,7 @@ class ClusterOverview(msgspec.Struct):
         watching: incarnations of the processes that follow the metadata log at present.
         missing: what is not there yet that should be, in words, by the name of the actor; empty: all serve.
         problems: nodes that cannot be used, and why.
+        coordinators: as registered. quorum: as the active one sees it.
     """
 
     bootstrap_servers: str
@@ -148,3 +165,5 @@ class ClusterOverview(msgspec.Struct):
     watching: list[str]
     missing: dict[str, str]
     problems: list[str]
+    coordinators: list[CoordinatorRecord]
+    quorum: QuorumStatus

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rayqueue.actors.names import broker_name, replica_name
+from rayqueue.actors.names import broker_name, coordinator_name, replica_name
 from rayqueue.actors.options import ClusterOverview, CoordinatorOptions
 from rayqueue.client.addresses import format_addresses
 from rayqueue.coordination.machine import CoordinatorMachine
+from rayqueue.coordination.quorum.status import QuorumStatus
 from rayqueue.coordination.views import describe_cluster
 from rayqueue.protocol.messages import MetadataRequest
 
@@ -29,13 +30,21 @@ class BrokerPlacer(Protocol):
         """At least so many brokers are wanted; None: one on every node."""
         ...
 
+    def missing_coordinators(self, voters: set[int]) -> dict[int, str]:
+        """Coordinators that should vote and do not, by id."""
+        ...
+
     def missing(self, running: set[int]) -> dict[int, str]:
         """Brokers that are wanted and do not run, by id; -1: it has not looked yet."""
         ...
 
 
 def describe(
-    machine: CoordinatorMachine, options: CoordinatorOptions, token: str | None, placer: BrokerPlacer | None
+    machine: CoordinatorMachine,
+    quorum: QuorumStatus,
+    options: CoordinatorOptions,
+    token: str | None,
+    placer: BrokerPlacer | None,
 ) -> ClusterOverview:
     """The cluster as the coordinator's machine and placer see it; called between two events."""
     state = machine.state
@@ -43,6 +52,10 @@ def describe(
     actors = [actor for _, actor in sorted(state.replica_actors.items())]
     running = {broker.broker_id for broker in brokers if machine.is_watching(broker.incarnation)}
     missing = {broker_name(options.name, i): why for i, why in placer.missing(running).items()} if placer else {}
+    voters = {voter.broker_id for voter in quorum.membership.voters}
+    if placer is not None:
+        waited = placer.missing_coordinators(voters).items()
+        missing |= {coordinator_name(options.name, one): why for one, why in waited}
     for broker in brokers:
         for slot in range(broker.pool_size if broker.broker_id in running else 0):
             actor = state.replica_actors.get((broker.broker_id, slot))
@@ -62,4 +75,6 @@ def describe(
         watching=[incarnation for incarnation in incarnations if machine.is_watching(incarnation)],
         missing=missing,
         problems=sorted(placer.problems.values()) if placer else [],
+        coordinators=[record for _, record in sorted(state.coordinators.items())],
+        quorum=quorum,
     )

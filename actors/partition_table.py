@@ -120,6 +120,7 @@ class PartitionTable:
         self._opened: dict[Key, tuple[HostedPartition, _Told]] = {}  # by the follower's thread, not in the loop yet
         self._opened_s = 0.0  # when the first of them was
         self._registered = False
+        self._state: ClusterState | None = None
         self._closed = False  # set inside the loop, for good: what is opened after it is closed at once
 
     def __iter__(self) -> Iterator[HostedPartition]:
@@ -184,8 +185,9 @@ class PartitionTable:
 
     def _touched(self, state: ClusterState, records: Iterable[Record]) -> list[Key]:
         """The partitions to look at: of the first state all, later those that records speak of; and what failed."""
-        if not self._registered:
-            return list(dict.fromkeys([*self._here(state), *self._hosted]))
+        if not self._registered or state is not self._state:  # another one: the log has begun anew, with a snapshot
+            self._state = state
+            return list(dict.fromkeys([*self._here(state), *self._hosted, *self._failed]))
         keys: dict[Key, None] = dict.fromkeys(self._failed)
         topics: set[bytes] = set()
         for record in records:

@@ -58,6 +58,7 @@ class Progress:
         node_id: str = "",
         directory: str = "",
         log_file: str = "",
+        standing: str = "",
     ) -> ProcessReport:
         """What this process says of itself."""
         state, problem, error = self.snapshot()
@@ -75,6 +76,7 @@ class Progress:
             directory,
             log_file,
             self.started_ms,
+            standing,
         )
 
     def _set(self, state: str, problem: str, error: str) -> None:

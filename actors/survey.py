@@ -11,8 +11,9 @@ import ray.exceptions
 
 from rayqueue.actors import handles
 from rayqueue.actors.lifecycle import overview
-from rayqueue.actors.names import broker_name, coordinator_name, replica_name
+from rayqueue.actors.names import broker_name, coordinator_name, is_coordinator, replica_name
 from rayqueue.actors.options import ClusterOverview, ProcessReport
+from rayqueue.actors.quorum_tending import SILENT_MS
 from rayqueue.cluster_status import ClusterStatus, PartitionStatus, ProcessStatus, TopicStatus
 from rayqueue.errors import BrokerNotAvailable, ClusterNotRunning, RequestTimeout
 from rayqueue.protocol.messages import PartitionInfo
@@ -48,7 +49,7 @@ def survey(name: str) -> ClusterStatus:
             problems.append(f"{actor} is {process.state}" + (f": {process.problem}" if process.problem else ""))
     if seen is None:
         return ClusterStatus(name, "", "", False, "", -1, -1, processes, [], problems)
-    problems += seen.problems
+    problems += seen.problems + _quorum_problems(seen)
     watching = set(seen.watching)
     serving = {r.incarnation for r in seen.replica_actors if (r.broker_id, r.slot) in running} & watching
     status = ClusterStatus(
@@ -62,6 +63,7 @@ def survey(name: str) -> ClusterStatus:
         processes=processes,
         topics=_topics(seen, serving),
         problems=problems,
+        voters=sorted(voter.broker_id for voter in seen.quorum.membership.voters),
     )
     for what, found in (("offline", status.offline), ("under-replicated", status.under_replicated)):
         if found:
@@ -72,7 +74,7 @@ def survey(name: str) -> ClusterStatus:
 
 def _expected(seen: ClusterOverview) -> list[str]:
     name = seen.options.name
-    found = [coordinator_name(name)]
+    found = [coordinator_name(name, one.coordinator_id) for one in seen.coordinators]
     for broker in seen.brokers:
         found.append(broker_name(name, broker.broker_id))
         found += [replica_name(name, broker.broker_id, slot) for slot in range(broker.pool_size)]
@@ -80,8 +82,13 @@ def _expected(seen: ClusterOverview) -> list[str]:
 
 
 def _order(actor: str) -> tuple[int, int, int]:
-    broker_id, slot = _ids(actor)
-    return (0 if broker_id < 0 else 1, broker_id, slot)
+    if is_coordinator(actor):
+        return 0, _coordinator_id(actor), -1
+    return 1, *_ids(actor)
+
+
+def _coordinator_id(actor: str) -> int:
+    return int(actor.rpartition("-")[2])
 
 
 def _ids(actor: str) -> tuple[int, int]:
@@ -110,9 +117,12 @@ def _reports(names: list[str]) -> dict[str, ProcessReport]:
 
 def _process(cluster: str, actor: str, report: ProcessReport | None) -> ProcessStatus:
     broker_id, slot = _ids(actor)
+    coordinator_id = _coordinator_id(actor) if is_coordinator(actor) else -1
     if report is None:
-        role = "coordinator" if broker_id < 0 else "broker" if slot < 0 else "replica"
-        return ProcessStatus(role, broker_id, slot, "gone", "it does not answer", "", 0, "", "", "")
+        role = "coordinator" if is_coordinator(actor) else "broker" if slot < 0 else "replica"
+        return ProcessStatus(
+            role, broker_id, slot, "gone", "it does not answer", "", 0, "", "", "", coordinator_id=coordinator_id
+        )
     endpoint = f"{report.host}:{report.port}" if report.port else ""
     return ProcessStatus(
         report.role,
@@ -126,7 +136,19 @@ def _process(cluster: str, actor: str, report: ProcessReport | None) -> ProcessS
         report.directory,
         report.log_file,
         report.started_ms,
+        coordinator_id,
+        report.standing,
     )
+
+
+def _quorum_problems(seen: ClusterOverview) -> list[str]:
+    """Voters that the active coordinator does not hear: with each of them fewer may go."""
+    quiet = {peer.voter: peer.silent_ms for peer in seen.quorum.peers if peer.silent_ms >= SILENT_MS}
+    return [
+        f"coordinator {voter.broker_id} votes, but has not been heard for {silent_ms // 1000} s"
+        for voter, silent_ms in quiet.items()
+        if voter in seen.quorum.membership.voters
+    ]
 
 
 def _topics(seen: ClusterOverview, serving: set[str]) -> list[TopicStatus]:

@@ -1,9 +1,5 @@
 """Sends the committed part of the metadata log to everybody who follows it, and knows by their beats who lives.
 
-A command is never cut in two: who had replayed half of one would see a topic with some of its partitions, and route
-keys by that number; a replica actor would find its registration without the leader epochs that came with it, and lead
-under those of its predecessor.
-
 A stream is a session, in both directions: the watcher says something at least every BEAT_INTERVAL_MS, and is sent
 something as often. Who says nothing for SESSION_TIMEOUT_MS hangs, or is cut off, and its stream is ended, as that of a
 process whose connection breaks is at once.
@@ -14,17 +10,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from bisect import bisect_right
 from collections.abc import Callable
 
 from rayqueue.actors.exchange import Exchange
+from rayqueue.actors.published_log import PublishedLog
 from rayqueue.errors import NotController
 from rayqueue.protocol import codec
 from rayqueue.protocol.messages import BEAT_INTERVAL_MS, SESSION_TIMEOUT_MS, MetadataBatch, WatchBeat, WatchRequest
 
 log = logging.getLogger(__name__)
-
-BATCH_RECORDS_MAX = 2_000  # unless a single command has more: creating a topic of many partitions, a registration
 
 
 class _Stream:
@@ -66,8 +60,7 @@ class WatchHub:
         self._changed = threading.Condition()
         self._dirty = False
         self._streams: list[_Stream] = []
-        self._records: list[bytes] = []
-        self._command_ends: list[int] = []
+        self._log = PublishedLog([], 0)
         self._end = 0
         self._epoch = -1
         self._closed = False
@@ -76,17 +69,26 @@ class WatchHub:
 
     # --- the coordinator ---------------------------------------------------------------------------------------------
 
-    def open(self, records: list[bytes], command_ends: list[int], end: int, epoch: int) -> None:
-        """Begins to serve, or serves the log of a coordinator that has recovered; older streams end.
-
-        Args:
-            records: the log, growing at its end while it is served.
-            command_ends: the index after each command's last record, ascending; grows with `records`.
-            end: records below it are committed. Invariant: it is 0 or stands in `command_ends`.
-            epoch: of the coordinator; -1: it is not active, and nobody is served.
-        """
+    def start_from(self, snapshot: list[bytes], index: int) -> None:
+        """The log begins with a snapshot of all before `index`; who has followed less begins with it."""
         with self._changed:
-            self._records, self._command_ends, self._end, self._epoch = records, command_ends, end, epoch
+            self._log = PublishedLog(snapshot, index)
+            self._wake()
+
+    def append(self, records: list[bytes]) -> None:
+        """A command has been committed; sent once it is published."""
+        self._log.append(records)
+
+    def serve_epoch(self, end: int, epoch: int) -> None:
+        """Begins to serve: the coordinator is active in this epoch, with all records below `end`."""
+        with self._changed:
+            self._end, self._epoch = end, epoch
+            self._wake()
+
+    def stop_serving(self) -> None:
+        """The coordinator is not active: all streams end, and nobody is served."""
+        with self._changed:
+            self._epoch = -1
             self._wake()
 
     def publish(self, end: int) -> None:
@@ -135,7 +137,7 @@ class WatchHub:
         with self._changed:
             if self._closed or self._epoch < 0:
                 raise NotController("this coordinator is not active: ask another one, or come again")
-            index = request.index if 0 <= request.index <= self._end else 0
+            index = self._log.first_for(request.index)
             stream = _Stream(exchange, request.watcher, self._epoch, index)
             # Told before anything is sent: whoever has been sent something counts as there.
             self._started(stream.watcher, stream.epoch)
@@ -158,7 +160,7 @@ class WatchHub:
                 self._changed.wait_for(lambda: self._dirty, max(0.0, due_s - time.monotonic()))
                 self._dirty = False
                 closed, streams = self._closed, list(self._streams)
-                log_ = _Log(self._records, self._command_ends, self._end, self._epoch)
+                log_ = _Batches(self._log, self._end, self._epoch)
             now_s = time.monotonic()
             if now_s - due_s > self._timeout_s / 2:  # we were stopped, and what they said meanwhile is still to be read
                 for stream in streams:
@@ -167,7 +169,7 @@ class WatchHub:
             if closed:
                 return
 
-    def _look(self, stream: _Stream, log_: _Log, now_s: float) -> float:
+    def _look(self, stream: _Stream, log_: _Batches, now_s: float) -> float:
         """Sends a watcher what is due, or ends its stream; gives when to look again, whatever else happens."""
         if stream.epoch != log_.epoch or self._closed:
             stream.exchange.abort()  # its thread ends it
@@ -184,26 +186,19 @@ class WatchHub:
         return now_s + self._beat_interval_s
 
 
-class _Log:
-    """What is committed at the moment, and its batches as they are sent: most watchers are at the same index."""
+class _Batches:
+    """What is committed at the moment, as it is sent: most watchers are at the same index."""
 
-    def __init__(self, records: list[bytes], command_ends: list[int], end: int, epoch: int) -> None:
+    def __init__(self, published: PublishedLog, end: int, epoch: int) -> None:
         self.end = end
         self.epoch = epoch
-        self._records = records  # they grow meanwhile, at their ends
-        self._command_ends = command_ends
+        self._log = published
         self._batches: dict[int, tuple[bytes, int]] = {}  # by their first index, with the next one
 
     def batch(self, index: int) -> tuple[bytes, int]:
         """The batch from an index on, and the index after it."""
         if index not in self._batches:
-            end = self._batch_end(index)
-            self._batches[index] = codec.encode(MetadataBatch(index, end, self.epoch, self._records[index:end])), end
+            records, end = self._log.batch(index, self.end)
+            first = index if index >= self._log.base else 0
+            self._batches[index] = codec.encode(MetadataBatch(first, end, self.epoch, records)), end
         return self._batches[index]
-
-    def _batch_end(self, index: int) -> int:
-        """Up to where to send from `index` on: as many whole commands as a batch takes, but one at least."""
-        if self.end - index <= BATCH_RECORDS_MAX:
-            return self.end
-        ends = self._command_ends
-        return ends[max(bisect_right(ends, index), bisect_right(ends, index + BATCH_RECORDS_MAX) - 1)]

@@ -19,6 +19,7 @@ class ProcessStatus:
         endpoint: "host:port", "" before it listens.
         data_dir: the directory it uses. log_file: where it logs, on its node.
         started_ms: when it was started or (after a crash) restarted, ms since the epoch; 0: not known.
+        coordinator_id: of a coordinator, else -1. standing: "active" or "standby" ("empty" before there is a cluster).
     """
 
     role: str
@@ -32,6 +33,8 @@ class ProcessStatus:
     data_dir: str
     log_file: str
     started_ms: int = 0
+    coordinator_id: int = -1
+    standing: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class ClusterStatus:
         name: "" when it was asked by address. bootstrap_servers: what clients take.
         needs_token: whether they need a token besides.
         data_dir: on the coordinator's node, "" when it was asked by address.
-        metadata_index: next index of the metadata log.
+        metadata_index: next index of the metadata log. voters: coordinators that decide by majority what is in it.
         problems: whatever is wrong, in words; empty when all is well.
     """
 
@@ -78,6 +81,7 @@ class ClusterStatus:
     processes: list[ProcessStatus] = field(default_factory=list)
     topics: list[TopicStatus] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    voters: list[int] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -91,8 +95,9 @@ class ClusterStatus:
 
     @property
     def coordinator(self) -> ProcessStatus:
-        """The coordinator."""
-        return next(process for process in self.processes if process.role == "coordinator")
+        """The active coordinator; while none is active, any."""
+        found = [process for process in self.processes if process.role == "coordinator"]
+        return next((process for process in found if process.standing == "active"), found[0])
 
     @property
     def partitions(self) -> int:
@@ -114,21 +119,30 @@ class ClusterStatus:
         counts = {"partitions": self.partitions, "under_replicated": len(self.under_replicated)}
         return {**dataclasses.asdict(self), "healthy": self.healthy, **counts, "offline": len(self.offline)}
 
+    def _voters(self) -> str:
+        if not self.voters:
+            return ""
+        spare = (len(self.voters) - 1) // 2
+        survives = f"any {spare} of them may go" if spare else "none of them may go"
+        return f", voters {_ids(self.voters)} ({survives})"
+
     def __str__(self) -> str:
         title = f"{self.name} ({self.cluster_id})" if self.name else self.cluster_id
         lines = [
             f"cluster {title}: {'healthy' if self.healthy else 'NOT healthy'}",
             f"  bootstrap servers  {self.bootstrap_servers or '(none yet)'}" + (" (with a token)" * self.needs_token),
             *([f"  data directory     {self.data_dir}"] if self.data_dir else []),
-            f"  metadata           index {self.metadata_index}, coordinator epoch {self.coordinator_epoch}",
+            f"  metadata           index {self.metadata_index}, coordinator epoch {self.coordinator_epoch}"
+            + self._voters(),
             f"  topics             {len(self.topics)} with {self.partitions} partitions, "
             f"{len(self.under_replicated)} under-replicated, {len(self.offline)} offline",
         ]
         rows = [("PROCESS", "STATE", "ENDPOINT", "PID", "STARTED", "NODE", "DATA", "LOG")]
         for p in self.processes:
-            name = {"coordinator": "coordinator", "broker": f"broker {p.broker_id}"}.get(p.role, f"  replica {p.slot}")
+            coordinator = f"coordinator {p.coordinator_id}" if p.coordinator_id >= 0 else "coordinator"
+            name = {"coordinator": coordinator, "broker": f"broker {p.broker_id}"}.get(p.role, f"  replica {p.slot}")
             process = (str(p.pid or ""), _time(p.started_ms), p.node_id[:8], p.data_dir, p.log_file)
-            rows.append((name, p.state, p.endpoint, *process))
+            rows.append((name, p.standing if p.standing and p.state == "running" else p.state, p.endpoint, *process))
         lines += _table(rows)
         partitions = [("TOPIC", "PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR")]
         for topic in self.topics:

@@ -18,6 +18,7 @@ from rayqueue.protocol.messages import (
     DeleteTopicsRequest,
     PreferLeadersRequest,
     RegisterBroker,
+    RegisterCoordinator,
     RegisterReplicaActor,
     ResignLeaderRequest,
 )
@@ -31,6 +32,7 @@ COMMANDS: dict[str, type] = {
     "alter_partitions": AlterPartitionsRequest,
     "resign_leader": ResignLeaderRequest,
     "prefer_leaders": PreferLeadersRequest,
+    "register_coordinator": RegisterCoordinator,
     "register_broker": RegisterBroker,
     "register_replica_actor": RegisterReplicaActor,
     "allocate_producer_ids": AllocateProducerIds,

@@ -7,6 +7,7 @@ from rayqueue.coordination.leadership import after_start
 from rayqueue.coordination.records import (
     BrokerRecord,
     BrokerStateRecord,
+    CoordinatorRecord,
     ProducerIdsRecord,
     ReplicaActorRecord,
 )
@@ -16,12 +17,28 @@ from rayqueue.protocol.messages import (
     AllocateProducerIds,
     ProducerIdBlock,
     RegisterBroker,
+    RegisterCoordinator,
     Registered,
     RegisterReplicaActor,
 )
 
 PRODUCER_ID_BLOCK = 1_000
 MAX_POOL_SIZE = 256
+
+
+def register_coordinator(state: ClusterState, request: RegisterCoordinator) -> Result:
+    """A coordinator's process has started. Another directory under an id that is known is another copy of the log: the
+    one before is lost, and will be taken out of the quorum."""
+    record = CoordinatorRecord(
+        request.coordinator_id,
+        request.directory_id,
+        request.incarnation,
+        request.host,
+        request.port,
+        request.node_id,
+    )
+    known = state.coordinators.get(request.coordinator_id) == record
+    return Result([] if known else [record], Registered(-1))
 
 
 def register_broker(state: ClusterState, request: RegisterBroker) -> Result:

@@ -12,7 +12,6 @@ Nothing uncommitted ever leaves: answers wait for their index, also those of cal
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +31,7 @@ from rayqueue.coordination.events import (
     WatchEnded,
     WatchStarted,
 )
+from rayqueue.coordination.image import MetadataImage
 from rayqueue.coordination.leadership import after_loss, after_return
 from rayqueue.coordination.records import (
     BrokerStateRecord,
@@ -41,7 +41,6 @@ from rayqueue.coordination.records import (
     ReplicaActorStateRecord,
 )
 from rayqueue.coordination.sessions import BROKER, Sessions
-from rayqueue.coordination.state import ClusterState
 from rayqueue.coordination.views import describe_cluster
 from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ProtocolError, RayQueueError, RequestTimeout
 from rayqueue.protocol.messages import (
@@ -56,6 +55,7 @@ from rayqueue.protocol.messages import (
     NamedError,
     PreferLeadersRequest,
     RegisterBroker,
+    RegisterCoordinator,
     RegisterReplicaActor,
     ResignLeaderRequest,
     TopicsResponse,
@@ -64,7 +64,6 @@ from rayqueue.protocol.messages import (
 # Longest wait of a metadata request for an index that is not there yet.
 METADATA_WAIT_MS = 2_000
 MAX_WAIT_MS = 10 * 60 * 1000
-_REMEMBERED_INCARNATIONS = 16
 
 
 @dataclass(frozen=True)
@@ -103,19 +102,16 @@ class CoordinatorMachine:
     """
 
     def __init__(
-        self, around: Surroundings, records: list[Record], epoch: int, address: tuple[str, int], now_ms: int
+        self, around: Surroundings, image: MetadataImage, epoch: int, address: tuple[str, int], now_ms: int
     ) -> None:
-        """records: the whole log, all of it committed. epoch: of this coordinator. address: its host and port."""
+        """image: of the whole log, all of it committed; this machine's own from now on. epoch: of this coordinator.
+        address: its host and port."""
         self.around = around
         self.epoch = epoch
         self.address = address
-        self.state = ClusterState(around.config.topic_defaults)
-        self._superseded: dict[tuple[int, int], deque[str]] = {}
-        self._registered: dict[tuple[int, int], int] = {}  # the end of the log with a process's registration
-        self.end = 0
-        for record in records:
-            self._replay(record)
-        self.committed = self.end
+        self.image = image
+        self.state = image.state
+        self.committed = image.end
         self._parked: dict[int, Parked] = {}
         self._applied: dict[str, int] = {}
         self._sessions = Sessions(self.state, now_ms)
@@ -149,6 +145,11 @@ class CoordinatorMachine:
         self._answer(now_ms, effects)
         return effects
 
+    @property
+    def end(self) -> int:
+        """The index after all records that were made, committed or not."""
+        return self.image.end
+
     def next_deadline_ms(self) -> int | None:
         """When `Tick` is due, whatever else happens; None: nothing waits."""
         deadlines = [parked.deadline_ms for parked in self._parked.values()]
@@ -161,7 +162,7 @@ class CoordinatorMachine:
 
     def leads(self, actor: ReplicaActorRecord) -> bool:
         """Whether this incarnation has said that it serves what it leads since it registered."""
-        registered = self._registered[actor.broker_id, actor.slot]
+        registered = self.image.registered[actor.broker_id, actor.slot]
         return self.is_watching(actor.incarnation) and self._applied.get(actor.incarnation, 0) >= registered
 
     # --- commands ------------------------------------------------------------------------------------------------
@@ -201,6 +202,8 @@ class CoordinatorMachine:
                 return commands_topics.create_partitions(self.state, request, self.around)
             case AlterConfigRequest():
                 return commands_topics.alter_config(self.state, request, self.around)
+            case RegisterCoordinator():
+                return commands_processes.register_coordinator(self.state, request)
             case RegisterBroker():
                 self._refuse_superseded((request.broker_id, -1), request.incarnation)
                 return commands_processes.register_broker(self.state, request)
@@ -241,27 +244,12 @@ class CoordinatorMachine:
             return
         effects.append(Append(self.end, records))
         for record in records:
-            self._replay(record)
+            self.image.replay(record)
 
-    def _replay(self, record: Record) -> None:
-        # Which incarnations are over follows from the log alone, so it is known again after a restart.
-        key = (getattr(record, "broker_id", -1), getattr(record, "slot", -1))
-        present = self._incarnation(key)
-        self.state.replay(record)
-        self.end += 1
-        if self._incarnation(key) != present:
-            self._registered[key] = self.end
-            if present:
-                self._superseded.setdefault(key, deque(maxlen=_REMEMBERED_INCARNATIONS)).append(present)
-
-    def _incarnation(self, key: tuple[int, int]) -> str:
-        process = self.state.brokers.get(key[0]) if key[1] == -1 else self.state.replica_actors.get(key)
-        return process.incarnation if process else ""
-
-    def _refuse_superseded(self, key: tuple[int, int], incarnation: str) -> None:
+    def _refuse_superseded(self, process: tuple[int, int], incarnation: str) -> None:
         # A process is killed while its registration is under way; its successor registers; then the old request
         # arrives. Taken, it would name a dead process as leader, and nobody would put that right.
-        if incarnation in self._superseded.get(key, ()):
+        if self.image.is_superseded(process, incarnation):
             raise ClusterMismatch(f"process {incarnation} has a successor already: it must end")
 
     # --- answers -------------------------------------------------------------------------------------------------

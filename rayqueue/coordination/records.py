@@ -106,6 +106,22 @@ class ReplicaActorStateRecord(msgspec.Struct, tag=10, array_like=True, frozen=Tr
     there: bool
 
 
+class CoordinatorRecord(msgspec.Struct, tag=11, array_like=True, frozen=True):
+    """A coordinator's process has registered: a copy of the metadata log, active or standby.
+
+    Attributes:
+        directory_id: of the copy; a directory that was lost comes back as another copy.
+        node_id: Ray's node id.
+    """
+
+    coordinator_id: int
+    directory_id: str
+    incarnation: str
+    host: str
+    port: int
+    node_id: str
+
+
 Record = (
     ClusterRecord
     | BrokerRecord
@@ -117,6 +133,7 @@ Record = (
     | RemoveTopicRecord
     | ProducerIdsRecord
     | ReplicaActorStateRecord
+    | CoordinatorRecord
 )
 
 _encoder = msgspec.msgpack.Encoder()

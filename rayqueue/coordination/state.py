@@ -17,6 +17,7 @@ from rayqueue.coordination.records import (
     BrokerStateRecord,
     ClusterRecord,
     ConfigRecord,
+    CoordinatorRecord,
     PartitionRecord,
     ProducerIdsRecord,
     Record,
@@ -82,6 +83,7 @@ class ClusterState:
         self.topic_defaults = dict(topic_defaults or {})
         self.cluster_id = ""
         self.created_ms = 0
+        self.coordinators: dict[int, CoordinatorRecord] = {}
         self.brokers: dict[int, BrokerRecord] = {}
         self.alive: dict[int, bool] = {}
         self.replica_actors: dict[tuple[int, int], ReplicaActorRecord] = {}
@@ -104,6 +106,8 @@ class ClusterState:
                 if self.cluster_id and self.cluster_id != record.cluster_id:
                     raise CorruptRecord(f"the metadata log is of two clusters, {self.cluster_id}, {record.cluster_id}")
                 self.cluster_id, self.created_ms = record.cluster_id, record.created_ms
+            case CoordinatorRecord():
+                self.coordinators[record.coordinator_id] = record
             case BrokerRecord():
                 self._replay_broker(record)
             case BrokerStateRecord():

@@ -512,6 +512,17 @@ class AlterConfigRequest(msgspec.Struct, array_like=True):
     timeout_ms: int = 30_000
 
 
+class RegisterCoordinator(msgspec.Struct, array_like=True):
+    """A coordinator's process has started; see CoordinatorRecord. Answered by Registered."""
+
+    coordinator_id: int
+    directory_id: str
+    incarnation: str
+    host: str
+    port: int
+    node_id: str
+
+
 class RegisterBroker(msgspec.Struct, array_like=True):
     broker_id: int
     directory_id: str

@@ -16,6 +16,7 @@ from typing import Any
 
 from rayqueue.actors.broker import Broker
 from rayqueue.actors.coordinator import Coordinator
+from rayqueue.actors.identity import CoordinatorIdentity, read_json
 from rayqueue.actors.options import BrokerOptions, CoordinatorOptions
 from rayqueue.actors.partition_replica import PartitionReplica
 from rayqueue.client.addresses import format_addresses
@@ -33,17 +34,21 @@ class InProcessCluster:
         brokers: how many.
         config: broker and default topic settings.
         replicas: replica actors a broker.
+        coordinators: copies of the metadata log; with three, one may go.
 
     Attributes:
-        coordinator: the Coordinator. brokers: by id. replicas: by (broker id, slot).
+        coordinators: by id. brokers: by id. replicas: by (broker id, slot).
     """
 
-    def __init__(self, data_dir: str | Path, brokers: int = 1, config: Any = None, replicas: int = 1) -> None:
+    def __init__(
+        self, data_dir: str | Path, brokers: int = 1, config: Any = None, replicas: int = 1, coordinators: int = 1
+    ) -> None:
         self.data_dir = Path(data_dir)
         self.config = BrokerConfig.parse(config)
         self.pool_size = replicas
         self.count = brokers
-        self.coordinator: Coordinator
+        self.coordinators: dict[int, Coordinator] = {}
+        self._coordinator_count = coordinators
         self.brokers: dict[int, Broker] = {}
         self.replicas: dict[tuple[int, int], PartitionReplica] = {}
         self._stopped: set[tuple[int, int]] = set()
@@ -56,6 +61,11 @@ class InProcessCluster:
     def bootstrap_servers(self) -> str:
         """What clients take."""
         return format_addresses([(HOST, broker.port) for broker in self.brokers.values()])
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """The active one; any, while none is."""
+        return next((one for one in self.coordinators.values() if one.active), next(iter(self.coordinators.values())))
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -71,18 +81,39 @@ class InProcessCluster:
     def start(self, timeout_s: float = 20.0) -> None:
         """Starts all parts and waits until they serve."""
         self._stopped.clear()
-        self.start_coordinator()
-        known: str = self.coordinator.look(lambda state, _: state.cluster_id)
-        cluster_id = known or self.coordinator.format(uuid.uuid4().hex)
+        self.coordinators.clear()
+        kept = read_json(self.data_dir / "coordinator-0" / "identity.json", CoordinatorIdentity)
+        self._cluster_id = kept.cluster_id if kept else ""
+        first = self.start_coordinator(wait=not self._cluster_id)
+        self._cluster_id = cluster_id = self._cluster_id or first.format(uuid.uuid4().hex)
+        for coordinator_id in range(1, self._coordinator_count):
+            self.start_coordinator(coordinator_id, wait=False)  # one by itself is not made a voter
+        for coordinator in self.coordinators.values():
+            _wait(coordinator.ready, timeout_s, "a coordinator", coordinator)
         for broker_id in range(self.count):
             self.start_broker(broker_id, cluster_id)
         self.wait_ready(timeout_s)
 
-    def start_coordinator(self, timeout_s: float = 20.0) -> None:
-        """Starts the coordinator."""
-        options = CoordinatorOptions("inprocess", str(self.data_dir), HOST, HOST, self.config)
-        self.coordinator = Coordinator(options)
-        _wait(self.coordinator.ready, timeout_s, "the coordinator", self.coordinator)
+    def start_coordinator(self, coordinator_id: int = 0, timeout_s: float = 20.0, wait: bool = True) -> Coordinator:
+        """Starts a coordinator, on what its directory holds."""
+        options = CoordinatorOptions(
+            "inprocess",
+            str(self.data_dir),
+            HOST,
+            HOST,
+            self.config,
+            node_id=f"node-{coordinator_id}",
+            coordinator_id=coordinator_id,
+            cluster_id=self._cluster_id,
+            peers=self._peers(),
+        )
+        made = self.coordinators[coordinator_id] = Coordinator(options)
+        if wait:
+            _wait(made.ready, timeout_s, "a coordinator", made)
+        return made
+
+    def _peers(self) -> tuple[tuple[int, tuple[str, int]], ...]:
+        return tuple((i, (HOST, one.port)) for i, one in self.coordinators.items() if one.port)
 
     def start_broker(self, broker_id: int, cluster_id: str) -> None:
         """Starts a broker, which starts its replica actors."""
@@ -93,7 +124,7 @@ class InProcessCluster:
             data_dir=str(self.data_dir),
             listen_host=HOST,
             advertised_host=HOST,
-            coordinators=((HOST, self.coordinator.port),),
+            coordinators=tuple(address for _, address in self._peers()),
             token=None,
             config=self.config,
             node_id=f"node-{broker_id}",
@@ -126,7 +157,8 @@ class InProcessCluster:
             broker.stop()
         for replica in self.replicas.values():
             replica.stop()
-        self.coordinator.stop()
+        for coordinator in self.coordinators.values():
+            coordinator.stop()
         self.brokers.clear()
         self.replicas.clear()
 
@@ -145,9 +177,11 @@ class InProcessCluster:
         _wait(replica.ready, timeout_s, "a replica actor", replica)
         return replica
 
-    def stop_coordinator(self) -> None:
-        """Stops the coordinator; what runs goes on without it."""
-        self.coordinator.stop()
+    def stop_coordinator(self, coordinator_id: int | None = None) -> int:
+        """Stops a coordinator, None: the active one; what runs goes on without it. Gives its id."""
+        stopped = self.coordinator.options.coordinator_id if coordinator_id is None else coordinator_id
+        self.coordinators[stopped].stop()
+        return stopped
 
 
 class _Poll:

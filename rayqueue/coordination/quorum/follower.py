@@ -24,7 +24,8 @@ class Follower:
 
     def __init__(self, node: QuorumMachine) -> None:
         self._node = node
-        self._deadline_ms = node.election_deadline_ms()
+        alone = node.log.membership.voters == (node.me,)  # then there is nobody to hear of, and nobody to wait for
+        self._deadline_ms = node.now_ms if alone else node.election_deadline_ms()
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rayqueue import AdminClient
-from rayqueue.actors import partition_table, watch_hub
+from rayqueue.actors import partition_table, published_log
 from rayqueue.replication import events as ev
 from rayqueue.testing.inprocess import InProcessCluster
 
@@ -19,7 +19,7 @@ def test_nothing_is_led_under_the_leader_epoch_of_the_process_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The registration and the new leader epochs are one command; read in halves it would be led under the old ones."""
-    monkeypatch.setattr(watch_hub, "BATCH_RECORDS_MAX", PARTITIONS // 4)
+    monkeypatch.setattr(published_log, "BATCH_RECORDS_MAX", PARTITIONS // 4)
     told: list[tuple[int, int]] = []
     hosted = partition_table.HostedPartition
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from rayqueue.actors.data_server import DataServer
-from rayqueue.actors.watch_hub import BATCH_RECORDS_MAX, WatchHub
+from rayqueue.actors.published_log import BATCH_RECORDS_MAX
+from rayqueue.actors.watch_hub import WatchHub
 from rayqueue.client.data_channel import DataChannel, Exchange
 from rayqueue.errors import BrokerNotAvailable, NotController, ProtocolError
 from rayqueue.protocol import codec
@@ -51,6 +52,17 @@ class Rig:
         with self._changed:
             assert self._changed.wait_for(lambda: set(words) <= set(self.told), WAIT_S), self.told
 
+    def serve(self, epoch: int, *commands: list[bytes]) -> None:
+        """These are committed, and the coordinator is active."""
+        self.hub.start_from([], 0)
+        for command in commands:
+            self.hub.append(command)
+        self.hub.serve_epoch(sum(map(len, commands)), epoch)
+
+    def commit(self, end: int, command: list[bytes]) -> None:
+        self.hub.append(command)
+        self.hub.publish(end)
+
     def watch(self, index: int, watcher: str = "w") -> Exchange:
         exchange = DataChannel(HOST, self._server.port).exchange(Hello(PROTOCOL_VERSION, "watch"), WAIT_S)
         self._opened.append(exchange)
@@ -90,14 +102,13 @@ def news(exchange: Exchange) -> MetadataBatch:
 
 def test_a_watcher_is_sent_what_is_committed_and_then_what_comes(rigs: Callable[..., Rig]) -> None:
     rig = rigs()
-    records = [b"0", b"1", b"2"]
-    rig.hub.open(records, [1, 2, 3], 2, 7)
+    rig.serve(7, [b"0"], [b"1"])
     stream = rig.watch(1)
     assert received(stream) == MetadataBatch(1, 2, 7, [b"1"])
     assert received(stream) == MetadataBatch(2, 2, 7, []), "a silence is filled"
-    rig.hub.publish(3)
+    rig.commit(3, [b"2"])
     assert news(stream) == MetadataBatch(2, 3, 7, [b"2"])
-    assert received(rig.watch(9, "ahead")) == MetadataBatch(0, 3, 7, records)
+    assert received(rig.watch(9, "ahead")) == MetadataBatch(0, 3, 7, [b"0", b"1", b"2"])
     assert received(rig.watch(3, "level")) == MetadataBatch(3, 3, 7, []), "also one that lacks nothing hears at once"
     rig.wait_told("+w 7", "+ahead 7", "+level 7")
 
@@ -107,10 +118,10 @@ def test_streams_end_when_the_coordinator_is_another_one_or_stops(rigs: Callable
     with pytest.raises(NotController):
         received(rig.watch(0))
     assert rig.told == []
-    rig.hub.open([], [], 0, 1)
+    rig.serve(1)
     first = rig.watch(0)
     received(first)
-    rig.hub.open([], [], 0, 2)
+    rig.serve(2)
     with pytest.raises(BrokerNotAvailable):
         while True:
             received(first)
@@ -129,18 +140,19 @@ def test_a_command_is_sent_whole_however_many_records_it_has(rigs: Callable[...,
     large = BATCH_RECORDS_MAX + 10
     ends = [1, 2, 2 + large, 3 + large, 3 + 2 * large]  # the last one is not committed yet
     records = [b"%d" % number for number in range(ends[-1])]
-    rig.hub.open(records, ends, ends[-2], 1)
+    commands = [records[first:end] for first, end in zip([0, *ends], ends, strict=False)]
+    rig.serve(1, *commands[:-1])
     stream = rig.watch(0)
     sent = [news(stream) for _ in range(3)]
     assert [(one.index, one.end) for one in sent] == [(0, 2), (2, 2 + large), (2 + large, 3 + large)]
     assert [record for one in sent for record in one.records] == records[: ends[-2]]
-    rig.hub.publish(ends[-1])
+    rig.commit(ends[-1], commands[-1])
     assert (last := news(stream)).end == ends[-1] and len(last.records) == large
 
 
 def test_what_a_watcher_has_applied_is_told_when_it_grows(rigs: Callable[..., Rig]) -> None:
     rig = rigs()
-    rig.hub.open([b"0"], [1], 1, 4)
+    rig.serve(4, [b"0"])
     stream = rig.watch(0)
     for index in (0, 0, 1, 0, 1, 2):
         stream.send(codec.encode(WatchBeat(index)))
@@ -155,7 +167,7 @@ def test_what_a_watcher_has_applied_is_told_when_it_grows(rigs: Callable[..., Ri
 
 def test_a_connection_that_breaks_ends_the_stream_at_once(rigs: Callable[..., Rig]) -> None:
     rig = rigs()
-    rig.hub.open([], [], 0, 1)
+    rig.serve(1)
     stream = rig.watch(0)
     received(stream)
     stream.close()
@@ -164,7 +176,7 @@ def test_a_connection_that_breaks_ends_the_stream_at_once(rigs: Callable[..., Ri
 
 def test_who_says_nothing_is_ended_and_who_beats_is_not(rigs: Callable[..., Rig]) -> None:
     rig = rigs(timeout_s=0.2)
-    rig.hub.open([], [], 0, 1)
+    rig.serve(1)
     silent, lively = rig.watch(0, "silent"), rig.watch(0, "lively")
     with pytest.raises(BrokerNotAvailable):
         while True:
@@ -179,15 +191,11 @@ def test_who_says_nothing_is_ended_and_who_beats_is_not(rigs: Callable[..., Rig]
 def test_a_watcher_that_does_not_read_holds_up_nobody_and_costs_one_batch(rigs: Callable[..., Rig]) -> None:
     rig = rigs()
     size, count = 1 << 20, 64  # far more than a connection takes
-    records: list[bytes] = []
-    ends: list[int] = []
-    rig.hub.open(records, ends, 0, 1)
+    rig.serve(1)
     deaf, other = rig.watch(0, "deaf"), rig.watch(0, "other")
     received(other)
     for number in range(1, count + 1):
-        records.append(bytes(size))
-        ends.append(number)
-        rig.hub.publish(number)
+        rig.commit(number, [bytes(size)])
         assert news(other).end == number
     (stream,) = [one for one in rig.hub._streams if one.watcher == "deaf"]
     assert stream.index < count and len(stream.exchange._outbox) <= 1
@@ -196,3 +204,24 @@ def test_a_watcher_that_does_not_read_holds_up_nobody_and_costs_one_batch(rigs: 
         batch = received(deaf)
         assert batch.index == at
         at = batch.end
+
+
+def test_who_has_followed_less_than_the_snapshot_begins_with_it(rigs: Callable[..., Rig]) -> None:
+    rig = rigs()
+    rig.hub.start_from([b"all", b"before"], 40)
+    rig.hub.append([b"40", b"41"])
+    rig.hub.serve_epoch(42, 3)
+    level = rig.watch(41)
+    assert received(level) == MetadataBatch(41, 42, 3, [b"41"])
+    late = rig.watch(12)
+    assert received(late) == MetadataBatch(0, 40, 3, [b"all", b"before"])
+    assert received(late) == MetadataBatch(40, 42, 3, [b"40", b"41"])
+    rig.hub.start_from([b"less"], 42)  # taken while they follow
+    rig.commit(43, [b"42"])
+    assert news(level) == news(late) == MetadataBatch(42, 43, 3, [b"42"])
+    rig.hub.stop_serving()
+    with pytest.raises(BrokerNotAvailable):
+        while True:
+            received(level)
+    with pytest.raises(NotController):
+        received(rig.watch(43))

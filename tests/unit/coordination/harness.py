@@ -21,6 +21,7 @@ from rayqueue.coordination.events import (
     WatchEnded,
     WatchStarted,
 )
+from rayqueue.coordination.image import MetadataImage
 from rayqueue.coordination.machine import CoordinatorMachine, FormatCluster
 from rayqueue.coordination.records import decode_record, encode_record
 from rayqueue.coordination.state import ClusterState
@@ -48,7 +49,7 @@ class FakeSchemas:
 
 def dump(state: ClusterState) -> dict[str, Any]:
     """The state as plain values, to compare two."""
-    return {name: repr(value) for name, value in vars(state).items()}
+    return {name: repr(sorted(value) if isinstance(value, set) else value) for name, value in vars(state).items()}
 
 
 class Harness:
@@ -74,8 +75,10 @@ class Harness:
         self.epoch += 1
         self.unanswered.clear()
         around = Surroundings(self.config, FakeSchemas(), lambda: next(self._ids).to_bytes(16, "big"))
-        records = [decode_record(data) for data in self.log]
-        self.machine = CoordinatorMachine(around, records, self.epoch, ("127.0.0.1", 9000), self.now_ms)
+        image = MetadataImage(self.config.topic_defaults)
+        for data in self.log:
+            image.replay(decode_record(data))
+        self.machine = CoordinatorMachine(around, image, self.epoch, ("127.0.0.1", 9000), self.now_ms)
         self.published = len(self.log)
         self.machine.validate()
 

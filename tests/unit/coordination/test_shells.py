@@ -168,7 +168,7 @@ def test_a_lost_metadata_log_is_not_taken_for_a_new_cluster(shells: Shells) -> N
     coordinator = shells.coordinator()
     coordinator.format("c1")
     shells.stop(coordinator)
-    for path in (shells.data_dir / "coordinator" / "metadata").iterdir():
+    for path in (shells.data_dir / "coordinator-0" / "metadata").iterdir():
         path.unlink()
     lost = shells.coordinator(wait=False)
     until(lost, lambda: lost.report().state == "failed")

@@ -108,7 +108,7 @@ def test_a_coordinator_says_what_its_disk_does_and_starts_when_that_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Break, error: str
 ) -> None:
     with monkeypatch.context() as patch:
-        broken(patch, tmp_path / "coordinator")
+        broken(patch, tmp_path / "coordinator-0")
         made = Coordinator(CoordinatorOptions("c", str(tmp_path), HOST, HOST, BrokerConfig.parse()))
         try:
             until_reported(made, error)

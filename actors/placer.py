@@ -1,6 +1,8 @@
-"""Keeps the brokers that are wanted running on the nodes of the Ray cluster: looks each second, starts what is missing.
+"""Keeps the brokers and coordinators that are wanted running on the nodes of the Ray cluster: looks each second, starts
+what is missing.
 
-A part of the coordinator's process. It decides by `coordination.reconcile.plan`; Ray starts and restarts processes.
+A part of every coordinator's process; only that of the active one does anything. It decides by
+`coordination.reconcile.plan`; Ray starts and restarts processes.
 """
 
 from __future__ import annotations
@@ -9,11 +11,17 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
 
 from rayqueue.actors.coordinator import Coordinator
 from rayqueue.actors.nodes import NodeReport, alive_nodes, check_versions, probe
-from rayqueue.actors.options import ANY_ADDRESS, LOOPBACK, BrokerOptions, Logging
+from rayqueue.actors.options import ANY_ADDRESS, LOOPBACK, BrokerOptions, CoordinatorOptions, Logging
+from rayqueue.actors.quorum_tending import SILENT_MS, VOTERS_MAX
 from rayqueue.coordination.machine import CoordinatorMachine
+from rayqueue.coordination.quorum.status import QuorumStatus
+from rayqueue.coordination.quorum.voters import voters_wanted
 from rayqueue.coordination.reconcile import NodeView, Wanted, plan
 from rayqueue.coordination.state import ClusterState
 from rayqueue.errors import BrokerNotAvailable, ConfigError, RayQueueError
@@ -21,14 +29,16 @@ from rayqueue.errors import BrokerNotAvailable, ConfigError, RayQueueError
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
+# A coordinator that has not been heard so long, and whose node is gone, is given up: another one takes its number.
+REPLACE_COORDINATOR_MS = 30_000
 POOL_SIZE_MAX = 16
 
 
-class RayBrokerPlacer:
+class RayPlacer:
     """The reconciliation's thread.
 
     Args:
-        start_broker: starts a broker's actor unless one of its name is there.
+        start_broker, start_coordinator: starts an actor unless one of its name is there.
         nodes: what is known of nodes from the start; others are looked at when they turn up.
 
     Attributes:
@@ -39,13 +49,16 @@ class RayBrokerPlacer:
         self,
         coordinator: Coordinator,
         start_broker: Callable[[BrokerOptions], None],
+        start_coordinator: Callable[[CoordinatorOptions, list[NodeReport]], Any],
         nodes: Sequence[NodeReport] = (),
     ) -> None:
         self._coordinator = coordinator
         self._start_broker = start_broker
+        self._start_coordinator = start_coordinator
         self._wanted = Wanted.of(coordinator.options.brokers)
         self._nodes = {node.node_id: node for node in nodes}
         self._assigned: dict[int, str] = {}
+        self._coordinators: dict[int, str] = {}
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="broker-placer", daemon=True)
@@ -68,6 +81,14 @@ class RayBrokerPlacer:
         self._wanted = self._wanted.more(brokers)
         self._looked = False
         self._wake.set()
+
+    def missing_coordinators(self, voters: set[int]) -> dict[int, str]:
+        """Coordinators that should vote and do not, and where."""
+        return {
+            one: f"on node {node_id[:8]} does not vote yet"
+            for one, node_id in self._coordinators.items()
+            if one not in voters
+        }
 
     def missing(self, running: set[int]) -> dict[int, str]:
         """Brokers that should run and do not, and where; -1 while it has not looked since it was told their number."""
@@ -93,21 +114,39 @@ class RayBrokerPlacer:
             self._wake.clear()
 
     def _reconcile(self) -> None:
-        cluster_id, known, running = self._coordinator.look(_brokers)
-        if not cluster_id:
+        there: _There = self._coordinator.look(lambda state, machine: _there(state, machine, self._coordinator.quorum))
+        if not there.cluster_id:
             return
         addresses = alive_nodes()
-        self._look_at_new_nodes(addresses, cluster_id)
+        self._look_at_new_nodes(addresses, there.cluster_id)
         usable = {node_id: self._nodes[node_id] for node_id in addresses if node_id not in self.problems}
         views = [NodeView(node_id, frozenset(report.brokers)) for node_id, report in usable.items()]
-        wanted = self._wanted
-        self._assigned = plan(views, {**self._assigned, **running}, running, known, wanted)
+        wanted, running = self._wanted, there.brokers_running
+        self._assigned = plan(views, {**self._assigned, **running}, running, there.brokers, wanted)
+        self._reconcile_coordinators(there, usable, addresses)
         self._looked = self._wanted == wanted
         load = Counter(self._assigned.values())
         for broker_id, node_id in sorted(self._assigned.items()):
             if broker_id in running or self._stopping.is_set():
                 continue
-            self._start_broker(self._options(cluster_id, broker_id, usable[node_id], load[node_id]))
+            self._start_broker(self._options(there, broker_id, usable[node_id], load[node_id]))
+
+    def _reconcile_coordinators(self, there: _There, usable: dict[str, NodeReport], addresses: dict[str, str]) -> None:
+        """As many coordinators as should vote. One whose node is gone is waited for, as its copy may come back with it;
+        after a while another one gets its number, with a copy of its own."""
+        views = [NodeView(node_id, frozenset(report.coordinators)) for node_id, report in usable.items()]
+        known = [
+            one
+            for one, node_id in there.coordinators.items()
+            if node_id in addresses or there.silent_ms.get(one, 0) < REPLACE_COORDINATOR_MS
+        ]
+        running = {one: there.coordinators[one] for one in there.coordinators_running}
+        wanted = Wanted(voters_wanted(max(len(self._assigned), 1), VOTERS_MAX), False)
+        self._coordinators = plan(views, {**self._coordinators, **running}, running, known, wanted)
+        for coordinator_id, node_id in sorted(self._coordinators.items()):
+            if coordinator_id not in running and not self._stopping.is_set():
+                options = self._coordinator_options(there, coordinator_id, usable[node_id])
+                self._start_coordinator(options, list(usable.values()))
 
     def _look_at_new_nodes(self, addresses: dict[str, str], cluster_id: str) -> None:
         for gone in [node_id for node_id in self._nodes if node_id not in addresses]:
@@ -140,19 +179,37 @@ class RayBrokerPlacer:
                 "machine; shut it down and start it again (or start it with listen.host)"
             )
 
-    def _options(self, cluster_id: str, broker_id: int, node: NodeReport, on_node: int) -> BrokerOptions:
+    def _coordinator_options(self, there: _There, coordinator_id: int, node: NodeReport) -> CoordinatorOptions:
+        """What a standby is started with."""
+        mine = self._coordinator.options
+        config = mine.config
+        listen, advertised = addresses(mine.loopback, config.listen_host, config.advertised_host, node.address)
+        return msgspec.structs.replace(
+            mine,
+            coordinator_id=coordinator_id,
+            cluster_id=there.cluster_id,
+            data_dir=node.data_dir,
+            listen_host=listen,
+            advertised_host=advertised,
+            node_id=node.node_id,
+            logging=Logging.of(node.data_dir, f"coordinator-{coordinator_id}", mine.logging.level),
+            peers=tuple(sorted(self._coordinator.known.items())),
+            token=self._coordinator.token,
+        )
+
+    def _options(self, there: _There, broker_id: int, node: NodeReport, on_node: int) -> BrokerOptions:
         """What a broker is started with; on_node: brokers that share the node's cores."""
         cluster = self._coordinator.options
         config = cluster.config
         listen, advertised = addresses(cluster.loopback, config.listen_host, config.advertised_host, node.address)
         return BrokerOptions(
             name=cluster.name,
-            cluster_id=cluster_id,
+            cluster_id=there.cluster_id,
             broker_id=broker_id,
             data_dir=node.data_dir,
             listen_host=listen,
             advertised_host=advertised,
-            coordinators=((cluster.advertised_host, self._coordinator.port),),
+            coordinators=tuple(address for _, address in sorted(self._coordinator.known.items())),
             token=self._coordinator.token,
             config=config,
             node_id=node.node_id,
@@ -183,7 +240,26 @@ def is_loopback(listen_host: str | None, node_addresses: set[str]) -> bool:
     return len(node_addresses) <= 1
 
 
-def _brokers(state: ClusterState, machine: CoordinatorMachine) -> tuple[str, list[int], dict[int, str]]:
-    """(cluster id, all broker ids, broker id → node of those whose process is there)."""
-    running = {i: b.node_id for i, b in state.brokers.items() if machine.is_watching(b.incarnation)}
-    return state.cluster_id, list(state.brokers), running
+class _There(NamedTuple):
+    """What the cluster has, and what of it is there.
+
+    Attributes:
+        brokers: all ids. brokers_running: id → node of those whose process is there.
+        coordinators: id → node of all that have registered. coordinators_running: those heard of now.
+        silent_ms: by coordinator id, since when one has not been heard of.
+    """
+
+    cluster_id: str
+    brokers: list[int]
+    brokers_running: dict[int, str]
+    coordinators: dict[int, str]
+    coordinators_running: list[int]
+    silent_ms: dict[int, int]
+
+
+def _there(state: ClusterState, machine: CoordinatorMachine, quorum: QuorumStatus) -> _There:
+    brokers = {i: b.node_id for i, b in state.brokers.items() if machine.is_watching(b.incarnation)}
+    coordinators = {one: record.node_id for one, record in state.coordinators.items()}
+    silent = {quorum.me.broker_id: 0, **{peer.voter.broker_id: peer.silent_ms for peer in quorum.peers}}
+    running = [one for one in coordinators if silent.get(one, SILENT_MS) < SILENT_MS]
+    return _There(state.cluster_id, list(state.brokers), brokers, coordinators, running, silent)

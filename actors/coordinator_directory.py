@@ -1,0 +1,114 @@
+"""A coordinator's directory: whose copy of which cluster's metadata lies there, and where the others were last.
+
+::
+
+    <data_dir>/coordinator-<id>/    lock, identity.json, peers.json, ports/coordinator, metadata/ (see quorum_store)
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from rayqueue.actors.identity import CoordinatorIdentity, DirectoryLock, read_json, write_json
+from rayqueue.actors.options import CoordinatorOptions
+from rayqueue.actors.quorum_store import QuorumStore
+from rayqueue.coordination.quorum.messages import Membership, Voter, first_entries
+from rayqueue.coordination.state import ClusterState
+from rayqueue.errors import ClusterMismatch, StorageError
+from rayqueue.storage.files import FileSystem
+
+Address = tuple[str, int]
+
+
+class CoordinatorDirectory:
+    """See the module. `acquire` comes first; then all but the attributes belong to the loop.
+
+    Attributes:
+        addresses: where coordinators listen, by id; replaced as a whole.
+        identity: whose directory it is. Its cluster id is "" until the cluster's own log has said it.
+    """
+
+    def __init__(self, files: FileSystem, options: CoordinatorOptions) -> None:
+        self._files = files
+        self._options = options
+        self.path = Path(options.directory)
+        self._lock = DirectoryLock(self.path / "lock")
+        self.identity = CoordinatorIdentity("", "")
+        self.addresses: dict[int, Address] = dict(options.peers)
+        self._forming = ""
+
+    @property
+    def cluster_id(self) -> str:
+        """Of the cluster that lies here, or is joined; "": not known yet."""
+        return self.identity.cluster_id or self._forming or self._options.cluster_id
+
+    def acquire(self, stop: threading.Event, waiting: Callable[[str], None]) -> bool:
+        """Takes the lock and reads what is there; False when `stop` was set.
+
+        Raises:
+            StorageError: it cannot be read or written. ClusterMismatch: another cluster lies here.
+        """
+        if not self._lock.acquire(stop, waiting):
+            return False
+        path = self.path / "identity.json"
+        identity = read_json(path, CoordinatorIdentity)
+        if identity is None:
+            identity = CoordinatorIdentity("", uuid.uuid4().hex)
+            write_json(path, identity)
+        joins = self._options.cluster_id
+        if joins and identity.cluster_id and identity.cluster_id != joins:
+            raise ClusterMismatch(
+                f"{self.path} holds metadata of cluster {identity.cluster_id}, not {joins}: use another data_dir"
+            )
+        self.identity = identity
+        self.addresses = {
+            **(read_json(self.path / "peers.json", dict[int, Address]) or {}),
+            **dict(self._options.peers),
+        }
+        return True
+
+    def form(self, cluster_id: str) -> None:
+        """The next `open` begins a log here, if there is none."""
+        self._forming = cluster_id
+
+    def open(self) -> tuple[Voter, QuorumStore] | None:
+        """The copy of the log that lies here; None: there is none, and it has not been said that there should be.
+
+        Raises:
+            StorageError: the disk failed. CorruptRecord: what was promised is damaged, or gone.
+        """
+        me = Voter(self._options.coordinator_id, self.identity.directory_id)
+        first = first_entries(Membership((me,))) if self._forming else []
+        store = QuorumStore(self._files, self.path / "metadata", first)
+        if self.identity.cluster_id and store.empty:
+            raise StorageError(
+                f"{self.path} belongs to cluster {self.identity.cluster_id}, but its metadata log is lost: restore it "
+                "from a copy, or remove this directory if other nodes have the cluster's metadata"
+            )
+        if store.empty and not self._options.cluster_id:
+            store.close()
+            return None
+        return me, store
+
+    def note(self, state: ClusterState) -> None:
+        """Keeps what the log says of the cluster's id and of where the others are.
+
+        Raises:
+            StorageError: the disk failed or is full.
+        """
+        if state.cluster_id and self.identity.cluster_id != state.cluster_id:
+            # Only now: after the log says it, so that a log that is lost is noticed.
+            self.identity = CoordinatorIdentity(state.cluster_id, self.identity.directory_id)
+            write_json(self.path / "identity.json", self.identity)
+        told = {c.coordinator_id: (c.host, c.port) for c in state.coordinators.values()}
+        known = {**self.addresses, **told}
+        if known != self.addresses:
+            self.addresses = known
+            write_json(self.path / "peers.json", known)
+
+    def release(self) -> None:
+        """Lets go of the directory."""
+        self._lock.release()

@@ -1,0 +1,178 @@
+"""Three coordinators on real disks and sockets: one may go, also with its disk, and no more than one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rayqueue
+from rayqueue.actors import coordinator as coordinator_module
+from rayqueue.coordination.quorum.config import QuorumConfig
+from rayqueue.errors import BrokerNotAvailable, NotController
+from rayqueue.protocol.messages import AllocateProducerIds, ProducerIdBlock
+from rayqueue.testing.inprocess import InProcessCluster
+from tests.integration.waiting import eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+WAIT_S = 30.0
+
+
+def voters(cluster: InProcessCluster) -> list[int]:
+    return sorted(voter.broker_id for voter in cluster.coordinator.quorum.membership.voters)
+
+
+def wait_active(cluster: InProcessCluster, but: int = -1) -> int:
+    """Waits for an active coordinator that is not this one; its id."""
+
+    def found() -> list[int]:
+        return [i for i, one in cluster.coordinators.items() if one.active and i != but]
+
+    return int(eventually(found, WAIT_S, "an active coordinator")[0])
+
+
+def wait_level(cluster: InProcessCluster) -> None:
+    """Waits until every coordinator has all that is committed."""
+    eventually(
+        lambda: len({one.quorum.commit for one in cluster.coordinators.values()}) == 1, WAIT_S, "level coordinators"
+    )
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[InProcessCluster]:
+    with InProcessCluster(tmp_path, brokers=3, coordinators=3) as made:
+        eventually(lambda: voters(made) == [0, 1, 2], WAIT_S, "three voters")
+        yield made
+
+
+@pytest.fixture
+def admin(cluster: InProcessCluster) -> Iterator[rayqueue.AdminClient]:
+    with rayqueue.AdminClient(bootstrap_servers=cluster.bootstrap_servers) as made:
+        yield made
+
+
+def names(admin: rayqueue.AdminClient) -> set[str]:
+    return set(admin.list_topics())
+
+
+def test_each_coordinator_can_be_the_next(cluster: InProcessCluster, admin: rayqueue.AdminClient) -> None:
+    admin.create_topic("t", partitions=3, replication_factor=3)
+    made = {"t"}
+    epochs = [cluster.coordinator.quorum.epoch]
+    with rayqueue.Producer(bootstrap_servers=cluster.bootstrap_servers) as producer:
+        for number in range(3):
+            gone = cluster.stop_coordinator()
+            assert producer.produce("t", b"%d" % number).result(WAIT_S).offset >= 0
+            wait_active(cluster, gone)
+            admin.create_topic(f"after-{number}")
+            made.add(f"after-{number}")
+            epochs.append(cluster.coordinator.quorum.epoch)
+            cluster.start_coordinator(gone)
+            wait_level(cluster)
+    assert names(admin) == made
+    assert epochs == sorted(set(epochs)), "every one is active in an epoch of its own"
+    described = admin.describe_topic("t")
+    assert {tuple(sorted(p.isr)) for p in described.partitions} == {(0, 1, 2)}, "no replica counted as lost meanwhile"
+    images = [one.look_committed(lambda state: sorted(state.topics)) for one in cluster.coordinators.values()]
+    assert images == [sorted(made)] * 3
+
+
+def test_a_standby_takes_no_commands(cluster: InProcessCluster) -> None:
+    standby = next(one for one in cluster.coordinators.values() if not one.active)
+    assert standby.report().standing == "standby"
+    with pytest.raises(NotController, match="is the active one"):
+        standby.ask(AllocateProducerIds(0))
+
+
+def test_without_a_majority_nothing_is_changed_and_data_flows(
+    cluster: InProcessCluster, admin: rayqueue.AdminClient
+) -> None:
+    admin.create_topic("t", replication_factor=3)
+    active = cluster.coordinator.options.coordinator_id
+    rest = [i for i in cluster.coordinators if i != active]
+    for one in rest:
+        cluster.stop_coordinator(one)
+    eventually(lambda: not cluster.coordinators[active].active, WAIT_S, "the last one steps down")
+    with pytest.raises(BrokerNotAvailable):
+        cluster.coordinators[active].ask(AllocateProducerIds(0))
+    with rayqueue.Producer(bootstrap_servers=cluster.bootstrap_servers) as producer:
+        assert producer.produce("t", b"x").result(WAIT_S).offset == 0
+    cluster.start_coordinator(rest[0])
+    wait_active(cluster)
+    admin.create_topic("again")
+    assert names(admin) == {"t", "again"}
+
+
+def test_a_copy_that_was_lost_with_its_disk_joins_anew_as_another_one(
+    cluster: InProcessCluster, admin: rayqueue.AdminClient, tmp_path: Path
+) -> None:
+    admin.create_topic("t")
+    lost = cluster.stop_coordinator()
+    before = {voter for one in cluster.coordinators.values() if one.active for voter in one.quorum.membership.voters}
+    shutil.rmtree(tmp_path / f"coordinator-{lost}")
+    wait_active(cluster, lost)
+    cluster.start_coordinator(lost)
+    eventually(
+        lambda: voters(cluster) == [0, 1, 2] and set(cluster.coordinator.quorum.membership.voters) != before,
+        WAIT_S,
+        "the new copy votes",
+    )
+    admin.create_topic("u")
+    wait_level(cluster)
+    new = cluster.coordinators[lost]
+    assert new.look_committed(lambda state: sorted(state.topics)) == ["t", "u"]
+
+
+def test_ids_are_never_handed_out_twice_whoever_is_active(cluster: InProcessCluster) -> None:
+    blocks: list[ProducerIdBlock] = []
+    for _ in range(3):
+        blocks += [cluster.coordinator.ask(AllocateProducerIds(0)) for _ in range(3)]
+        gone = cluster.stop_coordinator()
+        wait_active(cluster, gone)
+        blocks += [cluster.coordinator.ask(AllocateProducerIds(0)) for _ in range(3)]
+        cluster.start_coordinator(gone)
+        wait_level(cluster)
+    firsts = [block.first for block in blocks]
+    assert firsts == sorted(set(firsts))
+
+
+def test_a_cluster_that_was_stopped_is_there_again_with_all_its_voters(tmp_path: Path) -> None:
+    for number in range(2):
+        with InProcessCluster(tmp_path, brokers=2, coordinators=3) as cluster:
+            eventually(lambda cluster=cluster: voters(cluster) == [0, 1, 2], WAIT_S, "three voters")
+            with rayqueue.AdminClient(bootstrap_servers=cluster.bootstrap_servers) as admin:
+                assert len(names(admin)) == number
+                admin.create_topic(f"t{number}")
+
+
+def test_a_snapshot_takes_the_place_of_a_long_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was away longer than the log reaches back gets the snapshot, and so do brokers."""
+    short = QuorumConfig(snapshot_after_entries=20, kept_entries=5)
+    monkeypatch.setattr(coordinator_module, "QUORUM", short)
+    with InProcessCluster(tmp_path, brokers=1, coordinators=3) as cluster:
+        eventually(lambda: voters(cluster) == [0, 1, 2], WAIT_S, "three voters")
+        with rayqueue.AdminClient(bootstrap_servers=cluster.bootstrap_servers) as admin:
+            admin.create_topic("first", partitions=2)
+            away = next(i for i, one in cluster.coordinators.items() if not one.active)
+            cluster.stop_coordinator(away)
+            for _ in range(60):
+                cluster.coordinator.ask(AllocateProducerIds(0))
+            admin.create_topic("second")
+            cluster.start_coordinator(away)
+            wait_level(cluster)
+            back = cluster.coordinators[away].look_committed(
+                lambda state: (sorted(state.topics), state.next_producer_id)
+            )
+            assert back == (["first", "second"], 61_000)
+            assert (tmp_path / f"coordinator-{away}" / "metadata" / "snapshot").exists()
+            with rayqueue.Producer(bootstrap_servers=cluster.bootstrap_servers) as producer:
+                assert producer.produce("first", b"x", partition=1).result(WAIT_S).offset == 0
+                cluster.stop_replica(0)
+                cluster.start_replica(0)  # follows the log from its start: from the snapshot
+                assert producer.produce("first", b"x", partition=1).result(WAIT_S).offset == 1
+    with InProcessCluster(tmp_path, brokers=1, coordinators=3) as again:
+        eventually(lambda: voters(again) == [0, 1, 2], WAIT_S, "three voters")
+        assert sorted(again.coordinator.look(lambda state, _: list(state.topics))) == ["first", "second"]
