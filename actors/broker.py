@@ -10,21 +10,22 @@ import os
 import threading
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rayqueue.actors.calls import typed
 from rayqueue.actors.coordinator_addresses import CoordinatorAddresses
 from rayqueue.actors.coordinator_channel import CoordinatorChannel
 from rayqueue.actors.flight import FlightServer
-from rayqueue.actors.identity import BrokerIdentity, DirectoryLock, bind_server, read_json, write_json
+from rayqueue.actors.identity import BrokerIdentity, DirectoryLock, bind_server, read_json, replica_lock, write_json
 from rayqueue.actors.logs import write_logs
 from rayqueue.actors.metadata_follower import MetadataFollower
 from rayqueue.actors.metadata_service import answer_metadata
 from rayqueue.actors.options import BrokerOptions, ProcessReport
 from rayqueue.actors.process import prepare_process
 from rayqueue.actors.progress import Progress
-from rayqueue.client.data_channel import DataChannel
-from rayqueue.coordination.records import Record
+from rayqueue.actors.replica_watch import ReplicaWatch
+from rayqueue.coordination.records import Record, ReplicaActorRecord
 from rayqueue.coordination.state import ClusterState
 from rayqueue.coordination.views import describe_cluster
 from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, RayQueueError
@@ -50,9 +51,8 @@ RETRY_S = 0.1
 RETRY_MAX_S = 1.0
 # Longest wait of a metadata request for an index that has not come yet.
 METADATA_WAIT_S = 2.0
-# How often a broker looks whether its replica actors answer, and how long one may take.
-PING_INTERVAL_S = 1.0
-PING_TIMEOUT_S = 1.0
+# How often it looks whether its replica actors could be started.
+LOOK_S = 0.5
 
 
 class Broker:
@@ -73,7 +73,6 @@ class Broker:
         self.options = options
         self.incarnation = uuid.uuid4().hex
         self.progress = Progress()
-        self._start_replica = start_replica
         self._directory = Path(options.directory)
         self._lock = DirectoryLock(self._directory / "lock")
         self._stopping = threading.Event()
@@ -87,6 +86,16 @@ class Broker:
             self._on_metadata,
             topic_defaults=options.config.topic_defaults,
         )
+        self._watches = [
+            ReplicaWatch(
+                slot,
+                partial(self._registered, slot),
+                start_replica,
+                replica_lock(self._directory, slot),
+                options.token,
+            )
+            for slot in range(options.pool_size)
+        ]
         self._current = threading.Event()  # our image of the cluster is at least as new as our registration
         self._server: FlightServer | None = None
         self._ids = ProducerIdBlock(0, 0)
@@ -110,7 +119,7 @@ class Broker:
         return self._server.port if self._server else 0
 
     def _run(self) -> None:
-        """The start, then the watch over the replica actors, until `stop`."""
+        """The start, then what the watches over the replica actors say, until `stop`."""
         attempt = 0
         while not self._stopping.is_set():
             try:
@@ -125,9 +134,16 @@ class Broker:
                     self.progress.failed(error)
             attempt += 1
             self._stopping.wait(min(RETRY_MAX_S, RETRY_S * 2**attempt))
-        while not self._stopping.is_set():
-            self._ensure_replicas()
-            self._stopping.wait(PING_INTERVAL_S)
+        else:
+            return
+        for watch in self._watches:
+            watch.start()
+        while not self._stopping.wait(LOOK_S):
+            problem = next((watch.problem for watch in self._watches if watch.problem is not None), None)
+            if problem is not None:
+                self.progress.failed(problem)
+            elif not self.ready.is_set():
+                self.progress.running()
 
     def _serve(self) -> None:
         """Lock, identity, port, registration; each step is done once, so it can be called again after an error."""
@@ -207,7 +223,11 @@ class Broker:
         """Stops serving, and lets go of the directory and the port. The replica actors go on."""
         self._stopping.set()
         self._coordinator.close()
-        self._starter.join(COORDINATOR_TIMEOUT_S + PING_TIMEOUT_S)
+        self._starter.join(COORDINATOR_TIMEOUT_S)
+        for watch in self._watches:
+            watch.stop()
+        for watch in self._watches:
+            watch.join(COORDINATOR_TIMEOUT_S)
         self._follower.stop()
         if self._server is not None:
             self._server.shutdown()
@@ -224,37 +244,10 @@ class Broker:
             log_file=self.options.logging.file,
         )
 
-    # --- the replica actors ------------------------------------------------------------------------------------------
-
-    def _ensure_replicas(self) -> None:
-        """Starts every replica actor that does not answer; those that run (a broker may restart alone) are kept."""
-        problem: BaseException | None = None
-        for slot in range(self.options.pool_size):
-            try:
-                if self._stopping.is_set() or self._answers(slot):
-                    continue
-                self._start_replica(slot)
-            except Exception as error:
-                # Whatever kept it from starting, the next round tries again; the others must not wait for it.
-                log.exception("replica actor %d is not started", slot)
-                problem = error
-        if problem is not None:
-            self.progress.failed(problem)
-        elif not self.ready.is_set():
-            self.progress.running()
-
-    def _answers(self, slot: int) -> bool:
-        """Whether the process that the metadata log names for this slot is there."""
-        key = (self.options.broker_id, slot)
-        actor = self._follower.read(lambda state, index, epoch: state.replica_actors.get(key))
-        if actor is None:
-            return False
-        channel = DataChannel(actor.host, actor.port, self.options.token, PING_TIMEOUT_S)
-        try:
-            return channel.call("identify", Empty(), Identity, PING_TIMEOUT_S).incarnation == actor.incarnation
-        except RayQueueError as error:
-            log.debug("replica actor %d does not answer: %s", slot, error)
-            return False
+    def _registered(self, slot: int) -> ReplicaActorRecord | None:
+        """What the metadata log says of a replica actor of ours."""
+        key = self.options.broker_id, slot
+        return self._follower.read(lambda state, index, epoch: state.replica_actors.get(key))
 
     # --- actions (gRPC's threads) ------------------------------------------------------------------------------------
 

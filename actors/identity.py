@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import secrets
-import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Protocol, TypeVar
 import msgspec
 import pyarrow as pa
 
+from rayqueue.actors.lock_holder import lock_note
 from rayqueue.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class DirectoryLock:
     @staticmethod
     def _sign(file: int) -> None:
         """Writes who has the lock. Cut only afterwards: the block that is there is used again, also on a full disk."""
-        note = f"{os.getpid()} {socket.gethostname()}\n".encode()
+        note = lock_note().encode()
         os.pwrite(file, note, 0)
         os.ftruncate(file, len(note))
 
@@ -108,7 +108,7 @@ class DirectoryLock:
     def holder(self) -> str:
         """Who has the lock, in words."""
         try:
-            pid, _, host = self.path.read_text(errors="replace").strip().partition(" ")
+            pid, host, *_ = [*self.path.read_text(errors="replace").split(), "", ""]
         except OSError:
             pid, host = "", ""
         return f"process {pid} on {host}" if pid else "another process"
@@ -118,6 +118,11 @@ class DirectoryLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def replica_lock(directory: Path, slot: int) -> Path:
+    """The lock file of a broker's replica actor."""
+    return directory / "locks" / f"replica-{slot}"
 
 
 class BrokerIdentity(msgspec.Struct):

@@ -25,7 +25,7 @@ from rayqueue.actors.exchange import Exchange
 from rayqueue.actors.fetch_stream import FetchStream
 from rayqueue.actors.follow_stream import Followed, FollowStream
 from rayqueue.actors.hosted_partition import HostedPartition, Listener
-from rayqueue.actors.identity import DirectoryLock, bind_server
+from rayqueue.actors.identity import DirectoryLock, bind_server, replica_lock
 from rayqueue.actors.leader_link import FollowerEvent
 from rayqueue.actors.logs import write_logs
 from rayqueue.actors.metadata_follower import MetadataFollower
@@ -109,7 +109,7 @@ class PartitionReplica:
         self._to_retain: list[HostedPartition] = []  # of this round; a few a turn, so that records do not wait for it
         self._server: DataServer | None = None
         self._follower: MetadataFollower | None = None
-        self._lock = DirectoryLock(self._root / "locks" / f"replica-{slot}")
+        self._lock = DirectoryLock(replica_lock(self._root, slot))
         self._stopping = threading.Event()
         self._starter = threading.Thread(target=self._start, name="replica-start", daemon=True)
         self._starter.start()
