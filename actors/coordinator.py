@@ -34,7 +34,7 @@ from rayqueue.actors.quorum_links import KIND, QuorumLinks, serve_quorum
 from rayqueue.actors.quorum_node import QuorumNode, Told
 from rayqueue.actors.watch_hub import WatchHub
 from rayqueue.coordination.commands import COMMANDS
-from rayqueue.coordination.events import Applied, Call, WatchEnded, WatchStarted
+from rayqueue.coordination.events import Applied, Call, Stalled, WatchEnded, WatchStarted
 from rayqueue.coordination.machine import MAX_WAIT_MS, CoordinatorMachine, FormatCluster
 from rayqueue.coordination.quorum.config import QuorumConfig
 from rayqueue.coordination.quorum.messages import Voter
@@ -92,6 +92,7 @@ class Coordinator:
             lambda watcher, epoch: self._driver.post((epoch, WatchStarted(watcher))),
             lambda watcher, epoch: self._driver.post((epoch, WatchEnded(watcher))),
             lambda watcher, index, epoch: self._driver.post((epoch, Applied(watcher, index))),
+            lambda epoch: self._driver.post((epoch, Stalled())),
         )
         self._loop = CoordinatorLoop(
             options.config,

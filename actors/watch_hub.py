@@ -41,6 +41,8 @@ class WatchHub:
         started, ended: told the watcher's incarnation and the coordinator epoch when a stream of it begins and ends.
         applied: told the watcher, up to which index it has acted on the log, and the coordinator epoch, when that has
             grown.
+        stalled: told the coordinator epoch when this process itself stood still for long (it was stopped, or the
+            machine was): watchers may have left meanwhile, and are not to blame.
         beat_interval_s, timeout_s: see the module.
     """
 
@@ -49,12 +51,14 @@ class WatchHub:
         started: Callable[[str, int], None],
         ended: Callable[[str, int], None],
         applied: Callable[[str, int, int], None],
+        stalled: Callable[[int], None],
         beat_interval_s: float = BEAT_INTERVAL_MS / 1000,
         timeout_s: float = SESSION_TIMEOUT_MS / 1000,
     ) -> None:
         self._started = started
         self._ended = ended
         self._applied = applied
+        self._stalled = stalled
         self._beat_interval_s = beat_interval_s
         self._timeout_s = timeout_s
         self._changed = threading.Condition()
@@ -162,9 +166,10 @@ class WatchHub:
                 closed, streams = self._closed, list(self._streams)
                 log_ = _Batches(self._log, self._end, self._epoch)
             now_s = time.monotonic()
-            if now_s - due_s > self._timeout_s / 2:  # we were stopped, and what they said meanwhile is still to be read
+            if now_s - due_s > self._timeout_s / 2:
+                self._stalled(log_.epoch)
                 for stream in streams:
-                    stream.heard_s = now_s
+                    stream.heard_s = now_s  # what they said meanwhile is still to be read
             due_s = min((self._look(stream, log_, now_s) for stream in streams), default=now_s + self._beat_interval_s)
             if closed:
                 return

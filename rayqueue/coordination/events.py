@@ -1,6 +1,8 @@
 """What goes into the coordinator's machine, and what comes out.
 
-    Call, Committed, WatchStarted, WatchEnded, Applied, Tick  ->  machine  ->  Append, Publish, Reply, Refuse
+    Call, Committed, WatchStarted, WatchEnded, Applied, Stalled, Tick  ->  machine
+
+    machine  ->  Append, Publish, Reply, Refuse
 
 Effects are performed in the order given. The shell answers `Append` with `Committed` once the records are durable.
 """
@@ -54,11 +56,16 @@ class Applied:
 
 
 @dataclass(frozen=True)
+class Stalled:
+    """The coordinator's process stood still for a while: streams that end now ended because of that."""
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed: `next_deadline_ms` was reached."""
 
 
-Event = Call | Committed | WatchStarted | WatchEnded | Applied | Tick
+Event = Call | Committed | WatchStarted | WatchEnded | Applied | Stalled | Tick
 
 # --- effects --------------------------------------------------------------------------------------------------------
 

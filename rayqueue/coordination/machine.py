@@ -27,6 +27,7 @@ from rayqueue.coordination.events import (
     Publish,
     Refuse,
     Reply,
+    Stalled,
     Tick,
     WatchEnded,
     WatchStarted,
@@ -138,6 +139,8 @@ class CoordinatorMachine:
                 self._sessions.ended(event.watcher, now_ms)
             case Applied():
                 self._has_applied(event)
+            case Stalled():
+                self._sessions.stalled(now_ms)
             case Tick():
                 pass
         self._sessions.refresh(now_ms)

@@ -1,7 +1,8 @@
 """Which processes are there: a process with a watch stream is, one without gets a deadline by which it must have one.
 
-A broken stream is no proof of death, and none is needed: nothing that is safe rests on it. A leader that is passed over
-although it lives learns so from the metadata log, and its followers refuse its epoch.
+A stream ends when its connection breaks, or when the process says nothing for a second (`actors.watch_hub`). That is no
+proof of death, and none is needed: nothing that is safe rests on it. A leader that is passed over although it lives
+learns so from the metadata log, and its followers refuse its epoch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ BROKER_SESSION_MS = 6_000
 # A replica actor that has just registered, or that a new coordinator has not heard of yet, must open its stream in
 # this time. (It tries again after a second at the latest.)
 ACTOR_SESSION_MS = 3_000
-# One whose stream broke has this long to open another: streams are opened anew now and then, in some 10 ms.
+# One whose stream broke has this long to open another, which takes some 10 ms.
 ACTOR_GRACE_MS = 100
 
 Process = tuple[int, int]  # broker id, slot; slot -1 is the broker itself
@@ -34,6 +35,7 @@ class Sessions:
         self._streams: Counter[str] = Counter()  # by incarnation; there may be several for a moment
         self._deadlines: dict[Process, int] = {}
         self._incarnations: dict[Process, str] = {}  # whose deadline it is
+        self._lenient_ms = now_ms  # until then streams end for what is not their processes' fault
         self.refresh(now_ms)
 
     def is_watching(self, incarnation: str) -> bool:
@@ -52,7 +54,13 @@ class Sessions:
         del self._streams[incarnation]
         for (broker_id, slot), actor in self._state.replica_actors.items():
             if actor.incarnation == incarnation and (broker_id, slot) not in self._state.lost:
-                self._set((broker_id, slot), incarnation, now_ms + ACTOR_GRACE_MS)
+                self._set((broker_id, slot), incarnation, max(now_ms + ACTOR_GRACE_MS, self._lenient_ms))
+
+    def stalled(self, now_ms: int) -> None:
+        """The coordinator stood still, and many will have left it: they have as long as after its start."""
+        self._lenient_ms = now_ms + ACTOR_SESSION_MS
+        for process, deadline in self._deadlines.items():
+            self._deadlines[process] = max(deadline, self._lenient_ms)
 
     def refresh(self, now_ms: int) -> None:
         """Deadlines for those that now lack a stream; none for those that have one, or are gone."""

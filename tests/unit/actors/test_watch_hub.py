@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from rayqueue.actors import watch_hub
 from rayqueue.actors.data_server import DataServer
 from rayqueue.actors.published_log import BATCH_RECORDS_MAX
 from rayqueue.actors.watch_hub import WatchHub
@@ -36,6 +38,7 @@ class Rig:
             lambda watcher, epoch: self._tell(f"+{watcher} {epoch}"),
             lambda watcher, epoch: self._tell(f"-{watcher} {epoch}"),
             lambda watcher, index, epoch: self._tell(f"{watcher}={index} {epoch}"),
+            lambda epoch: self._tell(f"stalled {epoch}"),
             beat_interval_s,
             timeout_s,
         )
@@ -186,6 +189,20 @@ def test_who_says_nothing_is_ended_and_who_beats_is_not(rigs: Callable[..., Rig]
     rig.wait_told("-silent 1")
     received(lively)
     assert "-lively 1" not in rig.told
+
+
+def test_a_hub_that_stood_still_blames_nobody(rigs: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clock has gone on; what the watchers have said meanwhile it has not read."""
+    rig = rigs(timeout_s=2.0)
+    rig.hub.open([], [], 0, 3)
+    stream = rig.watch(0)
+    received(stream)
+    clock = time.monotonic
+    monkeypatch.setattr(watch_hub.time, "monotonic", lambda: clock() + 60.0)
+    rig.wait_told("stalled 3")
+    for _ in range(5):
+        received(stream)
+    assert rig.told == ["+w 3", "stalled 3"]
 
 
 def test_a_watcher_that_does_not_read_holds_up_nobody_and_costs_one_batch(rigs: Callable[..., Rig]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rayqueue.coordination.events import WatchEnded, WatchStarted
+from rayqueue.coordination.events import Stalled, WatchEnded, WatchStarted
 from rayqueue.coordination.records import PartitionRecord
 from rayqueue.coordination.sessions import ACTOR_GRACE_MS, ACTOR_SESSION_MS
 from rayqueue.errors import ClusterMismatch
@@ -86,6 +86,23 @@ def test_a_stream_that_is_opened_anew_in_time_changes_nothing() -> None:
     cluster.step(WatchStarted(cluster.incarnation(leader)))
     cluster.advance(10 * ACTOR_SESSION_MS)
     assert cluster.now == before
+
+
+def test_a_coordinator_that_stood_still_waits_for_those_that_have_left_it() -> None:
+    """All streams broke while it was stopped. Their ends are heard of before and after it knows."""
+    cluster = Cluster()
+    before = cluster.now
+    first, second, third = cluster.partition.replicas
+    cluster.stop(cluster.incarnation(first))
+    cluster.step(Stalled())
+    cluster.stop(cluster.incarnation(second))
+    cluster.advance(ACTOR_SESSION_MS - 1)
+    assert cluster.now == before
+    cluster.step(WatchStarted(cluster.incarnation(first)))
+    cluster.advance(1)
+    assert cluster.now == (first, sorted([first, third]), [], 0), "who has not come back by then is gone"
+    cluster.lose(first)
+    assert cluster.now[0] == third, "and from then on it is as before"
 
 
 def test_a_follower_that_is_lost_leaves_the_isr_under_the_same_leader_epoch() -> None:
