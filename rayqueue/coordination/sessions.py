@@ -14,8 +14,9 @@ from rayqueue.coordination.state import ClusterState
 # A broker whose watch stream is gone so long does not count as alive: nothing new is placed on it.
 BROKER_SESSION_MS = 6_000
 # A replica actor that has just registered, or that a new coordinator has not heard of yet, must open its stream in
-# this time. (It tries again after a second at the latest.)
-ACTOR_SESSION_MS = 3_000
+# this time. (It tries again after a third of a second at the latest.) With a node go its coordinator, which may be the
+# active one, and leaders: until others lead it takes this and an election.
+ACTOR_SESSION_MS = 1_500
 # One whose stream broke has this long to open another, which takes some 10 ms.
 ACTOR_GRACE_MS = 100
 
