@@ -11,9 +11,6 @@ import os
 import threading
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError  # the builtin one only from Python 3.11 on
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from rayqueue.actors.driver import Driver
 from rayqueue.actors.identity import bind_server, kept_token
 from rayqueue.actors.logs import write_logs
 from rayqueue.actors.metadata_service import answer_metadata
+from rayqueue.actors.open_calls import OpenCalls
 from rayqueue.actors.options import ClusterOverview, CoordinatorOptions, ProcessReport
 from rayqueue.actors.overview import BrokerPlacer, describe
 from rayqueue.actors.process import prepare_process
@@ -34,7 +32,7 @@ from rayqueue.actors.quorum_links import KIND, QuorumLinks, serve_quorum
 from rayqueue.actors.quorum_node import QuorumNode, Told
 from rayqueue.actors.watch_hub import WatchHub
 from rayqueue.coordination.commands import COMMANDS
-from rayqueue.coordination.events import Applied, Call, Stalled, WatchEnded, WatchStarted
+from rayqueue.coordination.events import Applied, Stalled, WatchEnded, WatchStarted
 from rayqueue.coordination.machine import MAX_WAIT_MS, CoordinatorMachine, FormatCluster
 from rayqueue.coordination.quorum.config import QuorumConfig
 from rayqueue.coordination.quorum.messages import Voter
@@ -50,7 +48,6 @@ START_RETRY_S = 1.0
 STOP_TIMEOUT_S = 10.0
 ACTIVE_TIMEOUT_S = 30.0
 ACTIVE_RETRY_S = 0.01
-CALLS_MAX = 1_024
 # Of a message between coordinators, and of a record batch in the log: a command may be large, an entry is never split.
 ENTRY_BYTES_MAX = 64 * 1024 * 1024
 QUORUM = QuorumConfig(entry_bytes_max=ENTRY_BYTES_MAX, uncommitted_bytes_max=4 * ENTRY_BYTES_MAX)
@@ -85,8 +82,7 @@ class Coordinator:
         self._placer = make_placer(self) if make_placer else None
         self._stopping = threading.Event()
         self._server: DataServer | None = None
-        self._calls = count(1)
-        self._open: dict[int, Future[Any]] = {}
+        self._calls = OpenCalls()
         self._driver = Driver("coordinator", self._handle, lambda: self._loop.next_deadline_ms())
         self._hub = WatchHub(
             lambda watcher, epoch: self._driver.post((epoch, WatchStarted(watcher))),
@@ -99,8 +95,8 @@ class Coordinator:
             lambda: (options.advertised_host, self.port),
             self._hub,
             self._open_node,
-            self._answer,
-            self._fail_calls,
+            self._calls.answer,
+            self._calls.fail,
             self._on_applied,
             self._on_standing,
         )
@@ -274,17 +270,9 @@ class Coordinator:
         """
         if self._stopping.is_set():
             raise BrokerNotAvailable("the coordinator stops")
-        if len(self._open) >= CALLS_MAX:
-            raise BrokerNotAvailable(f"the coordinator works on {CALLS_MAX} requests already: try again")
-        call, future = next(self._calls), Future[Any]()
-        self._open[call] = future
-        self._driver.post(Call(call, request))
-        try:
-            return future.result(MAX_WAIT_MS / 1000 + STOP_TIMEOUT_S)
-        except FutureTimeoutError:
-            raise RequestTimeout("the coordinator did not come to this request") from None
-        finally:
-            self._open.pop(call, None)
+        call = self._calls.begin(request)
+        self._driver.post(call)
+        return self._calls.wait(call, MAX_WAIT_MS / 1000 + STOP_TIMEOUT_S)
 
     def look(self, at: Callable[[ClusterState, CoordinatorMachine], Any]) -> Any:
         """Runs `at(state, machine)` between two events.
@@ -361,7 +349,7 @@ class Coordinator:
         self._loop.handle([one for one in taken if not isinstance(one, RayQueueError)], now_ms, wall_ms)
         for end in taken:
             if isinstance(end, RayQueueError):
-                self._fail_calls(end)
+                self._calls.fail(end)
 
     def _open_node(self, now_ms: int, tell: Callable[[Told], None]) -> QuorumNode | None:
         directory = self._directory
@@ -389,16 +377,3 @@ class Coordinator:
         else:
             self.standing = standing
             self.progress.running()
-
-    def _answer(self, call: int, answer: Any) -> None:
-        future = self._open.pop(call, None)
-        if future is None or future.done():
-            return  # whoever asked has given up
-        if isinstance(answer, RayQueueError):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
-
-    def _fail_calls(self, error: RayQueueError) -> None:
-        for call in list(self._open):
-            self._answer(call, error)

@@ -255,17 +255,16 @@ def test_a_broker_that_ray_has_given_up_is_started_again(running: Cluster) -> No
     assert new.endpoint == old.endpoint
 
 
-def test_a_hung_process_is_named_by_the_status(running: Cluster) -> None:
-    old = process("replica", 0, 0)
+def test_a_hung_broker_is_named_by_the_status_and_its_partitions_are_served(running: Cluster) -> None:
+    old = process("broker", 0)
     os.kill(old.pid, signal.SIGSTOP)
     try:
         seen = running.status()
     finally:
         os.kill(old.pid, signal.SIGCONT)
     assert not seen.healthy
-    assert [p for p in seen.problems if replica_name("default", 0, 0) in p], seen.problems
-    led = {(t.name, p.partition) for t in seen.topics for p in t.partitions if p.leader == 0}
-    assert led and set(seen.offline) == led
+    assert [p for p in seen.problems if f"{broker_name('default', 0)} is gone" in p], seen.problems
+    assert [p for t in seen.topics for p in t.partitions if p.leader == 0] and not seen.offline
     eventually(lambda: running.status().healthy, "the cluster does not become healthy")
 
 
@@ -310,7 +309,7 @@ def test_a_directory_in_use_is_refused_and_nothing_is_left(
     one_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "PATIENCE_S", 0.5)
-    lock = DirectoryLock(tmp_path / "coordinator" / "lock")
+    lock = DirectoryLock(tmp_path / "coordinator-0" / "lock")
     assert lock.try_acquire()
     try:
         with pytest.raises(StorageError, match=f"in use by process {os.getpid()}"):
@@ -324,8 +323,8 @@ def test_directories_of_two_clusters_are_refused(running: Cluster, data_dir: Pat
     shutil.copytree(data_dir / "0", tmp_path / "0")
     with pytest.raises(StorageError, match="none of the 1 nodes has its metadata"):
         start("second", data_dir=tmp_path)
-    shutil.copytree(data_dir / "coordinator", tmp_path / "coordinator")
-    identity = tmp_path / "coordinator" / "identity.json"
+    shutil.copytree(data_dir / "coordinator-0", tmp_path / "coordinator-0")
+    identity = tmp_path / "coordinator-0" / "identity.json"
     identity.write_text(identity.read_text().replace(running.cluster_id, "0" * 32))
     with pytest.raises(ClusterMismatch, match="several clusters"):
         start("second", data_dir=tmp_path)

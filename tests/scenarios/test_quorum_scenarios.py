@@ -25,7 +25,7 @@ def test_there_are_scenarios_and_they_have_no_errors() -> None:
 
 def test_rewriting_shows_what_changed() -> None:
     assert rewritten("# Prose.\n> voters 1\nold output\n\n> show\n", World().run).startswith(
-        "# Prose.\n> voters 1\n\n> show\n1:"
+        "# Prose.\n> voters 1\n1 becomes candidate in epoch 2\n1 stores epoch 2, vote for 1\n\n> show\n1:"
     )
     with pytest.raises(ValueError, match="neither"):
         rewritten("output of nothing\n", World().run)

@@ -194,7 +194,7 @@ def test_who_says_nothing_is_ended_and_who_beats_is_not(rigs: Callable[..., Rig]
 def test_a_hub_that_stood_still_blames_nobody(rigs: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its clock has gone on; what the watchers have said meanwhile it has not read."""
     rig = rigs(timeout_s=2.0)
-    rig.hub.open([], [], 0, 3)
+    rig.serve(3)
     stream = rig.watch(0)
     received(stream)
     clock = time.monotonic
