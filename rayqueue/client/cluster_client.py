@@ -23,6 +23,11 @@ from rayqueue.protocol.messages import MetadataRequest, MetadataResponse, Partit
 
 T = TypeVar("T")
 
+# A broker that does not answer in this time is passed over; others are asked first for a while. One that waits for
+# topics to be created has all the time there is.
+BROKER_PATIENCE_S = 3.0
+SHUN_S = 30.0
+
 
 class ClusterClient:
     """Metadata and connections of one cluster; safe for many threads.
@@ -43,6 +48,7 @@ class ClusterClient:
         self._token = config.token or os.environ.get("RAYQUEUE_TOKEN") or None
         self._latest: MetadataResponse | None = None
         self._topics: dict[str, tuple[float, TopicInfo]] = {}
+        self._shunned: dict[tuple[str, int], float] = {}  # brokers that did not answer, and until when
         self._random = random.Random()
         self._pid = os.getpid()
         self._closed = False
@@ -128,19 +134,25 @@ class ClusterClient:
                 time.sleep(wait)
 
     def call_broker(self, action: str, request: Any, reply: type[T], timeout_s: float | None = None) -> T:
-        """One request to any broker that answers."""
+        """One request to any broker that answers; one that does not may still do it."""
         return self.retry(lambda left: self._any_broker(action, request, reply, left), timeout_s)
 
     def _any_broker(self, action: str, request: Any, reply: type[T], left: float) -> T:
         known = [(b.host, b.port) for b in self._latest.brokers if b.alive] if self._latest else []
         addresses = list(dict.fromkeys([*known, *self.bootstrap()]))
         self._random.shuffle(addresses)
+        now = time.monotonic()
+        addresses.sort(key=lambda address: self._shunned.get(address, 0.0) > now)
+        patience_s = left if getattr(request, "auto_create", False) else min(left, BROKER_PATIENCE_S)
         last: RayQueueError | None = None
         for host, port in addresses:
             try:
-                return self.channel(host, port).call(action, request, reply, left)
-            except (BrokerNotAvailable, RequestTimeout) as error:
+                return self.channel(host, port).call(action, request, reply, patience_s)
+            except BrokerNotAvailable as error:
                 last = error
+            except RequestTimeout as error:
+                last = error
+                self._shunned[host, port] = time.monotonic() + SHUN_S
         tried = ", ".join(f"{host}:{port}" for host, port in addresses)
         raise BrokerNotAvailable(f"no broker answers at {tried}; is the cluster up (`rayqueue status`)?") from last
 

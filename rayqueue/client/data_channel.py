@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-UNACKNOWLEDGED_S = 20.0
+UNACKNOWLEDGED_S = 3.0
 MAX_BYTES = (1 << 32) - 1  # servers are believed; what they send is bounded by the credit they are given
 
 

@@ -69,7 +69,8 @@ class _Request(NamedTuple):
 class _Node:
     """A replica actor as the producer sees it."""
 
-    __slots__ = ("blocked_until_ms", "connecting", "failures", "last_error", "link", "ready", "requests", "window")
+    __slots__ = ("asked_ms", "blocked_until_ms", "connecting", "failures", "last_error", "link", "ready", "requests",
+                 "window")  # fmt: skip
 
     def __init__(self, window: int) -> None:
         self.link: Any = None
@@ -77,6 +78,7 @@ class _Node:
         self.failures = 0
         self.last_error: RayQueueError | None = None
         self.blocked_until_ms = 0.0
+        self.asked_ms = 0.0  # when the metadata was asked last, because the node was silent
         self.window = window
         self.requests: OrderedDict[int, _Request] = OrderedDict()
         self.ready: dict[Lane, None] = {}  # lanes with waiting batches, in the order of their turns
@@ -236,7 +238,9 @@ class Delivery:
         times += [self._wake[0][0]] if self._wake else []
         for node in self._nodes.values():
             if node.requests:
-                times.append(next(iter(node.requests.values())).sent_ms + self._settings.request_timeout_ms)
+                sent_ms = next(iter(node.requests.values())).sent_ms
+                look_ms = max(sent_ms, node.asked_ms) + self._settings.silence_ms
+                times.append(min(sent_ms + self._settings.request_timeout_ms, look_ms))
             elif node.ready and node.link is None and not node.connecting:
                 times.append(node.blocked_until_ms)
         return min(times) if times else None
@@ -393,9 +397,14 @@ class Delivery:
         return "; the partition has no leader (`rayqueue status`)" if lane.node is None else ""
 
     def _silent(self, key: Hashable, node: _Node, now_ms: float) -> list[Effect]:
-        oldest = next(iter(node.requests.values()))
-        if now_ms - oldest.sent_ms < self._settings.request_timeout_ms:
-            return []
+        """A node that does not answer may hang, or be lost, and its link stand: perhaps another one leads by now."""
+        sent_ms = next(iter(node.requests.values())).sent_ms
+        if now_ms - sent_ms < self._settings.request_timeout_ms:
+            if now_ms - max(sent_ms, node.asked_ms) < self._settings.silence_ms:
+                return []
+            node.asked_ms = now_ms
+            topics = {batch.lane.topic: None for request in node.requests.values() for batch, _ in request.batches}
+            return [effect for topic in topics for effect in self._refresh(topic)]
         error = RequestTimeout(f"no answer within request.timeout.ms={self._settings.request_timeout_ms:g}")
         return [Disconnect(node.link), *self.disconnected(key, node.link, error, now_ms)]
 

@@ -11,7 +11,8 @@ from rayqueue.protocol.messages import ProduceRequest
 
 
 class DeliverySettings(NamedTuple):
-    """acks: -1, 0, 1; retries: how often a batch is sent again; max_in_flight: unanswered requests a node."""
+    """acks: -1, 0, 1; retries: how often a batch is sent again; max_in_flight: unanswered requests a node; silence_ms:
+    how long a node may leave a request unanswered before the metadata is asked whether another one leads by now."""
 
     acks: int
     idempotent: bool
@@ -20,6 +21,7 @@ class DeliverySettings(NamedTuple):
     max_request_size: int
     request_timeout_ms: float
     delivery_timeout_ms: float
+    silence_ms: float = 1_000.0
 
 
 class Send(NamedTuple):

@@ -33,9 +33,9 @@ Views = list[memoryview]
 ROWS_MAX = 100_000
 MESSAGE_BYTES_MAX = 16 << 20
 
-# A peer that is cut off says nothing more: ask it after 10 s of silence, give up after three asks. (TCP_KEEPALIVE is
-# what macOS calls the first.)
-_KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPALIVE", 10), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3))
+# A node that is lost says nothing more: the kernel asks it after 1 s of silence, and gives up after two asks. (For a
+# process that hangs its kernel answers: that one is ended by its broker.) TCP_KEEPALIVE is what macOS calls the first.
+_KEEPALIVE = (("TCP_KEEPIDLE", 1), ("TCP_KEEPALIVE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 2))
 
 
 class _Large:

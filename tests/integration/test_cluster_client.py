@@ -14,6 +14,7 @@ import rayqueue.cluster
 from rayqueue import errors
 from rayqueue.actors.calls import typed
 from rayqueue.actors.flight import FlightServer
+from rayqueue.client import cluster_client
 from rayqueue.client.addresses import format_addresses, parse_addresses
 from rayqueue.client.cluster_client import ClusterClient
 from rayqueue.client.connection import Channel
@@ -89,6 +90,28 @@ def test_request_timeout_bounds_a_server_that_is_silent() -> None:
     release.set()
     one.close()
     server.shutdown()
+
+
+def test_a_broker_that_hangs_is_passed_over_and_others_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_client, "BROKER_PATIENCE_S", 0.1)
+    release = threading.Event()
+    asked: list[str] = []
+
+    def hang(request: MetadataRequest) -> MetadataResponse:
+        asked.append("hanging")
+        release.wait(20)
+        return empty(request)
+
+    hanging = metadata_server(hang)
+    lively = metadata_server(lambda request: (asked.append("lively"), empty(request))[1])
+    one = client(f"127.0.0.1:{hanging.port},127.0.0.1:{lively.port}")
+    for _ in range(30):
+        assert one.metadata().cluster_id == "c"
+    assert asked.count("hanging") <= 1 and asked.count("lively") == 30
+    release.set()
+    one.close()
+    for server in (hanging, lively):
+        server.shutdown()
 
 
 def test_retriable_errors_are_tried_again_after_the_backoff() -> None:

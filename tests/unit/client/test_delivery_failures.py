@@ -183,6 +183,29 @@ def test_a_silent_server_is_given_up_after_request_timeout() -> None:
     assert sequences(rig.poll()) == [(0, 0)]
 
 
+def test_while_a_server_is_silent_the_metadata_is_asked_and_a_new_leader_gets_what_is_unanswered() -> None:
+    """A process that hangs, or a node that is lost without a word, breaks no link."""
+    rig = Rig(request_timeout_ms=5000.0, delivery_timeout_ms=9000.0)
+    lane = rig.lane()
+    rig.add(lane)
+    rig.poll()
+    for asked_ms in (1000.0, 2000.0):
+        assert rig.machine.next_deadline_ms() == asked_ms
+        rig.now = asked_ms - 1
+        rig.poll()
+        assert RefreshMetadata("t") not in rig.effects
+        rig.now = asked_ms
+        rig.poll()
+        rig.poll()
+        assert rig.effects.count(RefreshMetadata("t")) == 1
+        rig.effects.clear()
+        rig.machine.set_leader(lane, "A", 1)  # still the same
+    rig.machine.set_leader(lane, "B", 2)
+    assert sequences(rig.poll()) == [(0, 0)], "the same batch, at the new leader"
+    assert rig.answer(OK, node="B")
+    assert not rig.answer(OK, node="A"), "what the old one says after all is no news"
+
+
 def test_the_last_error_stands_in_the_timeout() -> None:
     rig = Rig(retries=1000)
     rig.add(rig.lane())
