@@ -8,19 +8,17 @@ from __future__ import annotations
 import hmac
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow.flight as fl
 
 from rayqueue.actors.calls import Action, reply_to
-from rayqueue.errors import AuthenticationError, ProtocolError, RayQueueError
+from rayqueue.errors import AuthenticationError, ProtocolError
 from rayqueue.protocol import codec
 from rayqueue.protocol.messages import Identity
 
 log = logging.getLogger(__name__)
-
-Stream = Callable[[bytes], Iterator[Any]]
 
 
 class _TokenFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
@@ -49,14 +47,13 @@ def _check_free(host: str, port: int) -> None:
 
 
 class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
-    """Serves actions and streamed actions on one port. It listens as soon as it is made.
+    """Serves actions on one port. It listens as soon as it is made.
 
     Args:
         host, port: where to listen; port 0 takes a free one (see `port`).
         token: what a call must carry, or None.
         identity: who we are, answered to `identify`.
         actions: name → handler of the request's bytes, returning a message struct or raising a RayQueueError.
-        streams: the same, yielding many.
         max_message_bytes: largest request taken.
 
     Raises:
@@ -71,12 +68,10 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         identity: Identity,
         token: str | None = None,
         actions: dict[str, Action] | None = None,
-        streams: dict[str, Stream] | None = None,
         max_message_bytes: int = 100 * 1024 * 1024,
     ) -> None:
         self.identity = identity
         self._actions: dict[str, Action] = {"identify": lambda _: self.identity, **(actions or {})}
-        self._streams = dict(streams or {})
         self._max_message_bytes = max_message_bytes
         _check_free(host, port)
         middleware = {"token": _TokenFactory(token)} if token else None
@@ -87,19 +82,10 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     # Flight's own names from here on.
 
     def do_action(self, context: Any, action: Any) -> Iterator[fl.Result]:
-        """One request, one reply; or many, for a streamed action."""
+        """One request, one reply."""
         name = action.type
         body = b"" if action.body is None else action.body.to_pybytes()
         if len(body) > self._max_message_bytes:
             error = ProtocolError(f"a request of {len(body)} bytes is above {self._max_message_bytes}")
             return iter([fl.Result(codec.encode_failure(error))])
-        if name in self._streams:
-            return self._stream(self._streams[name], body)
         return iter([fl.Result(reply_to(name, body, self._actions, self.identity.role))])
-
-    def _stream(self, handler: Stream, body: bytes) -> Iterator[fl.Result]:
-        try:
-            for value in handler(body):
-                yield fl.Result(codec.encode_reply(value))
-        except RayQueueError as error:
-            yield fl.Result(codec.encode_failure(error))

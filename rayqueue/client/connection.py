@@ -1,11 +1,10 @@
-"""One Flight connection to one server: actions, streamed actions, and Flight's errors turned into ours."""
+"""One Flight connection to one server: actions, and Flight's errors turned into ours."""
 
 from __future__ import annotations
 
 import os
 import socket
 import threading
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -137,17 +136,8 @@ class Channel:
             raise ProtocolError(f"{self.where} gave {len(results)} replies to {action}; is it a rayqueue server?")
         return codec.decode_reply(results[0].body.to_pybytes(), reply)
 
-    def watch(self, action: str, request: Any, reply: type[T], timeout_s: float | None = None) -> Iterator[T]:
-        """One request, many replies, until the server ends or breaks (BrokerNotAvailable), or for `timeout_s`."""
-        client = self._connected()
-        try:
-            for result in client.do_action(fl.Action(action, codec.encode(request)), self._options(timeout_s)):
-                yield codec.decode_reply(result.body.to_pybytes(), reply)
-        except (fl.FlightError, pa.ArrowException, NotImplementedError, OSError) as error:
-            raise self._failed(error) from error
-
     def close(self) -> None:
-        """Closes the connection; streams on it must have been closed."""
+        """Closes the connection."""
         with self._lock:
             self._closed = True
             client, self._client = self._client, None

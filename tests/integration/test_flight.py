@@ -18,12 +18,6 @@ from rayqueue.protocol.messages import PROTOCOL_VERSION, Empty, Identity, Regist
 TOKEN = "secret"
 
 
-def count(body: bytes) -> Iterator[Registered]:
-    for index in range(3):
-        yield Registered(index)
-    raise errors.StorageError("enough")
-
-
 def crash(body: bytes) -> Empty:
     raise ZeroDivisionError("a fault of ours")
 
@@ -36,7 +30,6 @@ def server() -> Iterator[FlightServer]:
         identity=Identity(PROTOCOL_VERSION, "cluster", "replica", 3, "incarnation", os.getpid()),
         token=TOKEN,
         actions={"double": typed(Registered, lambda r: Registered(2 * r.index)), "crash": crash},
-        streams={"count": count},
         max_message_bytes=4 << 20,
     )
     yield one
@@ -59,14 +52,6 @@ def test_actions_reply_and_fail_by_their_own_class(channel: Channel) -> None:
         channel.call("double", ["x", "y"], Registered, 5)
     with pytest.raises(errors.RayQueueError, match="ZeroDivisionError"):
         channel.call("crash", Empty(), Empty, 5)
-
-
-def test_a_stream_yields_and_then_fails(channel: Channel) -> None:
-    got = []
-    with pytest.raises(errors.StorageError, match="enough"):
-        for value in channel.watch("count", Empty(), Registered, 5):
-            got.append(value.index)
-    assert got == [0, 1, 2]
 
 
 @pytest.mark.parametrize("token", [None, "wrong", ""])
