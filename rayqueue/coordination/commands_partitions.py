@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rayqueue.coordination.commands import Result
-from rayqueue.coordination.leadership import prefer, with_isr, without
+from rayqueue.coordination.leadership import prefer, resigned, with_isr
 from rayqueue.coordination.records import PartitionRecord, Record
 from rayqueue.coordination.state import ClusterState, Topic
 from rayqueue.errors import (
@@ -50,7 +50,7 @@ def alter_partitions(state: ClusterState, request: AlterPartitionsRequest) -> Re
 
 
 def resign_leader(state: ClusterState, request: ResignLeaderRequest) -> Result:
-    """A leader that cannot go on: another that is in sync leads.
+    """A leader that cannot go on: see `leadership.resigned`.
 
     Raises:
         ClusterMismatch, UnknownTopicOrPartition: the caller leads it no more.
@@ -59,7 +59,7 @@ def resign_leader(state: ClusterState, request: ResignLeaderRequest) -> Result:
     topic, partition = _partition(state, request.topic_id, request.partition)
     if (partition.leader, partition.leader_epoch) != (request.broker_id, request.leader_epoch):
         return Result([], Empty())
-    record = without(state, topic, partition, request.broker_id)
+    record = resigned(state, topic, partition)
     return Result([] if record is None else [record], Empty())
 
 

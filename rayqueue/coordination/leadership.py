@@ -5,6 +5,7 @@
     lost     in sync, others are too  -> out of the ISR; a leader's place goes to the first of the others that is alive
              the last one in sync     -> an eligible one that is alive leads; if there is none, the last one is waited
                                          for: only it is known to hold every acked record
+    resigned (its log has failed) as lost, but the process is there: it is passed over until it has started anew
     started  as above, for the process before it, whose loss nobody may have noticed; then
              leader, or eligible where the leader's process is gone -> leads, under a new leader epoch
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 import msgspec
 
 from rayqueue.coordination.records import PartitionRecord
-from rayqueue.coordination.state import ClusterState, Topic
+from rayqueue.coordination.state import NO_LEADER, ClusterState, Topic
 
 
 def after_loss(state: ClusterState, broker_id: int, slot: int) -> list[PartitionRecord]:
@@ -62,6 +63,20 @@ def after_return(state: ClusterState, broker_id: int, slot: int) -> list[Partiti
         for topic, partition in state.partitions_on(broker_id, slot)
         if partition.leader != broker_id and _orphaned(state, partition, broker_id)
     ]
+
+
+def resigned(state: ClusterState, topic: Topic, partition: PartitionRecord) -> PartitionRecord | None:
+    """The partition without its leader, which is there but whose log has failed: the next in sync leads, or an eligible
+    one; while those are away nobody does, and the first that comes back takes over. None: nobody else may ever lead, so
+    it stays the leader, and tells its clients why it serves none."""
+    record = without(state, topic, partition, partition.leader)
+    able = [one for one in partition.replicas if one in (*partition.isr, *partition.elr) and one != partition.leader]
+    if record is not None or not able:
+        return record
+    there = [one for one in able if state.is_there(partition, one)]
+    if there:
+        return _led_by(with_isr(state, topic, partition, there[:1]), there[0])
+    return _led_by(with_isr(state, topic, partition, partition.isr), NO_LEADER)
 
 
 def prefer(state: ClusterState, topic: Topic, partition: PartitionRecord) -> PartitionRecord | None:

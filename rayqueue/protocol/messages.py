@@ -574,7 +574,7 @@ class AlterPartitionsResponse(msgspec.Struct, array_like=True):
 
 
 class ResignLeaderRequest(msgspec.Struct, array_like=True):
-    """A leader whose log has failed asks to be replaced. Nothing changes where nobody else is in sync."""
+    """A leader whose log has failed asks to be replaced: by one in sync or eligible, also one that is yet to return."""
 
     broker_id: int
     slot: int

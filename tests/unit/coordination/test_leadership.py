@@ -16,6 +16,7 @@ from rayqueue.protocol.messages import (
     AlterPartition,
     AlterPartitionsRequest,
     PreferLeadersRequest,
+    ResignLeaderRequest,
 )
 from tests.unit.coordination.harness import Harness, create, spec
 
@@ -339,3 +340,60 @@ def test_after_all_were_killed_those_that_come_back_need_not_wait_for_one_that_d
     cluster.advance(ACTOR_SESSION_MS)
     leader, isr, _, _ = cluster.now
     assert leader in (first, second) and third not in isr
+
+
+# --- leaders whose log has failed -------------------------------------------------------------------------------------
+
+
+def resign(cluster: Cluster, by: int) -> None:
+    p = cluster.partition
+    cluster.call(ResignLeaderRequest(by, 0, cluster.incarnation(by), p.topic_id, p.partition, p.leader_epoch))
+
+
+def test_a_leader_that_resigns_is_followed_by_the_next_in_sync() -> None:
+    cluster = Cluster()
+    first, second, third = cluster.partition.replicas
+    resign(cluster, first)
+    assert cluster.now == (second, sorted([second, third]), [], 1)
+
+
+@pytest.mark.parametrize("how", ["returns", "starts anew"])
+def test_a_leader_that_resigns_alone_is_followed_by_the_first_that_comes_back(how: str) -> None:
+    """Nobody asks a second time."""
+    cluster = Cluster()
+    first, second, third = cluster.partition.replicas
+    cluster.lose(third)
+    cluster.lose(second)
+    assert cluster.now == (first, [first], [second], 0)
+    resign(cluster, first)
+    assert cluster.now == (-1, [first], [second], 1)
+    if how == "returns":
+        cluster.step(WatchStarted(cluster.incarnation(second)))
+    else:
+        cluster.start_again(second)
+    assert cluster.now[0] == second and cluster.now[3] == 2
+    cluster.lose(second)
+    cluster.start_again(first)
+    assert cluster.now[0] == first, "its process has started anew, and recovered its log"
+
+
+def test_an_eligible_one_that_is_there_leads_at_once_when_the_leader_resigns() -> None:
+    cluster = Cluster()
+    first, second, third = cluster.partition.replicas
+    cluster.lose(third)
+    cluster.lose(second)
+    cluster.start_again(second)
+    assert cluster.now == (first, [first], [second], 0), "it has to catch up first"
+    resign(cluster, first)
+    assert cluster.now == (second, [second], [first], 1)
+
+
+def test_the_only_one_that_has_it_all_stays_the_leader_and_says_what_is_wrong() -> None:
+    cluster = Cluster(**{"min.insync.replicas": "1"})
+    first, second, third = cluster.partition.replicas
+    cluster.lose(third)
+    cluster.lose(second)
+    before = cluster.now
+    assert before == (first, [first], [], 0)
+    resign(cluster, first)
+    assert cluster.now == before
