@@ -7,6 +7,7 @@ every batch is verified again, and forgets where in its first segment the log st
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 
@@ -76,14 +77,31 @@ def write(files: FileSystem, directory: str, checkpoint: Checkpoint) -> None:
     """Replaces the checkpoint, durably.
 
     Raises:
-        OSError: it was not written; the old one stands.
+        OSError: it was not written, the old one stands; or (EIO) it was, and nobody knows whether it is durable.
     """
     replace_file(files, os.path.join(directory, NAME), encode(checkpoint))
-    files.sync_directory(directory)
+    try:
+        files.sync_directory(directory)
+    except OSError as error:
+        raise OSError(errno.EIO, f"the checkpoint may not be durable: {error.strerror}", directory) from error
 
 
 def replace_file(files: FileSystem, path: str, data: Piece, durable: bool = True) -> None:
     """Writes a file beside `path` and renames it over it; the rename is durable after an fsync of the directory."""
+    temporary = write_beside(files, path, data, durable)
+    try:
+        files.replace(temporary, path)
+    except OSError:
+        files.remove(temporary)
+        raise
+
+
+def write_beside(files: FileSystem, path: str, data: Piece, durable: bool = True) -> str:
+    """Writes a file that is to take the place of `path`; its name, which a recovery removes.
+
+    Raises:
+        OSError: it was not written, and is removed again.
+    """
     temporary = path + TEMPORARY
     files.remove(temporary)
     file = files.open_append(temporary)
@@ -91,7 +109,7 @@ def replace_file(files: FileSystem, path: str, data: Piece, durable: bool = True
         files.append(file, [data], len(data))
         if durable:
             files.sync(file)
-        files.replace(temporary, path)
     except OSError:
         files.remove(temporary)
         raise
+    return temporary

@@ -154,38 +154,48 @@ class Durability:
                 raise state.go_offline(error) from error
 
     @contextmanager
-    def cutting(self, end: int, start: int) -> Iterator[None]:
-        """Around a cut of the log back to `end`, or to nothing where `start` is the end: from `end` on nothing counts
-        as durable any more, and that is durable before the first byte goes. No flush and no other checkpoint meanwhile.
+    def alone(self) -> Iterator[None]:
+        """No flush and no other checkpoint meanwhile; the log is online, and is not closed before the end of it.
 
         Raises:
-            StorageError: the disk is full and nothing has changed; or it failed, here or in the block, and the log is
-                offline.
+            StorageError: the log failed or is closed.
+        """
+        with self._flush_lock, self._checkpoint_lock:
+            self._state.check_online()
+            yield
+
+    def note_cut(self, end: int, start: int) -> None:
+        """Before the log is cut back to `end`, or to nothing where `start` is the end: from `end` on nothing counts as
+        durable any more, and that is durable when this returns. Called `alone`.
+
+        Raises:
+            OSError: it could not be noted; nothing has changed.
         """
         state = self._state
-        with self._flush_lock, self._checkpoint_lock:
-            before = self._flushed, state.generation, state.log_start, state.committed
-            self._flushed = end if start == end else min(self._flushed, end)
-            state.committed = min(state.committed, end)
-            state.log_start = start
-            state.generation += 1
-            try:
-                state.files.make_directory(state.directory)
-                if not self._try_checkpoint():
-                    self._flushed, state.generation, state.log_start, state.committed = before
-                    raise StorageError(f"no room in {state.directory} to note a cut: free space, then retry")
-                yield
-            except OSError as error:
-                raise state.go_offline(error) from error
+        before = self._flushed, state.generation, state.log_start, state.committed
+        self._flushed = end if start == end else min(self._flushed, end)
+        state.committed = min(state.committed, end)
+        state.log_start = start
+        state.generation += 1
+        try:
+            state.files.make_directory(state.directory)
+            self._write_checkpoint()
+        except OSError:
+            self._flushed, state.generation, state.log_start, state.committed = before
+            raise
 
     def repair_index(self, segment: Segment) -> None:
-        """Makes the index of a closed segment again from its data file.
+        """Makes the index of a closed segment again from its data file. Of one that has been deleted, or cut and
+        written anew since the caller took it, nothing is made: another file stands under its name, or none.
 
         Raises:
-            StorageError: it could not be written.
+            StorageError: it could not be written, or the log was closed: its files are another process's.
         """
         state = self._state
         with self._checkpoint_lock:
+            state.check_online()
+            if segment.removed:
+                return
             try:
                 rebuild_index(state.files, segment, state.schema_message)
                 state.generation += 1
@@ -205,7 +215,8 @@ class Durability:
                 if state.online and (state.log_end != self._checkpointed or state.begun != self._begun):
                     self._flush(checkpoint=True)
             finally:
-                state.closed = True
+                with self._checkpoint_lock:  # nor an index that a reader is making again
+                    state.closed = True
                 state.release()
 
     def delete(self) -> None:

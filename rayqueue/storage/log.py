@@ -85,6 +85,11 @@ class Log:
         return self._durability.flushed
 
     @property
+    def online(self) -> bool:
+        """Whether it can be read and written: neither failed nor closed."""
+        return self._state.online
+
+    @property
     def generation(self) -> int:
         """Changes when bytes below the log end were rewritten: mapped readers must map anew."""
         return self._state.generation
@@ -286,10 +291,10 @@ class Log:
             The new log end offset.
 
         Raises:
-            StorageError: the disk is full and nothing was cut; or it failed, and the log is offline.
+            StorageError: the disk is full, or there is no descriptor left: nothing was cut, and the log stays usable
+                (`online`). Or the disk failed, and the log is offline.
             CorruptRecord: the index is damaged there.
         """
-        self._state.check_online()
         truncation.truncate(self._state, self._durability, offset)
         return self._state.log_end
 
@@ -299,7 +304,6 @@ class Log:
         Raises:
             StorageError: as `truncate`.
         """
-        self._state.check_online()
         truncation.reset(self._state, self._durability, start)
 
     # --- the rest --------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class Lookup:
                 return segment.view().slice(offset, max_bytes, limit, segment.extent)
             except IndexDamaged:
                 self._repair(segment)
+                segment = self._segment_of(offset)  # it may have been cut and written anew meanwhile
                 return segment.view().slice(offset, max_bytes, limit, segment.extent)
         except IndexDamaged:
             raise CorruptRecord(

@@ -1,8 +1,9 @@
 """Cutting a log back: what a follower does with records that its leader does not have.
 
 A reader may have mapped the bytes, so no file is shortened: the segment that is cut is written anew and swapped in,
-those behind it are unlinked, and the log has a new generation. The order is such that a crash at any point leaves the
-old log, or a prefix of it that is not shorter than the cut:
+those behind it are unlinked, and the log has a new generation. What may find the disk full comes first, and changes
+nothing: the new files are written beside the old ones. After that the order is such that a crash at any point leaves
+the old log, or a prefix of it that is not shorter than the cut:
 
 1. the checkpoint: nothing at or above the cut counts as durable any more, and the new generation;
 2. the cut segment's data, then its index (recovery cuts an index that knows more than the data);
@@ -17,6 +18,7 @@ from rayqueue.errors import CorruptRecord, StorageError
 from rayqueue.storage import checkpoint as checkpoints
 from rayqueue.storage import snapshots
 from rayqueue.storage.durability import Durability
+from rayqueue.storage.files import PASSING
 from rayqueue.storage.index import Entries, sound_entries
 from rayqueue.storage.reader import DATA_SUFFIX, INDEX_SUFFIX, Extent
 from rayqueue.storage.segment import Segment
@@ -25,38 +27,80 @@ from rayqueue.storage.state import LogState
 
 def truncate(state: LogState, durability: Durability, offset: int) -> None:
     """See `Log.truncate`."""
-    if offset >= state.log_end:
-        return
-    row = bisect_right(state.segments, offset, key=lambda segment: segment.base_offset) - 1
-    if row < 0:
-        reset(state, durability, offset)
-        return
-    segment = state.segments[row]
-    try:
-        kept = _entries_below(segment, offset)
-    except OSError as error:
-        raise StorageError(f"cannot read the log in {state.directory}: {error}") from error
-    end = int(kept[-1]["last_offset"]) + 1 if len(kept) else segment.base_offset
-    if end <= state.log_start:
-        reset(state, durability, end)
-        return
-    with durability.cutting(end, state.log_start):
-        left = state.segments[:row]
-        if len(kept):
-            left = (*left, _rewritten(state, segment, kept))
-        _drop(state, state.segments[len(left) :], end)
-        state.segments = left
-        state.epochs = [epoch for epoch in state.epochs if epoch[1] < end]
-        state.log_end = end
+    with durability.alone():
+        if offset >= state.log_end:
+            return
+        row = bisect_right(state.segments, offset, key=lambda segment: segment.base_offset) - 1
+        if row < 0:
+            _reset(state, durability, offset)
+            return
+        segment = state.segments[row]
+        try:
+            kept = _entries_below(segment, offset)
+        except OSError as error:
+            raise _failed(state, error) from error
+        end = int(kept[-1]["last_offset"]) + 1 if len(kept) else segment.base_offset
+        if end <= state.log_start:
+            _reset(state, durability, end)
+        else:
+            _cut(state, durability, row, kept, end)
 
 
 def reset(state: LogState, durability: Durability, start: int) -> None:
     """See `Log.reset`."""
-    with durability.cutting(start, start):
+    with durability.alone():
+        _reset(state, durability, start)
+
+
+def _cut(state: LogState, durability: Durability, row: int, kept: Entries, end: int) -> None:
+    """Cuts the log back to `end`, within or at the start of the segment in this row, of which `kept` stays."""
+    segment, beside = state.segments[row], dict[str, str]()
+    left = state.segments[:row]
+    try:
+        _pin(state.segments[row:])
+        if len(kept):
+            _write_anew(state, segment, kept, beside)
+        durability.note_cut(end, state.log_start)
+    except OSError as error:
+        raise _failed(state, error, beside) from error
+    try:
+        for path, temporary in beside.items():
+            state.files.replace(temporary, path)
+        if len(kept):
+            left = (*left, _swapped(state, segment, kept))
+        _drop(state, state.segments[len(left) :], end)
+    except OSError as error:
+        raise state.go_offline(error) from error
+    state.segments = left
+    state.epochs = [epoch for epoch in state.epochs if epoch[1] < end]
+    state.log_end = end
+
+
+def _reset(state: LogState, durability: Durability, start: int) -> None:
+    try:
+        _pin(state.segments)
+        durability.note_cut(start, start)
+    except OSError as error:
+        raise _failed(state, error) from error
+    try:
         _drop(state, state.segments, -1)
-        state.segments = ()
-        state.epochs = []
-        state.log_end = start
+    except OSError as error:
+        raise state.go_offline(error) from error
+    state.segments = ()
+    state.epochs = []
+    state.log_end = start
+
+
+def _failed(state: LogState, error: OSError, beside: dict[str, str] | None = None) -> StorageError:
+    """Before anything was cut: on a full disk, or without a descriptor left, the log is as it was."""
+    if error.errno not in PASSING:
+        return state.go_offline(error)
+    try:
+        for temporary in (beside or {}).values():
+            state.files.remove(temporary)
+    except OSError as failure:
+        return state.go_offline(failure)
+    return StorageError(f"the log in {state.directory} cannot be cut back: {error.strerror}; nothing has changed")
 
 
 def _entries_below(segment: Segment, offset: int) -> Entries:
@@ -68,12 +112,23 @@ def _entries_below(segment: Segment, offset: int) -> Entries:
     return entries[:row]
 
 
-def _rewritten(state: LogState, segment: Segment, kept: Entries) -> Segment:
-    """A segment with these entries of it and their data, in new files; open for writing."""
+def _pin(segments: tuple[Segment, ...]) -> None:
+    """Maps what will be replaced, see `Segment.pin`: a process without a descriptor left finds out before the cut."""
+    for segment in segments:
+        segment.pin()
+
+
+def _write_anew(state: LogState, segment: Segment, kept: Entries, beside: dict[str, str]) -> None:
+    """Writes new files for a segment, its data first; `beside`: under which names, by those they are to have."""
     size = int(kept[-1]["position"]) + int(kept[-1]["length"])
-    index = kept.tobytes()
-    checkpoints.replace_file(state.files, segment.path(DATA_SUFFIX), segment.pin().data(0, size))
-    checkpoints.replace_file(state.files, segment.path(INDEX_SUFFIX), index)
+    for suffix, content in ((DATA_SUFFIX, segment.pin().data(0, size)), (INDEX_SUFFIX, kept.tobytes())):
+        path = segment.path(suffix)
+        beside[path] = checkpoints.write_beside(state.files, path, content)
+
+
+def _swapped(state: LogState, segment: Segment, kept: Entries) -> Segment:
+    """The segment whose new files have taken the place of the old; open for writing."""
+    size = int(kept[-1]["position"]) + int(kept[-1]["length"])
     end = int(kept[-1]["last_offset"]) + 1
     made = Segment(state.files, state.directory, segment.base_offset, end, Extent(len(kept), size))
     made.created_ms = segment.created_ms

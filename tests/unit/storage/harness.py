@@ -150,6 +150,20 @@ class FullDisk(FastFiles):
         super().truncate(file, size)
 
 
+class NoDescriptors(FastFiles):
+    """A process that may open `left` more files; None: enough."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+
+    def open_append(self, path: str, create: bool = True) -> AppendFile:
+        if self.left is not None:
+            if self.left == 0:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+            self.left -= 1
+        return super().open_append(path, create)
+
+
 class BrokenDisk(FastFiles):
     """A disk whose next fsync or write fails with EIO, once."""
 

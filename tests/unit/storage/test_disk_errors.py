@@ -18,6 +18,7 @@ from tests.unit.storage.harness import (
     BrokenDisk,
     FastFiles,
     FullDisk,
+    NoDescriptors,
     batch,
     config,
     expected,
@@ -72,20 +73,6 @@ def test_a_full_disk_at_the_first_append(tmp_path: Path) -> None:
     files.room = None
     fill(log, 1)
     assert values(log) == expected(0, 1)
-
-
-class NoDescriptors(FastFiles):
-    """A process that may open `left` more files; None: enough."""
-
-    def __init__(self) -> None:
-        self.left: int | None = None
-
-    def open_append(self, path: str, create: bool = True) -> AppendFile:
-        if self.left is not None:
-            if self.left == 0:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
-            self.left -= 1
-        return super().open_append(path, create)
 
 
 @pytest.mark.parametrize("left", [0, 1, 2, 3])

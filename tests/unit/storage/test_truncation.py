@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from rayqueue.config.topic import TopicConfig
-from rayqueue.errors import StorageError
+from rayqueue.errors import CorruptRecord, StorageError
 from rayqueue.protocol.batches import decode
 from rayqueue.protocol.schemas import DEFAULT_SCHEMA
 from rayqueue.storage.files import AppendFile, FileSystem, OsFiles
+from rayqueue.storage.index import ENTRY_SIZE
 from rayqueue.storage.log import Log
 from rayqueue.storage.mapped import MappedLog
 from tests.unit.storage.harness import (
     EVERYTHING,
     FastFiles,
     FullDisk,
+    NoDescriptors,
     PowerLoss,
     batch,
     config,
@@ -226,26 +231,131 @@ def test_a_crash_at_any_step_leaves_the_old_log_or_a_part_of_it_that_reaches_the
     assert all(end >= reached for _, end in ends)
 
 
-def test_a_full_disk_at_every_byte_of_a_cut(tmp_path: Path) -> None:
-    refused = 0
-    for room in range(0, 6000, 61):
-        files = FullDisk()
-        directory = tmp_path / str(room)
-        log = opened(directory, files)
-        fill(log, 10, count=3)
+CUTS: list[Callable[[Log], object]] = [
+    lambda log: log.truncate(17),
+    lambda log: log.truncate(2),
+    lambda log: log.truncate(0),
+    lambda log: log.reset(5),
+]
+
+
+def without_checkpoint(directory: Path) -> dict[str, bytes]:
+    """The content of every other file in a directory."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "checkpoint"}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_full_disk_at_every_byte_of_a_cut_changes_nothing_and_it_can_be_done_again(
+    tmp_path: Path, cut: Callable[[Log], object]
+) -> None:
+    files = FullDisk()
+    log = opened(tmp_path / "p", files)
+    fill(log, 10, count=3)
+    log.flush()
+    log.note_committed(21)
+    before, checkpoint, refused = without_checkpoint(tmp_path / "p"), (tmp_path / "p/checkpoint").read_bytes(), 0
+    generation, epochs = log.generation, log.leader_epochs
+    for room in range(0, 9000, 61):
         files.room = room
         try:
-            assert log.truncate(17) == 15
-        except StorageError:
+            cut(log)
+            break
+        except StorageError as error:
+            assert log.online and "nothing has changed" in str(error)
             refused += 1
-            files.room = None
-            log = opened(directory)  # it may have gone offline: what is on disk counts
-            assert values(log) == expected(0, log.log_end_offset) and log.log_end_offset >= 15
-            log.truncate(17)
-        files.room = None
-        fill(log, 1)
-        assert values(log) == expected(0, 16)
-    assert 5 < refused < 90
+        assert without_checkpoint(tmp_path / "p") == before
+        assert (tmp_path / "p/checkpoint").read_bytes() == checkpoint
+        assert values(log) == expected(0, 30) and (log.flushed_offset, log.committed_offset) == (30, 21)
+        assert (log.generation, log.leader_epochs) == (generation, epochs)
+    assert refused > 1
+    files.room = None
+    start, end = log.log_start_offset, log.log_end_offset
+    assert end in (0, 5, 15)
+    fill(log, 3, epoch=7)
+    log.flush()
+    assert values(log) == expected(start, end + 3)
+    assert values(opened(tmp_path / "p")) == expected(start, end + 3)
+
+
+class NotEvenToMap(NoDescriptors):
+    """Mapping takes a descriptor too, for a moment."""
+
+    def map(self, path: str, length: int) -> pa.Buffer:
+        if self.left == 0:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return super().map(path, length)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_without_a_descriptor_nothing_is_cut(tmp_path: Path, cut: Callable[[Log], object]) -> None:
+    files = NotEvenToMap()
+    log = opened(tmp_path / "p", files)
+    fill(log, 10, count=3)
+    before, refused = without_checkpoint(tmp_path / "p"), 0
+    for left in range(100):
+        log.release()
+        files.left = left
+        try:
+            cut(log)
+            break
+        except StorageError:
+            assert log.online
+            refused += 1
+        files.left = None
+        assert without_checkpoint(tmp_path / "p") == before and values(log) == expected(0, 30)
+    assert 0 < refused < 99
+    files.left = None
+    start, end = log.log_start_offset, log.log_end_offset
+    fill(log, 3, epoch=7)
+    assert values(log) == expected(start, end + 3)
+
+
+# --- an index that is made again ------------------------------------------------------------------------------------
+
+
+def damage_index(directory: Path, name: str) -> None:
+    """That of the batch at offset 20."""
+    path = directory / name
+    raw = bytearray(path.read_bytes())
+    raw[20 * ENTRY_SIZE + 8] ^= 1
+    path.write_bytes(raw)
+
+
+def test_a_reader_that_repairs_an_index_finds_the_segment_cut_meanwhile(tmp_path: Path) -> None:
+    """It takes the segment, finds the index damaged, and before it has the lock the segment is cut: with the old
+    length it would read beyond the end of the new file (SIGBUS), and lay the old index over the new one."""
+    log = opened(tmp_path / "p", settings=config(segment_bytes=100_000))
+    fill(log, 150, size=1000)
+    segment = log._state.segments[0]
+    assert segment.closed
+    repair = log._durability.repair_index
+    repaired = []
+
+    def later(which: object) -> None:
+        log.truncate(4)
+        repaired.append(which)
+        repair(which)  # type: ignore[arg-type]
+
+    log._durability.repair_index = later  # type: ignore[method-assign,assignment]
+    damage_index(tmp_path / "p", names(tmp_path / "p", ".index")[0])
+    segment.release()
+    with pytest.raises(CorruptRecord, match="missing"):
+        log.read(20, 100, EVERYTHING)
+    assert repaired == [segment] and segment.removed
+    fill(log, 2, epoch=3)
+    assert values(log) == expected(0, 4, 1000) + expected(4, 6)
+    assert values(opened(tmp_path / "p")) == values(log)
+
+
+def test_a_reader_makes_no_index_for_a_log_that_is_closed(tmp_path: Path) -> None:
+    log = opened(tmp_path / "p")
+    fill(log, 10, count=3)
+    segment = log._state.segments[0]
+    log.close()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "p").iterdir()}
+    with pytest.raises(StorageError, match="closed"):
+        log._durability.repair_index(segment)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "p").iterdir()} == before
 
 
 @pytest.mark.parametrize("block", range(4))
