@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 
 from rayqueue.actors.batch_checks import BatchChecks
+from rayqueue.actors.driver import wall_ms as wall_clock_ms
 from rayqueue.actors.follow_stream import FeedSubscription, Followed, FollowStream
+from rayqueue.actors.hands import Cut, Hands
 from rayqueue.actors.leader_link import FedBatch, LeaderProcess
 from rayqueue.config.topic import TopicConfig
 from rayqueue.errors import RayQueueError, StorageError
@@ -33,46 +35,6 @@ from rayqueue.storage.log import Log, LogBatch
 log = logging.getLogger(__name__)
 
 Listener = Callable[["HostedPartition"], None]
-
-
-class Hands(Protocol):
-    """What a partition cannot do itself: what its actor does for all partitions. Called on the loop."""
-
-    def reply(self, reply: ev.Reply) -> None:
-        """Tells a producer."""
-        ...
-
-    def flush(self, partition: HostedPartition) -> None:
-        """Has an fsync made; answered by `Flushed` or `LogFailed`."""
-        ...
-
-    def follow(self, partition: HostedPartition, effect: ev.Follow) -> None:
-        """Subscribes at the leader."""
-        ...
-
-    def unfollow(self, partition: HostedPartition) -> None:
-        """Ends the subscription."""
-        ...
-
-    def ack(self, partition: HostedPartition, effect: ev.AckFetch) -> None:
-        """Tells the leader what is held."""
-        ...
-
-    def propose(self, partition: HostedPartition, effect: ev.ProposeIsr) -> None:
-        """Asks the coordinator for an ISR."""
-        ...
-
-    def resign(self, partition: HostedPartition, effect: ev.Resign) -> None:
-        """Asks the coordinator for another leader."""
-        ...
-
-    def later(self, partition: HostedPartition, event: ev.Event) -> None:
-        """Has the machine told, in another turn."""
-        ...
-
-    def timed(self, partition: HostedPartition) -> None:
-        """The machine has a deadline."""
-        ...
 
 
 class HostedPartition:
@@ -127,6 +89,9 @@ class HostedPartition:
         # By broker and incarnation: the process before may still be ending when its successor asks.
         self._followers: dict[tuple[int, str], tuple[FollowStream, FeedSubscription]] = {}
         self._pending: list[tuple[Any, BatchHeader]] = []
+        self._cutting = False  # another thread has the log: until it is done nothing is assigned and nothing retained
+        self._cut_refused = False  # the last one found the disk full
+        self._assigned: tuple[ev.Assignment, LeaderProcess | None] | None = None  # meanwhile
         self.log = Log.open(files, str(directory), schema, config)
         if config.flush_messages == 1 and self.log.flushed_offset < self.log.log_end_offset:
             # The process before us may have died between write and fsync. A duplicate of such a batch would be acked
@@ -222,8 +187,11 @@ class HostedPartition:
                     self._hands.follow(self, effect)
                 case ev.Unfollow():
                     self._hands.unfollow(self)
-                case ev.Truncate() | ev.ResetLog() | ev.AdvanceStart():
-                    self._cut(effect, now_ms, wall_ms)
+                case ev.Truncate() | ev.ResetLog():
+                    self._cutting = True
+                    self._hands.cut(self, effect)
+                case ev.AdvanceStart():
+                    self._advance_start(now_ms, wall_ms)
                 case ev.ProposeIsr():
                     self._hands.propose(self, effect)
                 case ev.Resign():
@@ -247,26 +215,50 @@ class HostedPartition:
                 del self._followers[key]
                 stream.stop(subscription)
 
-    def _cut(self, effect: ev.Truncate | ev.ResetLog | ev.AdvanceStart, now_ms: int, wall_ms: int) -> None:
+    def cut(self, effect: Cut) -> ev.Truncated | ev.CutFailed:
+        """Cuts the log back. On a thread of its own: it may take as long as writing a whole segment does.
+
+        Raises:
+            RayQueueError: the log has failed.
+        """
         try:
             match effect:
-                case ev.AdvanceStart(start=start):
-                    self.log.delete_before(start)
-                    return
                 case ev.Truncate(end=end):
-                    log.info("%r cuts its log back to offset %d, where it and the leader's part", self, end)
                     self.log.truncate(end)
                 case ev.ResetLog(start=start):
-                    log.info("%r empties its log, to begin at offset %d", self, start)
                     self.log.reset(start)
-            start, end = self.log.log_start_offset, self.log.log_end_offset
-            cut = ev.Truncated(start, end, LeaderEpochs(self.log.leader_epochs), self._producers(wall_ms))
-        except RayQueueError as error:
-            self.step(ev.LogFailed(str(error)), now_ms, wall_ms)
+        except StorageError as error:
+            if not self.log.online:
+                raise
+            return ev.CutFailed(str(error))
+        start, end = self.log.log_start_offset, self.log.log_end_offset
+        log.info("%r: its log, where it and the leader's part, was cut back: it goes from %d to %d", self, start, end)
+        return ev.Truncated(start, end, LeaderEpochs(self.log.leader_epochs), self._producers(wall_clock_ms()))
+
+    def cut_done(self, event: ev.Truncated | ev.CutFailed | ev.LogFailed, now_ms: int, wall_ms: int) -> None:
+        """What became of a cut; then what was assigned meanwhile counts."""
+        self._cutting = False
+        if self.closed:
             return
-        self.step(cut, now_ms, wall_ms)
+        if isinstance(event, ev.CutFailed) and not self._cut_refused:
+            log.error("%r cannot follow, it is tried again: %s", self, event.message)
+        self._cut_refused = isinstance(event, ev.CutFailed)
+        self.step(event, now_ms, wall_ms)
         self.high_watermark = self.replica.high_watermark  # it may have moved without an effect, either way
         self.log.note_committed(self.high_watermark)
+        assigned, self._assigned = self._assigned, None
+        if assigned is not None:
+            self.assign(*assigned, now_ms, wall_ms)
+
+    def _advance_start(self, now_ms: int, wall_ms: int) -> None:
+        """Deletes what the leader has deleted. On a full disk it is left for the next round of retention."""
+        try:
+            self.log.delete_before(self.replica.log_start)
+        except RayQueueError as error:
+            if not self.log.online:
+                self.step(ev.LogFailed(str(error)), now_ms, wall_ms)
+            else:
+                log.warning("%r: records are deleted later: %s", self, error)
 
     def _restore(self, now_ms: int, wall_ms: int) -> None:
         try:
@@ -314,7 +306,10 @@ class HostedPartition:
     def assign(
         self, assignment: ev.Assignment, leader_process: LeaderProcess | None, now_ms: int, wall_ms: int
     ) -> None:
-        """Takes what the metadata log says of it now."""
+        """Takes what the metadata log says of it now; of several, while the log is cut, the last."""
+        if self._cutting:
+            self._assigned = assignment, leader_process
+            return
         self.leader_process = leader_process
         self.step(ev.Assign(assignment), now_ms, wall_ms)
         self.notify()
@@ -328,7 +323,11 @@ class HostedPartition:
 
     def retain(self, now_ms: int, wall_ms: int, producer_expiry_ms: int) -> None:
         """Retention, and forgetting idle producers."""
+        if self._cutting:
+            return
         self.replica.producers.expire(wall_ms - producer_expiry_ms)
+        if not self.leading and self.log.log_start_offset < self.replica.log_start:
+            self._advance_start(now_ms, wall_ms)
         self._enforce_retention(now_ms, wall_ms)
 
     def _enforce_retention(self, now_ms: int, wall_ms: int) -> None:

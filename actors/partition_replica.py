@@ -35,7 +35,7 @@ from rayqueue.actors.partition_table import PartitionTable
 from rayqueue.actors.process import prepare_process
 from rayqueue.actors.produce_stream import ByteBudget, ProduceStream, Request
 from rayqueue.actors.progress import Progress
-from rayqueue.actors.replica_hands import Later, ReplicaHands
+from rayqueue.actors.replica_hands import CutDone, Later, ReplicaHands
 from rayqueue.coordination.records import Record
 from rayqueue.coordination.state import ClusterState
 from rayqueue.errors import RayQueueError
@@ -308,6 +308,8 @@ class PartitionReplica:
                     event.partition.followed(event, now_ms, wall_ms)
                 case Later(partition=partition, event=news):
                     partition.step(news, now_ms, wall_ms)
+                case CutDone(partition=partition, event=news):
+                    partition.cut_done(news, now_ms, wall_ms)
                 case _:
                     raise TypeError(f"no such event: {event!r}")
         for partition in dirty:

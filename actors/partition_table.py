@@ -16,7 +16,8 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from rayqueue.actors.driver import boot_ms, wall_ms
-from rayqueue.actors.hosted_partition import Hands, HostedPartition
+from rayqueue.actors.hands import Hands
+from rayqueue.actors.hosted_partition import HostedPartition
 from rayqueue.actors.leader_link import LeaderProcess
 from rayqueue.actors.produce_stream import not_here
 from rayqueue.config.topic import TopicConfig

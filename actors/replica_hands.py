@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from rayqueue.actors.coordinator_channel import CoordinatorChannel
-from rayqueue.actors.flusher import Flusher
+from rayqueue.actors.disk_thread import DiskThread
+from rayqueue.actors.hands import Cut
 from rayqueue.actors.hosted_partition import HostedPartition
 from rayqueue.actors.isr_proposals import IsrProposals
 from rayqueue.actors.leader_link import FollowerEvent
@@ -24,8 +25,15 @@ class Later(msgspec.Struct):
     event: ev.Event
 
 
+class CutDone(msgspec.Struct):
+    """What became of a cut, on its way to the loop."""
+
+    partition: HostedPartition
+    event: ev.Truncated | ev.CutFailed | ev.LogFailed
+
+
 class ReplicaHands:
-    """See `hosted_partition.Hands`.
+    """See `hands.Hands`.
 
     Args:
         who: this process. token: the cluster's. coordinator: where to ask.
@@ -45,7 +53,8 @@ class ReplicaHands:
     ) -> None:
         self._post = post
         self.deadlines: set[HostedPartition] = set()
-        self._flusher = Flusher(self.later)
+        self._flusher = DiskThread[ev.Flushed]("flusher", self.later)
+        self._cutter = DiskThread[ev.Truncated | ev.CutFailed]("cutter", lambda *done: post(CutDone(*done)))
         self._links = LeaderLinks(who, token, submit)
         self._proposals = IsrProposals(coordinator, who.broker_id, who.slot, who.incarnation, self.later)
 
@@ -56,7 +65,11 @@ class ReplicaHands:
 
     def flush(self, partition: HostedPartition) -> None:
         """Has an fsync made."""
-        self._flusher.submit(partition)
+        self._flusher.submit(partition, lambda: ev.Flushed(partition.log.flush()))
+
+    def cut(self, partition: HostedPartition, effect: Cut) -> None:
+        """Has the log cut back."""
+        self._cutter.submit(partition, lambda: partition.cut(effect))
 
     def follow(self, partition: HostedPartition, effect: ev.Follow) -> None:
         """Subscribes at the leader."""
@@ -108,3 +121,4 @@ class ReplicaHands:
         """Ends the threads."""
         self._proposals.stop()
         self._flusher.stop()
+        self._cutter.stop()

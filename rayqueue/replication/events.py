@@ -2,7 +2,7 @@
 
 The shell performs effects in order. `Append`s of one drain of the queue go to the log in one write; the shell then
 tells `Written`, and only because of that event does an ack follow. The same for `Flush` and `Flushed`, and for
-`Truncate` or `ResetLog` and `Truncated`.
+`Truncate` or `ResetLog` and `Truncated` or `CutFailed`.
 """
 
 from __future__ import annotations
@@ -72,6 +72,12 @@ class Truncated(msgspec.Struct, frozen=True):
     log_end: int
     epochs: LeaderEpochs
     producers: ProducerStates
+
+
+class CutFailed(msgspec.Struct, frozen=True, gc=False):
+    """`Truncate` or `ResetLog` could not be performed, the disk is full: the log is as it was."""
+
+    message: str
 
 
 class StartMoved(msgspec.Struct, frozen=True, gc=False):
@@ -183,7 +189,7 @@ class FeedLost(msgspec.Struct, frozen=True, gc=False):
     leader_epoch: int
 
 
-LogEvent = Rolled | WriteFailed | Flushed | LogFailed | Truncated | StartMoved | Tick
+LogEvent = Rolled | WriteFailed | Flushed | LogFailed | Truncated | CutFailed | StartMoved | Tick
 LeaderEvent = Produce | FetchFrom | FetchAcked | FetchEnded | IsrRefused
 FollowerEvent = Fed | Diverged | OutOfRange | FeedRefused | FeedLost
 Event = Written | LogEvent | Assign | LeaderEvent | FollowerEvent
@@ -203,13 +209,13 @@ class Flush(msgspec.Struct, frozen=True, gc=False):
 
 
 class Truncate(msgspec.Struct, frozen=True, gc=False):
-    """Cut the log back to `end`, then tell `Truncated`."""
+    """Cut the log back to `end`, then tell `Truncated` or `CutFailed`."""
 
     end: int
 
 
 class ResetLog(msgspec.Struct, frozen=True, gc=False):
-    """Empty the log and let it begin at `start`, then tell `Truncated`."""
+    """Empty the log and let it begin at `start`, then tell `Truncated` or `CutFailed`."""
 
     start: int
 

@@ -6,6 +6,7 @@
     WAITING --deadline--> ASKED --Fed--> FED --Fed, Written, Flushed--> FED
        ^                    |             |
        |                    |-- Diverged, OutOfRange --> CUTTING --Truncated--> ASKED
+       |                    |                            `------ CutFailed --> WAITING
        `-- refused, lost ---'             `-- lost, write failed, what does not continue the log --> WAITING
 
 `Follow` says where the log ends and of which epoch its last batch is. The leader answers with batches, or with where
@@ -63,6 +64,7 @@ class Follower:
         self._leader_high_watermark = NOTHING  # as last fed
         self._leader_log_start = NOTHING
         self._held_back: ev.Fed | None = None  # in CUTTING: what is to be appended to the emptied log
+        self._missed = False  # in CUTTING: and there was more on that stream, which is not held back
 
     def start(self) -> list[ev.Effect]:
         """What to do on becoming a follower."""
@@ -99,6 +101,7 @@ class Follower:
     def step(self, event: ev.FollowerEvent, now_ms: int, wall_ms: int) -> list[ev.Effect]:
         """Takes what came from the leader's stream."""
         if not self._of_my_epoch(event.leader_epoch) or self.state not in (State.ASKED, State.FED):
+            self._missed = self.state is State.CUTTING
             return []
         match event:
             case ev.Fed():
@@ -140,21 +143,27 @@ class Follower:
 
     def _begin_at(self, start: int, event: ev.Fed) -> list[ev.Effect]:
         self.state = State.CUTTING
-        self._held_back = event
+        self._held_back, self._missed = event, False
         return [ev.ResetLog(start)]
 
     def _diverged(self, epoch: int, end: int, now_ms: int) -> list[ev.Effect]:
         """Cuts what is above where the leader's `epoch` ends; or, where this log has nothing of that epoch, above where
-        its newest one before ends, and asks for that one: the leader's end may lie inside of a batch here (KIP-279)."""
+        its newest one before ends, and asks for that one: the leader's end may lie inside of a batch here (KIP-279).
+
+        That one may end below this log's start, where all was committed and is deleted; the leader may have deleted it
+        too, and have nothing else. So the log is emptied, and begins no lower: who leads with it must not give the
+        offsets below again.
+        """
         log = self._log
         if self.state is State.FED or not log.settled:
             return self._fault(now_ms)  # it has been feeding this log
         mine, my_end = log.epochs.end_of(epoch, log.log_end)
-        end = max(0, min(end, my_end)) if mine == epoch else my_end
+        in_common = mine == epoch != NO_EPOCH
+        end = max(0, min(end, my_end)) if in_common else max(my_end, log.log_start)
         if end >= log.log_end:
             return self._fault(now_ms)
         self.state = State.CUTTING
-        return [ev.Truncate(end) if end >= log.log_start else ev.ResetLog(end)]
+        return [ev.Truncate(end) if end > log.log_start else ev.ResetLog(end)]
 
     def _out_of_range(self, log_start: int, log_end: int, now_ms: int) -> list[ev.Effect]:
         """The leader's log begins beyond the end of this one; or this one is empty, and begins beyond the leader's."""
@@ -170,9 +179,17 @@ class Follower:
         held_back, self._held_back = self._held_back, None
         if self.state is not State.CUTTING:
             return []
-        if held_back is not None:
-            return self._fed(held_back, now_ms, wall_ms)
-        return self._follow()
+        if held_back is None:
+            return self._follow()
+        effects = self._fed(held_back, now_ms, wall_ms)
+        if self._missed and self.state is State.FED:
+            effects += [*self._wait(now_ms), ev.Unfollow()]
+        return effects
+
+    def cut_failed(self, now_ms: int) -> list[ev.Effect]:
+        """The log could not be cut: ask again later, where the logs part will be told anew."""
+        self._held_back = None
+        return [*self._wait(now_ms), ev.Unfollow()] if self.state is State.CUTTING else []
 
     # --- what holds ------------------------------------------------------------------------------------------------
 

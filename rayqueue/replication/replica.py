@@ -65,6 +65,11 @@ class Replica:
         return self._log.high_watermark
 
     @property
+    def log_start(self) -> int:
+        """The first offset that can be read; the shell may not have come to deleting what is below it."""
+        return self._log.log_start
+
+    @property
     def log_end(self) -> int:
         """The next offset to give."""
         return self._log.log_end
@@ -163,6 +168,8 @@ class Replica:
                 log.cut(event.log_start, event.log_end, event.epochs, event.producers)
                 flushing.truncated()
                 return role.truncated(now_ms, wall_ms) if isinstance(role, Follower) else []
+            case ev.CutFailed():
+                return role.cut_failed(now_ms) if isinstance(role, Follower) else []
 
     def _advance(self) -> list[ev.Effect]:
         return self.role.advance() if self.role else []

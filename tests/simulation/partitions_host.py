@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.simulation.partitions_coordinator import Image
     from tests.simulation.partitions_world import World
 
-TICK, WRITTEN, WRITE = ev.Tick(), ev.Written(), object()
+TICK, WRITTEN, WRITE, CUT = ev.Tick(), ev.Written(), object(), object()
 LIMITS = Limits(lag_time_max_ms=600, backoff_ms=30)
 PROPOSE_AGAIN_US = 250_000
 PUSHED_BATCHES = 4
@@ -82,6 +82,8 @@ class Host:
         self._asking: Stream | None = None
         self._unwritten: list[BatchHeader] = []
         self._write_due = False
+        self._cut: ev.Truncate | ev.ResetLog | None = None  # under way: nothing is assigned meanwhile
+        self._image: Image | None = None  # what came meanwhile
         self.seen_mark = self.machine.high_watermark
 
     @property
@@ -100,6 +102,8 @@ class Host:
             event = event.event
         elif event is WRITE:
             event = self._write()
+        elif event is CUT:
+            event = self._cut_done()
         elif kind is not ev.Assign and kind is not ev.Produce and kind not in _OWN:
             event = self._read(event)
         if event is None:
@@ -154,6 +158,9 @@ class Host:
         """What the metadata log says is for this process when it knows of this process, and not of one before."""
         if image.index <= self.index or not self._is_mine(image):
             return None
+        if self._cut is not None:
+            self._image = image
+            return None
         self.index = image.index
         return ev.Assign(image.assignments[self.partition])
 
@@ -203,24 +210,29 @@ class Host:
     def _recover(self, effect: ev.Recover) -> None:
         self.machine.restore(self.log.producers(0))
 
-    def _truncate(self, effect: ev.Truncate) -> None:
-        self.log.truncate(effect.end)
-        self._truncated()
+    def _truncate(self, effect: ev.Truncate | ev.ResetLog) -> None:
+        """By a thread of its own, which takes its time."""
+        assert self._cut is None
+        self._cut, process = effect, self.process
+        self.scheduler.after(self.random.randint(10, 20_000) + self.slow_us, lambda: process.post(CUT))
 
-    def _reset(self, effect: ev.ResetLog) -> None:
-        self.log.reset(effect.start)
-        self._truncated()
-
-    def _truncated(self) -> None:
-        log = self.log
+    def _cut_done(self) -> ev.Truncated | ev.CutFailed:
+        log, cut = self.log, self._cut
+        assert cut is not None
+        self._cut = None
+        image, self._image = self._image, None
+        if image is not None:
+            self.process.post(image)
+        if self.disk_full:
+            self.failed_writes += 1
+            return ev.CutFailed("no space left on device")
+        if isinstance(cut, ev.Truncate):
+            log.truncate(cut.end)
+        else:
+            log.reset(cut.start)
         self.seen_mark = min(self.seen_mark, log.end)
         self.checker.truncated(self)
-        event = ev.Truncated(log.start, log.end, log.epochs(), log.producers(0))
-        effects = self.machine.step(event, self.broker.clock.now_ms(), 0)
-        if self.world.trace.on:
-            self._note(event, effects)
-        self.checker.stepped(self)
-        self._perform(effects)
+        return ev.Truncated(log.start, log.end, log.epochs(), log.producers(0))
 
     def _advance_start(self, effect: ev.AdvanceStart) -> None:
         self.log.advance_start(effect.start)
@@ -359,7 +371,7 @@ _PERFORM: dict[type, Callable[[Host, Any], None]] = {
     ev.Reply: Host._reply,
     ev.Flush: Host._flush,
     ev.Truncate: Host._truncate,
-    ev.ResetLog: Host._reset,
+    ev.ResetLog: Host._truncate,
     ev.AdvanceStart: Host._advance_start,
     ev.Recover: Host._recover,
     ev.HighWatermark: Host._mark,

@@ -41,7 +41,8 @@ class Host:
         self.proposals: list[ev.ProposeIsr] = []
         self.unwritten: list[BatchHeader] = []
         self.feeds: dict[int, int] = {}  # follower -> next offset to push
-        self.disk_full = self.holds_flushes = self.flushing = False
+        self.disk_full = self.holds_flushes = self.flushing = self.holds_cuts = False
+        self.asked_to_cut: ev.Truncate | ev.ResetLog | None = None
 
     @property
     def leader(self) -> Leader:
@@ -86,12 +87,10 @@ class Host:
                     self.flush()
             case ev.Recover():
                 self.replica.restore(log.producers(WALL))
-            case ev.Truncate(end=end):
-                log.truncate(end)
-                self._truncated()
-            case ev.ResetLog(start=start):
-                log.reset(start)
-                self._truncated()
+            case ev.Truncate() | ev.ResetLog():
+                self.asked_to_cut = effect
+                if not self.holds_cuts:
+                    self.cut()
             case ev.AdvanceStart(start=start):
                 log.advance_start(start)
             case ev.Follow(leader=leader, leader_epoch=epoch, offset=offset, last_epoch=last):
@@ -116,8 +115,17 @@ class Host:
             return ev.FeedRefused(epoch, refusal.error)
         return ev.Diverged(epoch, refusal.epoch, refusal.end)
 
-    def _truncated(self) -> None:
-        self.step(ev.Truncated(self.log.start, self.log.end, self.log.epochs(), self.log.producers(WALL)))
+    def cut(self) -> None:
+        """What it asked for last."""
+        log, effect = self.log, self.asked_to_cut
+        if self.disk_full:
+            self.step(ev.CutFailed("no space left on device"))
+            return
+        if isinstance(effect, ev.Truncate):
+            log.truncate(effect.end)
+        elif effect is not None:
+            log.reset(effect.start)
+        self.step(ev.Truncated(log.start, log.end, log.epochs(), log.producers(WALL)))
 
     def flush(self) -> None:
         """The flush under way is done."""

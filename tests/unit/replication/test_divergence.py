@@ -77,12 +77,12 @@ def test_logs_that_part_more_than_once_take_more_than_one_round() -> None:
 
 
 def test_nothing_in_common() -> None:
-    assert sync(log_of(5, 5), log_of(2, 2, 2)) == [ev.Truncate(0)]
+    assert sync(log_of(5, 5), log_of(2, 2, 2)) == [ev.ResetLog(0)]
 
 
 def test_an_empty_leader_after_an_unclean_election() -> None:
     follower = log_of(2, 2, 2)
-    assert sync(MemoryLog(), follower) == [ev.Truncate(0)]
+    assert sync(MemoryLog(), follower) == [ev.ResetLog(0)]
     assert follower.end == 0
 
 
@@ -92,6 +92,16 @@ def test_a_follower_that_begins_above_where_it_must_cut_is_emptied() -> None:
     leader = log_of(1, 3)
     assert sync(leader, follower) == [ev.ResetLog(1)]
     assert (follower.start, follower.end) == (1, 2)
+
+
+def test_a_leader_that_deleted_all_leaves_the_follower_a_log_that_begins_no_lower_than_its_own() -> None:
+    """Found by the simulation: both have deleted what is below 3, and the follower's first batch reaches below that.
+    If its log ended there, and it was elected, it would give the offsets of deleted records again."""
+    leader, follower = MemoryLog(3), log_of(1)
+    follower.append([header(1, 1, 3), header(4, 2)])
+    follower.advance_start(3)
+    assert sync(leader, follower) == [ev.ResetLog(3)]
+    assert (follower.start, follower.end) == (3, 3)
 
 
 def test_an_empty_log_that_begins_beyond_the_leaders_end() -> None:
@@ -227,6 +237,53 @@ def test_a_full_disk_of_a_follower() -> None:
     host.disk_full = False
     cluster.pass_ms(100)
     assert host.effects[-1] == ev.Follow(1, 9, 2, 1)
+
+
+def test_a_log_that_cannot_be_cut_on_a_full_disk_is_cut_when_there_is_room() -> None:
+    cluster, host = following(log_of(1, 1, 1))
+    host.disk_full = True
+    for _ in range(3):
+        assert host.step(ev.Diverged(9, 1, 2)) == [ev.Truncate(2)]
+        assert host.follower.state is State.WAITING and host.effects[-1] == ev.Unfollow()
+        assert host.step(ev.Fed(9, [header(3, 9)], [0], 4, 0)) == [], "of the stream before"
+        assert (host.log.end, host.replica.log_end) == (3, 3)
+        cluster.pass_ms(100)
+        assert host.effects[-1] == ev.Follow(1, 9, 3, 1)
+    host.disk_full = False
+    host.step(ev.Diverged(9, 1, 2))
+    assert host.effects[-1] == ev.Follow(1, 9, 2, 1) and host.log.end == 2
+
+
+def test_a_log_that_cannot_be_emptied_begins_anew_without_what_was_held_back() -> None:
+    """The batch that is to be its first was fed already: it is asked for again."""
+    cluster, host = following(MemoryLog(5))
+    host.disk_full = True
+    host.step(ev.Fed(9, [header(3, 9, 4)], [0], 4, 0))
+    assert host.effects[-2:] == [ev.ResetLog(3), ev.Unfollow()]
+    host.disk_full = False
+    cluster.pass_ms(100)
+    host.step(ev.Fed(9, [header(3, 9, 4), header(7, 9)], [0, 0], 4, 0))
+    assert (host.log.start, host.log.end) == (3, 8)
+
+
+@pytest.mark.parametrize("missed", [ev.Fed(9, [header(7, 9)], [0], 4, 3), ev.FeedLost(9)])
+def test_what_comes_on_the_stream_while_the_log_is_emptied_is_asked_for_again(missed: ev.Event) -> None:
+    """Found by the simulation: the shell takes its time to empty a log. Dropped in silence, a batch would be missing
+    and nobody would ask for it before the next one came."""
+    cluster, host = following(MemoryLog(5))
+    host.holds_cuts = True
+    host.step(ev.Fed(9, [header(3, 9, 4)], [0], 4, 3))
+    host.step(missed)
+    host.cut()
+    assert host.log.end == 7 and host.effects[-1] != ev.Follow(1, 9, 7, 9)
+    cluster.pass_ms(100)
+    assert host.effects[-1] == ev.Follow(1, 9, 7, 9)
+
+
+def test_a_cut_that_failed_after_the_leader_changed_is_no_news() -> None:
+    _, host = following(log_of(1, 1))
+    assert host.step(ev.CutFailed("no space left on device")) == []
+    assert host.follower.state is State.ASKED
 
 
 def test_a_truncation_that_nobody_waits_for_starts_nothing() -> None:
