@@ -246,6 +246,8 @@ class HostedPartition:
         self.step(event, now_ms, wall_ms)
         self.high_watermark = self.replica.high_watermark  # it may have moved without an effect, either way
         self.log.note_committed(self.high_watermark)
+        if self.dirty:
+            self.write(now_ms, wall_ms)  # what was held back
         assigned, self._assigned = self._assigned, None
         if assigned is not None:
             self.assign(*assigned, now_ms, wall_ms)

@@ -1,7 +1,8 @@
 """A follower's link to one leader's process: one stream for all partitions that it leads and we follow.
 
 The link's own thread opens it, checks what comes (nothing that is damaged gets into a log), and gives it to the loop.
-The loop says whom to follow and what is held; what it says in one turn goes out in one message.
+The loop says whom to follow and what is held; what it says in one turn goes out in one message. It never waits for a
+leader that does not read: the rest of a message goes out in a later turn, and what is said meanwhile is joined.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 5.0
 CREDIT_BYTES = 32 << 20
+AGAIN_MS = 20  # a leader that does not read is tried again after so long
 
 
 class LeaderProcess(NamedTuple):
@@ -83,7 +85,9 @@ class LeaderLink:
         self._hello = hello
         self._token = token
         self._submit = submit
-        self._request = FollowRequest([], [], [], CREDIT_BYTES)  # the loop's: what it has said in this turn
+        self._request = FollowRequest([], [], [], CREDIT_BYTES)  # the loop's: what it has said and not sent
+        self._acks: dict[int, FollowAck] = {}  # of it, the last of each subscription
+        self._unsent = False  # a part of the message before is left
         self._lock = threading.Lock()  # guards all below
         self._following: dict[int, tuple[HostedPartition, int]] = {}  # by subscription, with the leader epoch
         self._next = 0
@@ -127,28 +131,41 @@ class LeaderLink:
         with self._lock:
             if self._following.pop(subscription, None) is not None:
                 self._request.remove.append(subscription)
+                self._acks.pop(subscription, None)
 
     def ack(self, subscription: int, effect: ev.AckFetch) -> None:
         """Tells what is held."""
-        self._request.acks.append(FollowAck(subscription, effect.leader_epoch, effect.end))
+        self._acks[subscription] = FollowAck(subscription, effect.leader_epoch, effect.end)
 
     def give_back(self, credit: int) -> None:
         """What was fed has been written."""
         self._request.credit += credit
 
     def flush(self) -> None:
-        """Sends what was said since the last time, once the link is open."""
+        """Sends what was said since the last time, once the link is open, as far as it goes out at once."""
         request, exchange = self._request, self._exchange
         if self._unused:
             with self._lock:
                 request.credit, self._unused = request.credit + self._unused, 0
-        if exchange is None or not (request.add or request.remove or request.acks or request.credit):
+        if exchange is None:
             return
-        self._request = FollowRequest([], [], [], 0)
         try:
-            exchange.send(codec.encode(request))
+            if self._unsent and not exchange.send_nowait():
+                return
+            self._unsent = False
+            if request.add or request.remove or self._acks or request.credit:
+                request.acks = list(self._acks.values())
+                self._request = FollowRequest([], [], [], 0)
+                self._acks.clear()
+                self._unsent = not exchange.send_nowait(codec.encode(request))
         except RayQueueError as error:  # its reader sees the same break
+            self._unsent = False
             log.debug("%r: %s", self, error)
+
+    @property
+    def unsent(self) -> bool:
+        """The leader does not read: `flush` is to be called again, though nothing more is said."""
+        return self._unsent
 
     @property
     def idle(self) -> bool:

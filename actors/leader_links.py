@@ -72,6 +72,11 @@ class LeaderLinks:
             else:
                 link.flush()
 
+    @property
+    def unsent(self) -> bool:
+        """A leader does not read: `flush` is to be called again soon."""
+        return any(link.unsent for link in self._links.values())
+
     def close(self) -> None:
         """Ends all."""
         self._closed = True

@@ -9,10 +9,11 @@ import msgspec
 
 from rayqueue.actors.coordinator_channel import CoordinatorChannel
 from rayqueue.actors.disk_thread import DiskThread
+from rayqueue.actors.driver import boot_ms
 from rayqueue.actors.hands import Cut
 from rayqueue.actors.hosted_partition import HostedPartition
 from rayqueue.actors.isr_proposals import IsrProposals
-from rayqueue.actors.leader_link import FollowerEvent
+from rayqueue.actors.leader_link import AGAIN_MS, FollowerEvent
 from rayqueue.actors.leader_links import LeaderLinks
 from rayqueue.protocol.messages import FollowHello, ProduceResult
 from rayqueue.replication import events as ev
@@ -111,7 +112,10 @@ class ReplicaHands:
 
     def next_deadline_ms(self) -> int | None:
         """The first of the machines' deadlines."""
-        return min((d for p in self.deadlines if (d := p.replica.next_deadline_ms()) is not None), default=None)
+        deadlines = [d for p in self.deadlines if (d := p.replica.next_deadline_ms()) is not None]
+        if self._links.unsent:
+            deadlines.append(boot_ms() + AGAIN_MS)
+        return min(deadlines, default=None)
 
     def close(self) -> None:
         """Ends links and proposals. Inside the loop."""

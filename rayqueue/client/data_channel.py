@@ -13,7 +13,7 @@ from typing import NoReturn, TypeVar
 
 import pyarrow as pa
 
-from rayqueue.client.framed_socket import Frame, FramedSocket
+from rayqueue.client.framed_socket import Frame, FramedSocket, Views, views_of
 from rayqueue.client.io.shared_memory import ClientMemory
 from rayqueue.errors import BrokerNotAvailable, ProtocolError, RayQueueError, RequestTimeout
 from rayqueue.protocol import codec
@@ -37,6 +37,7 @@ class Exchange:
         self._lock = threading.Lock()
         self._reading = False
         self._closed = False
+        self._left: Views = []  # of `send_nowait`
         self.welcome: Welcome
         self.memory: ClientMemory | None = None  # shared with the server
 
@@ -81,6 +82,29 @@ class Exchange:
             self._framed.send(pack_head(message, rows or ()), rows or ())
         except OSError as error:
             self._fail(error)
+
+    def send_nowait(self, message: bytes = b"") -> bool:
+        """Sends what the connection takes at once of what is left from before and of a message ("": of none); to be
+        called again, without one, until nothing is left.
+
+        Returns:
+            Whether nothing is left. Only then may another message be given.
+
+        Raises:
+            BrokerNotAvailable: the connection is broken or closed.
+        """
+        with self._lock:  # not beside `close`: the descriptor could be another connection's by then
+            if self._closed:
+                raise BrokerNotAvailable(f"the connection to {self._where} is closed")
+            assert not (message and self._left), "what is left goes first"
+            views = views_of(pack_head(message)) if message else self._left
+            try:
+                while views and (rest := self._framed.send_some(views, wait=False)) != views:
+                    views = rest
+            except OSError as error:
+                self._fail(error)
+            self._left = views
+            return not views
 
     def receive(self) -> tuple[bytes, list[pa.Buffer]]:
         """The next message and its rows, waiting for them.

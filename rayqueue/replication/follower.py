@@ -150,17 +150,21 @@ class Follower:
         """Cuts what is above where the leader's `epoch` ends; or, where this log has nothing of that epoch, above where
         its newest one before ends, and asks for that one: the leader's end may lie inside of a batch here (KIP-279).
 
-        That one may end below this log's start, where all was committed and is deleted; the leader may have deleted it
-        too, and have nothing else. So the log is emptied, and begins no lower: who leads with it must not give the
-        offsets below again.
+        A leader that has none of these epochs has deleted all before its `end`: this log begins there anew, and no
+        lower, for if it were to lead it must not give the offsets below again. As little does it go below its own
+        start, where all was committed and is deleted.
         """
         log = self._log
         if self.state is State.FED or not log.settled:
             return self._fault(now_ms)  # it has been feeding this log
         mine, my_end = log.epochs.end_of(epoch, log.log_end)
-        in_common = mine == epoch != NO_EPOCH
-        end = max(0, min(end, my_end)) if in_common else max(my_end, log.log_start)
-        if end >= log.log_end:
+        if epoch == NO_EPOCH:
+            if not 0 <= end <= log.log_end or log.last_epoch == NO_EPOCH:
+                return self._fault(now_ms)
+            self.state = State.CUTTING
+            return [ev.ResetLog(end)]
+        end = min(end, my_end) if mine == epoch else max(my_end, log.log_start)
+        if not 0 <= end < log.log_end:
             return self._fault(now_ms)
         self.state = State.CUTTING
         return [ev.Truncate(end) if end > log.log_start else ev.ResetLog(end)]
@@ -182,7 +186,7 @@ class Follower:
         if held_back is None:
             return self._follow()
         effects = self._fed(held_back, now_ms, wall_ms)
-        if self._missed and self.state is State.FED:
+        if self._missed and self._held_back is None:
             effects += [*self._wait(now_ms), ev.Unfollow()]
         return effects
 
