@@ -220,6 +220,7 @@ class PartitionReplica:
         self._driver.stop()
         self._hands.stop()
         if ended:
+            self._table.unlock()
             self._lock.release()
         if self._server is not None:
             threading.Thread(target=self._server.shutdown, name="data-shutdown", daemon=True).start()

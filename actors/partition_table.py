@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from rayqueue.actors.driver import boot_ms, wall_ms
 from rayqueue.actors.hands import Hands
 from rayqueue.actors.hosted_partition import HostedPartition
 from rayqueue.actors.leader_link import LeaderProcess
+from rayqueue.actors.partition_locks import PartitionInUse, PartitionLocks
 from rayqueue.actors.produce_stream import not_here
 from rayqueue.config.topic import TopicConfig
 from rayqueue.coordination.records import (
@@ -43,6 +45,9 @@ NAME_MAX = 150
 # Opened logs are handed to the loop together: to wait for the loop after each would take longer than to open it. When
 # a log takes long to recover, only those opened so shortly before it wait with it.
 HAND_OVER_S = 0.01
+# How long the process is waited for that has a log open which is ours now: it reads the same metadata, and then closes.
+IN_USE_S = 10.0
+IN_USE_RETRY_S = 0.05
 
 _DIRECTORY = re.compile(r".+-(?P<topic_id>[0-9a-f]{32})-\d+(?P<deleted>\.deleted)?")
 
@@ -122,6 +127,8 @@ class PartitionTable:
         self._opened_s = 0.0  # when the first of them was
         self._registered = False
         self._state: ClusterState | None = None
+        self._locks = PartitionLocks(root)
+        self._closing = threading.Event()
         self._closed = False  # set inside the loop, for good: what is opened after it is closed at once
 
     def __iter__(self) -> Iterator[HostedPartition]:
@@ -163,18 +170,13 @@ class PartitionTable:
             # Epochs committed for an earlier process of this actor are not ours to lead under.
             return
         facts: dict[bytes, _Facts] = {}
+        # Those that are open first: what is ours no more another process waits for, perhaps one that we wait for.
+        keys = sorted(self._touched(state, records), key=lambda key: key not in self._hosted)
         try:
-            for key in self._touched(state, records):
-                if self._closed:
-                    break
-                if self._opened and time.monotonic() - self._opened_s > HAND_OVER_S:
-                    inside(self._host)
-                try:
-                    self._settle(state, key, facts, wall_ms, inside)
-                except (RayQueueError, OSError) as error:
-                    # One bad directory does not take the others with it; clients of this partition are told.
-                    log.error("partition %d of topic %s does not fit the metadata: %s", key[1], key[0].hex(), error)
-                    self._failed[key] = f"the log of partition {key[1]} cannot be opened: {error}"
+            in_use = self._settle_all(state, keys, facts, wall_ms, inside)
+            give_up = time.monotonic() + IN_USE_S
+            while in_use and time.monotonic() < give_up and not self._closing.wait(IN_USE_RETRY_S):
+                in_use = self._settle_all(state, in_use, facts, wall_ms, inside)
         finally:
             # Whatever happened: a log that is open here and hosted nowhere would be opened a second time.
             if self._opened:
@@ -183,6 +185,27 @@ class PartitionTable:
             self._registered = True
             if self._slot == 0:
                 self._sweep(state)
+
+    def _settle_all(
+        self, state: ClusterState, keys: list[Key], facts: dict[bytes, _Facts], wall_ms: int, inside: Inside
+    ) -> list[Key]:
+        """Settles partitions; those that another process still has open are given back."""
+        in_use = []
+        for key in keys:
+            if self._closed:
+                break
+            if self._opened and time.monotonic() - self._opened_s > HAND_OVER_S:
+                inside(self._host)
+            try:
+                self._settle(state, key, facts, wall_ms, inside)
+            except (RayQueueError, OSError) as error:
+                if isinstance(error, PartitionInUse):
+                    in_use.append(key)
+                # One bad directory does not take the others with it; clients of this partition are told.
+                if key not in self._failed:
+                    log.error("partition %d of topic %s does not fit the metadata: %s", key[1], key[0].hex(), error)
+                self._failed[key] = f"the log of partition {key[1]} cannot be opened: {error}"
+        return in_use
 
     def _touched(self, state: ClusterState, records: Iterable[Record]) -> list[Key]:
         """The partitions to look at: of the first state all, later those that records speak of; and what failed."""
@@ -235,6 +258,16 @@ class PartitionTable:
 
     def _open(self, facts: _Facts, record: PartitionRecord, wall_ms: int) -> HostedPartition:
         topic = facts.topic
+        key = topic.topic_id, record.partition
+        self._locks.take(key)
+        try:
+            return self._opened_log(facts, record, wall_ms)
+        except BaseException:
+            self._locks.release(key)
+            raise
+
+    def _opened_log(self, facts: _Facts, record: PartitionRecord, wall_ms: int) -> HostedPartition:
+        topic = facts.topic
         return HostedPartition(
             self._files,
             partition_directory(self._root, topic.name, topic.topic_id, record.partition),
@@ -257,6 +290,7 @@ class PartitionTable:
         for key, (partition, told) in opened.items():
             if self._closed:
                 partition.log.close()
+                self._locks.release(key)
             else:
                 self._hosted[key] = partition
                 self._failed.pop(key, None)
@@ -271,7 +305,14 @@ class PartitionTable:
     def _drop(self, key: Key, error: str, message: str, delete: bool) -> None:
         hosted = self._hosted.pop(key, None)
         if hosted is not None:  # else the actor has been closed meanwhile
-            hosted.resign(error, message, delete)
+            try:
+                hosted.resign(error, message, delete)
+            finally:
+                self._locks.release(key)
+
+    def unlock(self) -> None:
+        """Gives back the locks on logs, once nothing is opened any more."""
+        self._locks.close()
 
     def _sweep(self, state: ClusterState) -> None:
         """Removes what belongs to topics that were deleted while no process of this broker was there to do it."""
@@ -290,10 +331,12 @@ class PartitionTable:
     def close(self) -> None:
         """Closes every log, cleanly: the next start needs no recovery. Inside the loop."""
         self._closed = True
-        for hosted in self._hosted.values():
+        self._closing.set()
+        for key, hosted in self._hosted.items():
             try:
                 hosted.resign("NotLeaderOrFollower", "this replica actor is shutting down", delete=False)
             except (RayQueueError, OSError) as error:
                 log.error("%r is not closed cleanly: %s", hosted, error)
+            self._locks.release(key)
         self._hosted.clear()
         self._registered = False

@@ -12,6 +12,7 @@ import pytest
 
 import rayqueue
 from rayqueue.actors.hosted_partition import HostedPartition
+from rayqueue.actors.partition_locks import PartitionInUse, PartitionLocks
 from rayqueue.errors import DeliveryTimeout, NotEnoughReplicas
 from rayqueue.testing.inprocess import InProcessCluster
 from tests.integration.waiting import eventually
@@ -286,3 +287,30 @@ def test_leaders_are_given_back_to_those_that_were_wanted(
     assert leader_of(admin) != wanted[0]
     assert admin.elect_leaders([rayqueue.TopicPartition("t", 0)]) == 1
     assert {partition.partition: partition.leader for partition in admin.describe_topic("t").partitions} == wanted
+
+
+def test_a_log_that_another_process_of_the_broker_still_has_open_is_waited_for(
+    cluster: InProcessCluster, admin: rayqueue.AdminClient, tmp_path: Path
+) -> None:
+    """As when `num.replica.actors` changes, and the process that has it reads of that later."""
+    admin.create_topic("t", 1, replication_factor=3)
+    with rayqueue.Producer(bootstrap_servers=cluster.bootstrap_servers) as producer:
+        producer.produce("t", b"first").result(TIMEOUT_S)
+        away = (leader_of(admin) + 1) % 3
+        before = hosted(cluster, away)
+        key = before.topic_id, 0
+        root = before.directory.parent.parent
+        holder = PartitionLocks(root)
+        with pytest.raises(PartitionInUse):
+            holder.take(key)
+        cluster.stop_replica(away)
+        holder.take(key)
+        cluster._stopped.discard((away, 0))
+        cluster._start_replica(cluster.brokers[away].options, 0)  # `start_replica` waits until it serves
+        table = cluster.replicas[away, 0]._table
+        eventually(lambda: key in table._failed, TIMEOUT_S)
+        assert len(table) == 0
+        producer.produce("t", b"second").result(TIMEOUT_S)
+        holder.close()
+        eventually(lambda: in_sync(admin), TIMEOUT_S)
+    assert hosted(cluster, away).log.log_end_offset == 2 and not table._failed
