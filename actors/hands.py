@@ -47,6 +47,10 @@ class Hands(Protocol):
         """Asks the coordinator for another leader."""
         ...
 
+    def report(self, partition: HostedPartition, effect: ev.ReportLogEnd) -> None:
+        """Tells the coordinator where the log ends."""
+        ...
+
     def later(self, partition: HostedPartition, event: ev.Event) -> None:
         """Has the machine told, in another turn."""
         ...

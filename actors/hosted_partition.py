@@ -197,6 +197,8 @@ class HostedPartition:
                 case ev.Resign():
                     log.error("%r cannot lead on: %s", self, self.replica.offline)
                     self._hands.resign(self, effect)
+                case ev.ReportLogEnd():
+                    self._hands.report(self, effect)
                 case ev.Recover():
                     self._restore(now_ms, wall_ms)
 

@@ -1,4 +1,5 @@
-"""What leaders ask of the coordinator: another ISR for a partition, or to be replaced. One thread, one request for all.
+"""What replicas ask of the coordinator: another ISR for a partition, to be replaced as its leader, or, where nobody
+leads, to be compared with the others. One thread, one request for all.
 
 A request whose outcome is not known (the coordinator was away, the answer was lost) is made again: it is compare and
 set, so twice is once. It ends when the coordinator has answered, or the metadata log has moved on.
@@ -12,12 +13,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rayqueue.actors.coordinator_channel import CoordinatorChannel
-from rayqueue.errors import RayQueueError
+from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, RayQueueError
 from rayqueue.protocol.messages import (
     AlterPartition,
     AlterPartitionsRequest,
     AlterPartitionsResponse,
     Empty,
+    LogEnd,
+    ReportLogEnds,
     ResignLeaderRequest,
 )
 from rayqueue.replication import events as ev
@@ -54,6 +57,7 @@ class IsrProposals:
         self._changed = threading.Condition()
         self._wanted: dict[HostedPartition, ev.ProposeIsr] = {}
         self._resigned: list[ResignLeaderRequest] = []
+        self._reports: dict[HostedPartition, ev.ReportLogEnd] = {}
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="isr-proposals", daemon=True)
         self._thread.start()
@@ -71,6 +75,12 @@ class IsrProposals:
             self._resigned.append(request)
             self._changed.notify()
 
+    def report(self, partition: HostedPartition, effect: ev.ReportLogEnd) -> None:
+        """Tells where a log ends; in place of what was told of it before."""
+        with self._changed:
+            self._reports[partition] = effect
+            self._changed.notify()
+
     def stop(self, timeout_s: float = TIMEOUT_S) -> None:
         """Asks for nothing more."""
         with self._changed:
@@ -81,13 +91,14 @@ class IsrProposals:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._wanted or self._resigned)
+                self._changed.wait_for(lambda: self._stopping or self._wanted or self._resigned or self._reports)
                 if self._stopping:
                     return
-                wanted, resigned = dict(self._wanted), self._resigned[:1]
+                wanted, resigned, reports = dict(self._wanted), self._resigned[:1], dict(self._reports)
             try:
                 self._ask(wanted)
                 self._step_down(resigned)
+                self._tell(reports)
             except Exception as error:
                 ours = isinstance(error, RayQueueError)
                 log.log(
@@ -122,6 +133,24 @@ class IsrProposals:
             if refusal:
                 log.info("%r: an ISR of %s is refused: %s", partition, effect.isr, refusal)
                 self._refused(partition, ev.IsrRefused(effect.partition_epoch, refusal))
+
+    def _tell(self, reports: dict[HostedPartition, ev.ReportLogEnd]) -> None:
+        if not reports:
+            return
+        logs = [
+            LogEnd(p.topic_id, p.partition, effect.leader_epoch, effect.last_epoch, effect.log_end)
+            for p, effect in reports.items()
+        ]
+        try:
+            self._channel.call("report_log_ends", ReportLogEnds(*self._who, logs), Empty, TIMEOUT_S)
+        except ClusterMismatch as error:
+            # We count as gone, or have a successor. If we are heard of again while nobody leads, we have to be asked.
+            log.info("the ends of logs are not taken, they are told again: %s", error)
+            raise BrokerNotAvailable(str(error)) from error
+        with self._changed:
+            for partition, effect in reports.items():
+                if self._reports.get(partition) is effect:
+                    del self._reports[partition]
 
     def _step_down(self, resigned: list[ResignLeaderRequest]) -> None:
         for request in resigned:

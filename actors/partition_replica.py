@@ -36,6 +36,7 @@ from rayqueue.actors.process import prepare_process
 from rayqueue.actors.produce_stream import ByteBudget, ProduceStream, Request
 from rayqueue.actors.progress import Progress
 from rayqueue.actors.replica_hands import CutDone, Later, ReplicaHands
+from rayqueue.actors.start_mark import StartMark
 from rayqueue.coordination.records import Record
 from rayqueue.coordination.state import ClusterState
 from rayqueue.errors import RayQueueError
@@ -110,6 +111,8 @@ class PartitionReplica:
         self._server: DataServer | None = None
         self._follower: MetadataFollower | None = None
         self._lock = DirectoryLock(replica_lock(self._root, slot))
+        self._mark = StartMark(self._root, slot)
+        self._unclean = False
         self._stopping = threading.Event()
         self._starter = threading.Thread(target=self._start, name="replica-start", daemon=True)
         self._starter.start()
@@ -140,6 +143,7 @@ class PartitionReplica:
         options, slot = self.options, self.slot
         if not self._lock.acquire(self._stopping, self.progress.waiting):
             return
+        self._unclean = self._mark.begin()
         nonce_path = self._root / f"nonce-{slot}"
         nonce = secrets.token_hex(32)
         nonce_path.write_text(nonce)
@@ -185,7 +189,8 @@ class PartitionReplica:
     def _register(self, port: int) -> None:
         """Tells the coordinator that this process is here, until it hears; then follows the metadata log."""
         options = self.options
-        request = RegisterReplicaActor(options.broker_id, self.slot, self.incarnation, options.advertised_host, port)
+        host, unclean = options.advertised_host, self._unclean
+        request = RegisterReplicaActor(options.broker_id, self.slot, self.incarnation, host, port, unclean)
         attempt = 0
         while not self._stopping.is_set():
             try:
@@ -197,6 +202,7 @@ class PartitionReplica:
                 self._stopping.wait(min(0.5, 0.02 * 2**attempt))
         else:
             return
+        self._mark.told()
         self._follower = MetadataFollower(
             self._addresses,
             options.cluster_id,
@@ -221,6 +227,8 @@ class PartitionReplica:
         self._hands.stop()
         if ended:
             self._table.unlock()
+            if self._table.closed_cleanly:
+                self._mark.end()
             self._lock.release()
         if self._server is not None:
             threading.Thread(target=self._server.shutdown, name="data-shutdown", daemon=True).start()

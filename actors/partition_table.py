@@ -29,8 +29,10 @@ from rayqueue.coordination.records import (
     Record,
     RemoveTopicRecord,
     ReplicaActorRecord,
+    UncleanReplica,
 )
 from rayqueue.coordination.state import ClusterState, Topic
+from rayqueue.coordination.unclean import awaits_logs
 from rayqueue.errors import NotLeaderOrFollower, RayQueueError, StorageError
 from rayqueue.protocol.schemas import deserialize_schema
 from rayqueue.replication import events as ev
@@ -76,7 +78,7 @@ class _Told(NamedTuple):
     leader_process: LeaderProcess | None
 
 
-def _told(state: ClusterState, record: PartitionRecord) -> _Told:
+def _told(state: ClusterState, record: PartitionRecord, me: int) -> _Told:
     incarnations: dict[int, str] = {}
     for broker_id in record.replicas:
         slot = state.slot_of(record, broker_id)
@@ -86,7 +88,13 @@ def _told(state: ClusterState, record: PartitionRecord) -> _Told:
     leader = state.leader_actor(record)
     return _Told(
         ev.Assignment(
-            record.leader, record.leader_epoch, record.partition_epoch, record.replicas, record.isr, incarnations
+            record.leader,
+            record.leader_epoch,
+            record.partition_epoch,
+            record.replicas,
+            record.isr,
+            incarnations,
+            report=awaits_logs(record) and UncleanReplica(me) in record.unclean,
         ),
         None if leader is None else LeaderProcess(leader.host, leader.port, leader.broker_id, leader.incarnation),
     )
@@ -100,6 +108,9 @@ class PartitionTable:
         broker_id, slot, incarnation: which actor, and which process of it.
         max_batch_bytes: largest batch taken, decompressed.
         hands, limits: handed to every partition.
+
+    Attributes:
+        closed_cleanly: `close` has flushed all logs that there are here.
     """
 
     def __init__(
@@ -129,6 +140,7 @@ class PartitionTable:
         self._state: ClusterState | None = None
         self._locks = PartitionLocks(root)
         self._closing = threading.Event()
+        self.closed_cleanly = False
         self._closed = False  # set inside the loop, for good: what is opened after it is closed at once
 
     def __iter__(self) -> Iterator[HostedPartition]:
@@ -247,7 +259,7 @@ class PartitionTable:
         known = facts.get(key[0])
         if known is None:
             known = facts[key[0]] = _Facts(state, topic)
-        told = _told(state, record)
+        told = _told(state, record, self._broker_id)
         if hosted is None:
             opened = self._open(known, record, wall_ms)
             if not self._opened:
@@ -332,11 +344,14 @@ class PartitionTable:
         """Closes every log, cleanly: the next start needs no recovery. Inside the loop."""
         self._closed = True
         self._closing.set()
+        self.closed_cleanly = self._registered and not self._failed
         for key, hosted in self._hosted.items():
             try:
                 hosted.resign("NotLeaderOrFollower", "this replica actor is shutting down", delete=False)
             except (RayQueueError, OSError) as error:
                 log.error("%r is not closed cleanly: %s", hosted, error)
+                self.closed_cleanly = False
+            self.closed_cleanly &= hosted.log.sound
             self._locks.release(key)
         self._hosted.clear()
         self._registered = False

@@ -92,6 +92,10 @@ class ReplicaHands:
         """Asks the coordinator for another leader."""
         self._proposals.resign(partition, effect)
 
+    def report(self, partition: HostedPartition, effect: ev.ReportLogEnd) -> None:
+        """Tells the coordinator where the log ends."""
+        self._proposals.report(partition, effect)
+
     def later(self, partition: HostedPartition, event: ev.Event) -> None:
         """Has the machine told, in another turn."""
         self._post(Later(partition, event))

@@ -20,6 +20,7 @@ from rayqueue.protocol.messages import (
     RegisterBroker,
     RegisterCoordinator,
     RegisterReplicaActor,
+    ReportLogEnds,
     ResignLeaderRequest,
 )
 
@@ -35,6 +36,7 @@ COMMANDS: dict[str, type] = {
     "register_coordinator": RegisterCoordinator,
     "register_broker": RegisterBroker,
     "register_replica_actor": RegisterReplicaActor,
+    "report_log_ends": ReportLogEnds,
     "allocate_producer_ids": AllocateProducerIds,
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from rayqueue.coordination.commands import Result
 from rayqueue.coordination.leadership import prefer, resigned, with_isr
 from rayqueue.coordination.records import PartitionRecord, Record
@@ -87,7 +89,8 @@ def _altered(state: ClusterState, request: AlterPartitionsRequest, change: Alter
         raise ProtocolError(f"an ISR {isr} of leader {partition.leader} with replicas {partition.replicas}")
     for broker_id, incarnation in change.isr:
         _check_member(state, partition, broker_id, incarnation)
-    return with_isr(state, topic, partition, isr)
+    # Somebody leads for sure: who started uncleanly has to follow, and is compared with nobody any more.
+    return msgspec.structs.replace(with_isr(state, topic, partition, isr), unclean=[])
 
 
 def _check_member(state: ClusterState, partition: PartitionRecord, broker_id: int, incarnation: str) -> None:

@@ -9,17 +9,21 @@ from rayqueue.coordination.records import (
     BrokerStateRecord,
     CoordinatorRecord,
     ProducerIdsRecord,
+    Record,
     ReplicaActorRecord,
 )
 from rayqueue.coordination.state import ClusterState
+from rayqueue.coordination.unclean import after_come_back, after_unclean_start, with_log_end
 from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ConfigError
 from rayqueue.protocol.messages import (
     AllocateProducerIds,
+    Empty,
     ProducerIdBlock,
     RegisterBroker,
     RegisterCoordinator,
     Registered,
     RegisterReplicaActor,
+    ReportLogEnds,
 )
 
 PRODUCER_ID_BLOCK = 1_000
@@ -74,7 +78,8 @@ def register_broker(state: ClusterState, request: RegisterBroker) -> Result:
 
 
 def register_replica_actor(state: ClusterState, request: RegisterReplicaActor) -> Result:
-    """A replica actor's process has started: see `leadership.after_start`.
+    """A replica actor's process has started: see `leadership.after_start`, and `unclean` where it says that what the
+    one before had written may be lost.
 
     Raises:
         BrokerNotAvailable: its broker has not registered yet. ClusterMismatch: the broker has no such slot.
@@ -90,7 +95,33 @@ def register_replica_actor(state: ClusterState, request: RegisterReplicaActor) -
     if known is not None and known.incarnation == request.incarnation:
         return Result([], Registered(-1))
     started = ReplicaActorRecord(request.broker_id, request.slot, request.incarnation, request.host, request.port)
-    return Result([started, *after_start(state, request.broker_id, request.slot)], Registered(-1))
+    change = after_unclean_start if request.unclean else after_start
+    changed = change(state, request.broker_id, request.slot)
+    waited_for = [] if request.unclean else after_come_back(state, request.broker_id, request.slot)
+    return Result([started, *changed, *waited_for], Registered(-1))
+
+
+def report_log_ends(state: ClusterState, request: ReportLogEnds) -> Result:
+    """Replicas that started uncleanly say where their logs end; the highest leads when all have (`unclean`).
+
+    Raises:
+        ClusterMismatch: the caller has a successor, or counts as gone.
+    """
+    key = request.broker_id, request.slot
+    actor = state.replica_actors.get(key)
+    if actor is None or actor.incarnation != request.incarnation or key in state.lost:
+        raise ClusterMismatch(f"process {request.incarnation} of replica actor {key} is over, or gone")
+    records: list[Record] = []
+    for log in request.logs:
+        topic = state.topics_by_id.get(log.topic_id)
+        if topic is None or not 0 <= log.partition < len(topic.partitions):
+            continue  # deleted meanwhile
+        partition = topic.partitions[log.partition]
+        if partition.leader_epoch == log.leader_epoch and state.slot_of(partition, request.broker_id) == request.slot:
+            record = with_log_end(state, partition, request.broker_id, log.last_epoch, log.log_end)
+            if record is not None:
+                records.append(record)
+    return Result(records, Empty())
 
 
 def allocate_producer_ids(state: ClusterState, request: AllocateProducerIds) -> Result:

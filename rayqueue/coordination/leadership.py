@@ -33,7 +33,7 @@ def after_loss(state: ClusterState, broker_id: int, slot: int) -> list[Partition
         record = without(state, topic, partition, broker_id)
         if record is None and partition.leader == broker_id:
             able = [one for one in partition.replicas if one != broker_id and _orphaned_for(state, partition, one)]
-            record = _taken_over(state, topic, partition, able[0]) if able else None
+            record = taken_over(state, topic, partition, able[0]) if able else None
         if record is not None:
             changed.append(record)
     return changed
@@ -45,21 +45,23 @@ def after_start(state: ClusterState, broker_id: int, slot: int) -> list[Partitio
     What it is to lead it leads under a new epoch: a process that cut a torn tail must not write under the epoch of what
     was cut, else the same (epoch, offset) would hold two records.
     """
-    changed = []
-    for topic, partition in state.partitions_on(broker_id, slot):
-        record = without(state, topic, partition, broker_id)
-        if record is None and (partition.leader == broker_id or _orphaned(state, partition, broker_id)):
-            record = _taken_over(state, topic, partition, broker_id)
-        if record is not None:
-            changed.append(record)
-    return changed
+    found = [started(state, *one, broker_id) for one in state.partitions_on(broker_id, slot)]
+    return [record for record in found if record is not None]
+
+
+def started(state: ClusterState, topic: Topic, partition: PartitionRecord, broker_id: int) -> PartitionRecord | None:
+    """One partition of a replica actor that has a new process; None when nothing changes."""
+    record = without(state, topic, partition, broker_id)
+    if record is None and (partition.leader == broker_id or _orphaned(state, partition, broker_id)):
+        record = taken_over(state, topic, partition, broker_id)
+    return record
 
 
 def after_return(state: ClusterState, broker_id: int, slot: int) -> list[PartitionRecord]:
     """A process that counted as lost is there after all, in the same incarnation: where it is eligible and nobody
     leads, it does."""
     return [
-        _taken_over(state, topic, partition, broker_id)
+        taken_over(state, topic, partition, broker_id)
         for topic, partition in state.partitions_on(broker_id, slot)
         if partition.leader != broker_id and _orphaned(state, partition, broker_id)
     ]
@@ -114,7 +116,7 @@ def _orphaned_for(state: ClusterState, partition: PartitionRecord, broker_id: in
     return state.is_there(partition, broker_id) and _orphaned(state, partition, broker_id)
 
 
-def _taken_over(state: ClusterState, topic: Topic, partition: PartitionRecord, leader: int) -> PartitionRecord:
+def taken_over(state: ClusterState, topic: Topic, partition: PartitionRecord, leader: int) -> PartitionRecord:
     """The partition led by a replica that has all of it, together with those in sync that are there."""
     isr = [member for member in partition.isr if member != leader and state.is_there(partition, member)]
     return _led_by(with_isr(state, topic, partition, sorted([*isr, leader])), leader)

@@ -42,6 +42,7 @@ from rayqueue.coordination.records import (
     ReplicaActorStateRecord,
 )
 from rayqueue.coordination.sessions import BROKER, Sessions
+from rayqueue.coordination.unclean import after_come_back
 from rayqueue.coordination.views import describe_cluster
 from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ProtocolError, RayQueueError, RequestTimeout
 from rayqueue.protocol.messages import (
@@ -58,6 +59,7 @@ from rayqueue.protocol.messages import (
     RegisterBroker,
     RegisterCoordinator,
     RegisterReplicaActor,
+    ReportLogEnds,
     ResignLeaderRequest,
     TopicsResponse,
 )
@@ -219,6 +221,8 @@ class CoordinatorMachine:
                 return commands_partitions.resign_leader(self.state, request)
             case PreferLeadersRequest():
                 return commands_partitions.prefer_leaders(self.state, request)
+            case ReportLogEnds():
+                return commands_processes.report_log_ends(self.state, request)
             case AllocateProducerIds():
                 return commands_processes.allocate_producer_ids(self.state, request)
             case _:
@@ -322,6 +326,7 @@ class CoordinatorMachine:
             if self.state.replica_actors[broker_id, slot].incarnation == watcher:
                 self._append([ReplicaActorStateRecord(broker_id, slot, watcher, True)], effects)
                 self._append(list(after_return(self.state, broker_id, slot)), effects)
+                self._append(list(after_come_back(self.state, broker_id, slot)), effects)
 
     # --- invariants ----------------------------------------------------------------------------------------------
 

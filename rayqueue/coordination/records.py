@@ -59,11 +59,24 @@ class TopicRecord(msgspec.Struct, tag=5, array_like=True, frozen=True):
     key_column: str
 
 
+class UncleanReplica(msgspec.Struct, array_like=True, frozen=True):
+    """A replica that left the ISR or ELR because what it had not fsynced may be lost.
+
+    Attributes:
+        last_epoch, log_end: of its log, as it has said since; -1: not said.
+    """
+
+    broker_id: int
+    last_epoch: int = -1
+    log_end: int = -1
+
+
 class PartitionRecord(msgspec.Struct, tag=6, array_like=True, frozen=True):
     """The whole state of a partition; each one replaces the last.
 
     Invariants: leader == -1 or leader in isr; isr and elr are disjoint parts of replicas; leader_epoch never falls;
     partition_epoch rises with every record. slots[i] modulo the pool size of broker replicas[i] is the replica actor.
+    unclean: see `coordination.unclean`.
     """
 
     topic_id: bytes
@@ -75,6 +88,7 @@ class PartitionRecord(msgspec.Struct, tag=6, array_like=True, frozen=True):
     leader: int
     leader_epoch: int
     partition_epoch: int
+    unclean: list[UncleanReplica] = []
 
 
 class ConfigRecord(msgspec.Struct, tag=7, array_like=True, frozen=True):

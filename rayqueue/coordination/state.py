@@ -245,3 +245,5 @@ def validate_partition(partition: PartitionRecord) -> None:
     assert partition.leader == NO_LEADER or partition.leader in partition.isr
     assert partition.leader_epoch >= 0 and partition.partition_epoch >= 0
     assert all(slot >= 0 for slot in partition.slots)
+    unclean = [one.broker_id for one in partition.unclean]
+    assert len(set(unclean)) == len(unclean), "a replica that started uncleanly stands twice"

@@ -534,13 +534,38 @@ class RegisterBroker(msgspec.Struct, array_like=True):
 
 
 class RegisterReplicaActor(msgspec.Struct, array_like=True):
-    """A new process of a replica actor: it leads nothing until it reads of a new leader epoch in the metadata log."""
+    """A new process of a replica actor: it leads nothing until it reads of a new leader epoch in the metadata log.
+
+    Attributes:
+        unclean: what the process before had written may be lost, where it was not fsynced.
+    """
 
     broker_id: int
     slot: int
     incarnation: str
     host: str
     port: int
+    unclean: bool = False
+
+
+class LogEnd(msgspec.Struct, array_like=True):
+    """Where a replica's log ends, and of which leader epoch its last batch is (-1: it has none). leader_epoch: the
+    partition's, in which nobody leads."""
+
+    topic_id: bytes
+    partition: int
+    leader_epoch: int
+    last_epoch: int
+    log_end: int
+
+
+class ReportLogEnds(msgspec.Struct, array_like=True):
+    """Replicas that started uncleanly, where nobody is left who did not: the highest is to lead."""
+
+    broker_id: int
+    slot: int
+    incarnation: str
+    logs: list[LogEnd]
 
 
 class Registered(msgspec.Struct, array_like=True):

@@ -26,6 +26,7 @@ class Assignment(msgspec.Struct, frozen=True):
         leader_epoch, partition_epoch: the first rises with every new leadership, the second with every change.
         isr: the committed in-sync replicas.
         incarnations: of the replica actors that host the replicas, by broker id, as they are registered.
+        report: nobody leads before all logs have been compared, and this one's end is not known yet.
     """
 
     leader: int
@@ -34,6 +35,7 @@ class Assignment(msgspec.Struct, frozen=True):
     replicas: list[int]
     isr: list[int]
     incarnations: dict[int, str]
+    report: bool = False
 
 
 # --- events: the log -----------------------------------------------------------------------------------------------
@@ -296,6 +298,14 @@ class Resign(msgspec.Struct, frozen=True, gc=False):
     leader_epoch: int
 
 
+class ReportLogEnd(msgspec.Struct, frozen=True, gc=False):
+    """Tell the coordinator where the log ends, and of which epoch its last batch is: the highest is to lead."""
+
+    leader_epoch: int
+    last_epoch: int
+    log_end: int
+
+
 # --- effects of a follower -----------------------------------------------------------------------------------------
 
 
@@ -321,5 +331,5 @@ class AckFetch(msgspec.Struct, frozen=True, gc=False):
 
 LogEffect = Append | Flush | Truncate | ResetLog | AdvanceStart | Recover
 LeaderEffect = Reply | Feed | RefuseFetch | StopFeeding | ProposeIsr | Resign
-FollowerEffect = Follow | Unfollow | AckFetch
+FollowerEffect = Follow | Unfollow | AckFetch | ReportLogEnd
 Effect = LogEffect | HighWatermark | LeaderEffect | FollowerEffect

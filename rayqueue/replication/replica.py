@@ -182,7 +182,7 @@ class Replica:
             return self._decline(assignment)
         self._partition_epoch = assignment.partition_epoch
         if assignment.leader_epoch == self.leader_epoch:
-            return self.role.reassign(assignment, now_ms) if isinstance(self.role, Leader) else []
+            return self.role.reassign(assignment, now_ms) if isinstance(self.role, Leader) else self._report(assignment)
         assert self._log.settled and not self._cutting, "told while the log was not settled"
         first, self.leader_epoch = self.leader_epoch < 0, assignment.leader_epoch
         effects = self.resign("NotLeaderOrFollower", "another leadership has begun: look again who leads")
@@ -194,7 +194,12 @@ class Replica:
             return effects + leader.start()
         follower = Follower(assignment.leader, self.leader_epoch, self._log, self._flushing, self._limits)
         self.role = follower
-        return effects + follower.start()
+        return effects + follower.start() + self._report(assignment)
+
+    def _report(self, assignment: ev.Assignment) -> list[ev.Effect]:
+        if not assignment.report:
+            return []
+        return [ev.ReportLogEnd(self.leader_epoch, self._log.last_epoch, self._log.log_end)]
 
     def _decline(self, assignment: ev.Assignment) -> list[ev.Effect]:
         """A replica whose log has failed was elected: whoever chose it did not know."""

@@ -90,6 +90,11 @@ class Log:
         return self._state.online
 
     @property
+    def sound(self) -> bool:
+        """Whether it has not failed; closed or not."""
+        return not self._state.failed
+
+    @property
     def generation(self) -> int:
         """Changes when bytes below the log end were rewritten: mapped readers must map anew."""
         return self._state.generation

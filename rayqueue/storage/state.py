@@ -58,6 +58,10 @@ class LogState:
         return serialize_schema(self.schema)
 
     @property
+    def failed(self) -> bool:
+        return self._failure is not None
+
+    @property
     def online(self) -> bool:
         return self._failure is None and not self.closed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,12 @@ import pytest
 
 import rayqueue
 from rayqueue.actors.hosted_partition import HostedPartition
+from rayqueue.actors.identity import write_json
 from rayqueue.actors.partition_locks import PartitionInUse, PartitionLocks
+from rayqueue.actors.start_mark import Mark
 from rayqueue.errors import DeliveryTimeout, NotEnoughReplicas
+from rayqueue.storage.files import OsFiles
+from rayqueue.storage.log import Log
 from rayqueue.testing.inprocess import InProcessCluster
 from tests.integration.waiting import eventually
 
@@ -314,3 +319,50 @@ def test_a_log_that_another_process_of_the_broker_still_has_open_is_waited_for(
         holder.close()
         eventually(lambda: in_sync(admin), TIMEOUT_S)
     assert hosted(cluster, away).log.log_end_offset == 2 and not table._failed
+
+
+def lose_power(cluster: InProcessCluster, lost: dict[int, int]) -> None:
+    """Stops all replica actors as if their machines had lost power; `lost`: records by broker that were not fsynced."""
+    logs = {broker_id: hosted(cluster, broker_id) for broker_id in range(3)}
+    for broker_id in range(3):
+        cluster.stop_replica(broker_id)
+    for broker_id, log in logs.items():
+        again = Log.open(OsFiles(), str(log.directory), log.schema, log.config)
+        again.truncate(again.log_end_offset - lost[broker_id])
+        again.close()
+        mark = log.directory.parent.parent / "starts" / "replica-0"
+        write_json(mark, Mark("another boot", os.stat(log.directory).st_dev))
+
+
+def test_after_a_power_failure_of_all_machines_the_longest_log_leads(
+    cluster: InProcessCluster, admin: rayqueue.AdminClient
+) -> None:
+    admin.create_topic("t", 1, replication_factor=3)
+    with rayqueue.Producer(bootstrap_servers=cluster.bootstrap_servers, linger_ms=0) as producer:
+        for number in range(10):
+            producer.produce("t", b"%d" % number).result(TIMEOUT_S)
+    first, second, third = admin.describe_topic("t").partitions[0].replicas
+    lose_power(cluster, {first: 4, second: 1, third: 2})
+    for broker_id in (first, third):
+        cluster.start_replica(broker_id)
+    assert leader_of(admin) in (-1, second), "one that may hold more has not come back"
+    cluster.start_replica(second)
+    eventually(lambda: leader_of(admin) == second, TIMEOUT_S)
+    eventually(lambda: in_sync(admin), TIMEOUT_S)
+    assert read_all(cluster) == [b"%d" % number for number in range(9)]
+    with rayqueue.Producer(bootstrap_servers=cluster.bootstrap_servers) as producer:
+        assert producer.produce("t", b"on").result(TIMEOUT_S).offset == 9
+
+
+def test_an_only_replica_leads_again_with_what_is_left(cluster: InProcessCluster, admin: rayqueue.AdminClient) -> None:
+    """Nobody else ever held a record of it, so there is nobody to wait for."""
+    admin.create_topic("t", 3, replication_factor=1)
+    with rayqueue.Producer(bootstrap_servers=cluster.bootstrap_servers, linger_ms=0) as producer:
+        for partition in range(3):
+            producer.produce("t", b"record", partition=partition).result(TIMEOUT_S)
+    for broker_id in range(3):
+        root = next(iter(cluster.replicas[broker_id, 0]._table)).directory.parent.parent
+        cluster.stop_replica(broker_id)
+        write_json(root / "starts" / "replica-0", Mark("another boot", os.stat(root).st_dev))
+        cluster.start_replica(broker_id)
+    eventually(lambda: sorted(read_all(cluster)) == [b"record"] * 3, TIMEOUT_S)

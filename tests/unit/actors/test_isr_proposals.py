@@ -84,3 +84,12 @@ def test_a_leader_of_a_topic_that_is_gone_does_not_ask_to_be_replaced_for_ever()
     coordinator.wait_for(2)
     proposals.stop()
     assert coordinator.asked == ["resign_leader"] * 2 and coordinator.answers == []
+
+
+def test_the_end_of_a_log_is_told_until_it_is_taken_also_while_this_process_counts_as_gone() -> None:
+    coordinator = Coordinator(BrokerNotAvailable("away"), ClusterMismatch("gone"), Empty())
+    proposals, _ = started(coordinator)
+    proposals.report(Partition(), ev.ReportLogEnd(3, 2, 70))  # type: ignore[arg-type]
+    coordinator.wait_for(3)
+    proposals.stop()
+    assert coordinator.asked == ["report_log_ends"] * 3 and coordinator.answers == []

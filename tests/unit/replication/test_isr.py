@@ -309,3 +309,18 @@ def test_a_follower_that_waits_ends_its_subscription_too() -> None:
     follower = cluster[2]
     follower.step(ev.FeedRefused(follower.replica.leader_epoch, "NotLeaderOrFollower"))
     assert ev.Unfollow() in follower.replica.resign("UnknownTopicOrPartition", "deleted")
+
+
+def test_a_replica_that_is_asked_says_where_its_log_ends_also_under_the_leader_epoch_it_knows() -> None:
+    cluster = Cluster()
+    cluster.lead(1, [1, 2, 3])
+    cluster.run()
+    cluster[1].produce("a")
+    cluster.run()
+    cluster.epoch += 1
+    nobody = msgspec.structs.replace(cluster.assignment(-1), isr=[])
+    assert ev.ReportLogEnd(2, 1, 1) not in cluster[2].step(ev.Assign(nobody))
+    asked = msgspec.structs.replace(nobody, partition_epoch=nobody.partition_epoch + 1, report=True)
+    assert cluster[2].step(ev.Assign(asked)) == [ev.ReportLogEnd(2, 1, 1)]
+    empty = cluster.restart(3, MemoryLog())
+    assert empty.step(ev.Assign(asked)) == [ev.ReportLogEnd(2, -1, 0)]
