@@ -13,6 +13,7 @@ from rayqueue.replication.follower import Follower, State
 from rayqueue.replication.in_sync import InSync
 from rayqueue.replication.leader import Leader
 from rayqueue.replication.progress import Progress
+from tests.simulation.partitions_broker import Broker
 from tests.simulation.partitions_coordinator import Image
 from tests.simulation.partitions_host import Host
 
@@ -77,6 +78,11 @@ def cut_where_the_leader_says(self: Follower, epoch: int, end: int, now_ms: int)
     return [ev.Truncate(end) if end >= log.log_start else ev.ResetLog(end)]
 
 
+def count_unclean_starts_as_clean(self: Broker) -> list[int]:
+    """Whatever the machine has lost, its replicas are as good as they were."""
+    return []
+
+
 MUTANTS: Mapping[str, tuple[type, str, Callable[..., Any]]] = {
     "ack before replication": (Leader, "_committed_end", ack_before_replication),
     "truncate by high watermark": (Follower, "start", truncate_by_high_watermark),
@@ -88,6 +94,7 @@ MUTANTS: Mapping[str, tuple[type, str, Callable[..., Any]]] = {
     "ack of a stale incarnation": (Leader, "_counts", count_any_incarnation),
     "refused addition forgotten": (InSync, "refuse", forget_what_was_refused),
     "cut inside of a batch": (Follower, "_diverged", cut_where_the_leader_says),
+    "unclean start counted as clean": (Broker, "lost", count_unclean_starts_as_clean),
 }
 
 

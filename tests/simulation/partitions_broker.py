@@ -71,8 +71,12 @@ class Broker:
         if not self.alive or start != self.starts or self.index >= 0:
             return
         if not self.paused:
-            self._send(Register(self.broker_id, self.incarnation, list(self._unclean)))
+            self._send(Register(self.broker_id, self.incarnation, self.lost()))
         self.world.scheduler.after(4 * SLOWEST_REGISTRATION_US, lambda: self._register(start))
+
+    def lost(self) -> list[int]:
+        """The partitions whose last start was unclean, as it says when it registers."""
+        return list(self._unclean)
 
     def _beat(self, start: int) -> None:
         if not self.alive or start != self.starts:
