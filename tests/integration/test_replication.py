@@ -365,4 +365,4 @@ def test_an_only_replica_leads_again_with_what_is_left(cluster: InProcessCluster
         cluster.stop_replica(broker_id)
         write_json(root / "starts" / "replica-0", Mark("another boot", os.stat(root).st_dev))
         cluster.start_replica(broker_id)
-    eventually(lambda: sorted(read_all(cluster)) == [b"record"] * 3, TIMEOUT_S)
+    assert eventually(lambda: sorted(read_all(cluster)) == [b"record"] * 3, TIMEOUT_S)
