@@ -123,11 +123,12 @@ class RayqueueSystem:
         return {"bootstrap_servers": self.bootstrap_servers, "token": self.token}
 
     @contextlib.contextmanager
-    def topic(self, partitions: int = 1, **config: Any) -> Iterator[str]:
+    def topic(self, partitions: int = 1, replication_factor: int = 1, **config: Any) -> Iterator[str]:
         """A fresh topic, deleted at the end of the block."""
         name = f"bench-{next(self._numbers)}"
+        settings = {key.replace("_", "."): value for key, value in config.items()}
         with rayqueue.AdminClient(**self.client()) as admin:
-            admin.create_topic(name, partitions, config={key.replace("_", "."): value for key, value in config.items()})
+            admin.create_topic(name, partitions, replication_factor, settings)
             try:
                 yield name
             finally:

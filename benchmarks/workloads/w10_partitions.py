@@ -158,7 +158,7 @@ def _create_size(admin: rayqueue.AdminClient, system: OwnSystem, size: Size) -> 
     pids = all_pids(system)
     before, files = accounting.memory(pids), accounting.open_files(pids)
     began = time.perf_counter()
-    admin.create_topic(size.topic, size.partitions)
+    admin.create_topic(size.topic, size.partitions, replication_factor=1)
     size.created_s = time.perf_counter() - began
     size.kib = (accounting.memory(pids).uss - before.uss) / KIB / size.partitions
     size.files = (accounting.open_files(pids) - files) / size.partitions

@@ -19,6 +19,12 @@ _topic_option = click.option(
 _partitions_option = click.option(
     "--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="Of a topic that has to be made."
 )
+_replication_option = click.option(
+    "-r",
+    "--replication-factor",
+    type=click.IntRange(min=1),
+    help="Of a topic that has to be made; else the cluster's default.",
+)
 _size_option = click.option(
     "--size", type=click.IntRange(min=0), default=100, show_default=True, help="Bytes of a value."
 )
@@ -42,6 +48,7 @@ def perf() -> None:
 )
 @_topic_option
 @_partitions_option
+@_replication_option
 @click.option("-n", "--records", type=click.IntRange(min=1), default=1_000_000, show_default=True)
 @_size_option
 @click.option(
@@ -61,6 +68,7 @@ def perf() -> None:
 def produce(
     topic: str,
     partitions: int,
+    replication_factor: int | None,
     records: int,
     size: int,
     api: str,
@@ -78,7 +86,7 @@ def produce(
     from rayqueue.cli import perf_produce
     from rayqueue.cli.consume import client_keywords
 
-    _make_topic(connection, topic, partitions)
+    _make_topic(connection, topic, partitions, replication_factor)
     settings = {**client_keywords(connection), "acks": acks, "linger_ms": linger, "compression_type": compression}
     if api == "rows":
         summary = perf_produce.produce_rows(settings, topic, records, size, _report(as_json), rate)
@@ -117,6 +125,7 @@ def consume(topic: str, records: int | None, api: str, no_mapping: bool, as_json
 @perf.command(epilog=examples("rayqueue perf e2e", "rayqueue perf e2e --rate 10000 --linger 1 --seconds 30"))
 @click.option("--topic", default=DEFAULT_TOPIC + "-e2e", show_default=True, help="Made when it is missing.")
 @_partitions_option
+@_replication_option
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), default=1000.0, show_default=True, help="Records a second."
 )
@@ -129,6 +138,7 @@ def consume(topic: str, records: int | None, api: str, no_mapping: bool, as_json
 def e2e(
     topic: str,
     partitions: int,
+    replication_factor: int | None,
     rate: float,
     seconds: float,
     size: int,
@@ -142,17 +152,17 @@ def e2e(
     from rayqueue.cli.perf_e2e import end_to_end
     from rayqueue.perf.latency import Sender
 
-    _make_topic(connection, topic, partitions)
+    _make_topic(connection, topic, partitions, replication_factor)
     settings = client_keywords(connection)
     with Sender(settings, topic, acks=acks, linger_ms=linger) as sender:
         summary = end_to_end(sender, settings, topic, rate, seconds, size, _report(as_json))
     _show(summary, as_json)
 
 
-def _make_topic(connection: Connection, topic: str, partitions: int) -> None:
+def _make_topic(connection: Connection, topic: str, partitions: int, replication_factor: int | None) -> None:
     with connection.admin() as admin:
         try:
-            admin.create_topic(topic, partitions)
+            admin.create_topic(topic, partitions, replication_factor)
         except TopicAlreadyExists:
             if admin.describe_topic(topic).schema is not None:
                 raise ConfigError(f"topic {topic!r} has columns: measure with a plain one, --topic OTHER") from None

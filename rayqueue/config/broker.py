@@ -10,10 +10,18 @@ from rayqueue.config.settings import Setting, boolean, integer, optional, parse,
 from rayqueue.config.topic import TOPIC_SETTINGS, TopicConfig
 from rayqueue.errors import ConfigError
 
+# Without `default.replication.factor`: enough to lose any one broker and still have two copies of what is acked.
+DEFAULT_REPLICAS_MAX = 3
+
 BROKER_SETTINGS = table(
     Setting("auto.create.topics.enable", False, boolean, "create a missing topic when it is first produced to"),
     Setting("num.partitions", 1, integer(1, 100_000), "partitions of a topic that is created automatically"),
-    Setting("default.replication.factor", 1, integer(1, 1000), "replicas of a topic when nobody says"),
+    Setting(
+        "default.replication.factor",
+        None,
+        optional(integer(1, 1000)),
+        "replicas of a topic when nobody says; None: as many as there are brokers, three at most",
+    ),
     Setting("log.retention.check.interval.ms", 5_000, integer(10), "how often retention looks at closed segments"),
     Setting(
         "num.replica.actors", None, optional(integer(1, 256)), "replica actors a broker runs; None: about one a core"
@@ -43,7 +51,7 @@ class BrokerConfig:
 
     auto_create_topics_enable: bool = False
     num_partitions: int = 1
-    default_replication_factor: int = 1
+    default_replication_factor: int | None = None
     log_retention_check_interval_ms: int = 5_000
     num_replica_actors: int | None = None
     listen_host: str | None = None

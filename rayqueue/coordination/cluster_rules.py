@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayqueue.config.broker import BrokerConfig
+from rayqueue.config.broker import DEFAULT_REPLICAS_MAX, BrokerConfig
 from rayqueue.coordination.topic_rules import check_min_insync, checked_overrides
 from rayqueue.errors import ConfigError
 
@@ -18,7 +18,8 @@ def check_cluster_config(config: BrokerConfig) -> None:
     if config.topic_defaults.get("partition.by"):
         raise ConfigError("partition.by names a column of one topic: set it at the topic, not for the whole cluster")
     insync = config.topic_defaults.get("min.insync.replicas")
-    check_min_insync(insync, config.default_replication_factor, "the cluster (default.replication.factor)")
+    replicas = config.default_replication_factor or DEFAULT_REPLICAS_MAX
+    check_min_insync(insync, replicas, "the cluster (default.replication.factor)")
     if config.port > PORT_MAX:
         raise ConfigError(
             f"port {config.port} leaves no room for the ports above it, which coordinator and replica actors take: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from rayqueue.config.broker import DEFAULT_REPLICAS_MAX
 from rayqueue.config.topic import topic_setting_name
 from rayqueue.coordination.commands import Actors, Result, Surroundings
 from rayqueue.coordination.placement import Placement
@@ -74,7 +75,7 @@ class _Creation:
         config = self._around.config
         partitions = config.num_partitions if spec.partitions == -1 else spec.partitions
         check_partitions(partitions, self._partitions, config.max_partitions)
-        factor = config.default_replication_factor if spec.replication_factor == -1 else spec.replication_factor
+        factor = self._default_factor() if spec.replication_factor == -1 else spec.replication_factor
         self._placement.check(factor)
         overrides = checked_overrides(spec.configs, config.socket_request_max_bytes)
         name = "min.insync.replicas"
@@ -90,6 +91,11 @@ class _Creation:
         self.records += new_partitions(self._placement, topic_id, range(partitions), factor, self.actors)
         self._names.add(spec.name)
         self._partitions += partitions
+
+    def _default_factor(self) -> int:
+        """Counts every broker that ever registered: a topic made while one is away must not live on fewer for ever."""
+        given = self._around.config.default_replication_factor
+        return given or max(1, min(DEFAULT_REPLICAS_MAX, len(self._state.brokers)))
 
 
 def new_partitions(

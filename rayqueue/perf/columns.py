@@ -107,7 +107,7 @@ def check_equal(found: Sequence[pa.Table], rows: int, count: int) -> None:
 
 
 class ColumnsIn:
-    """Makes the typed topic and fills it.
+    """Makes the typed topic, with one replica, and fills it.
 
     Args:
         client: the connection's settings.
@@ -127,7 +127,7 @@ class ColumnsIn:
         size = 0
         waiting: deque[Any] = deque()
         with AdminClient(**self._client) as admin:
-            admin.create_topic(self._topic, 1, schema=SCHEMA)
+            admin.create_topic(self._topic, 1, replication_factor=1, schema=SCHEMA)
         with Producer(**self._client) as producer:
             for table in batches(rows, count):
                 size += table.nbytes

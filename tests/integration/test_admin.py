@@ -45,9 +45,12 @@ def fill(cluster, topic, count, partition=0):
 def test_a_new_topic_is_led_at_once(admin, topic):
     described = admin.describe_topic(topic)
     assert [p.partition for p in described.partitions] == [0, 1, 2]
-    assert all(p.leader >= 0 and p.isr == p.replicas == [p.leader] and not p.error for p in described.partitions)
+    assert all(
+        p.leader >= 0 and p.isr == p.replicas and p.replicas[0] == p.leader and not p.error
+        for p in described.partitions
+    )
     assert {p.leader for p in described.partitions} == {0, 1}
-    assert described.records == 0 and described.replication_factor == 1 and described.schema is None
+    assert described.records == 0 and described.replication_factor == 2 and described.schema is None
 
 
 def test_every_broker_knows_a_new_topic(cluster, topic):
@@ -147,9 +150,9 @@ def test_a_dictionary_column_is_its_value_type(admin):
 
 
 def test_min_insync_replicas_above_the_replication_factor(admin, topic):
-    with pytest.raises(errors.ConfigError, match=r"min\.insync\.replicas 2 is above the replication factor.*1"):
-        admin.create_topic("insync", config={"min.insync.replicas": 2})
-    with pytest.raises(errors.ConfigError, match=r"min\.insync\.replicas 3 is above the replication factor.*1"):
+    with pytest.raises(errors.ConfigError, match=r"min\.insync\.replicas 3 is above the replication factor.*2"):
+        admin.create_topic("insync", config={"min.insync.replicas": 3})
+    with pytest.raises(errors.ConfigError, match=r"min\.insync\.replicas 3 is above the replication factor.*2"):
         admin.alter_topic_config(topic, {"min.insync.replicas": 3})
 
 
@@ -243,7 +246,7 @@ def test_describe_cluster(admin, topic):
 
 def test_a_leader_that_is_away_is_said(tmp_path):
     with InProcessCluster(tmp_path, brokers=2) as running, AdminClient(running.bootstrap_servers) as admin:
-        admin.create_topic("t", 2)
+        admin.create_topic("t", 2, replication_factor=1)
         gone = next(p for p in admin.describe_topic("t").partitions if p.leader == 1)
         running.stop_replica(1)
         found = {p.partition: p for p in admin.describe_topic("t").partitions}

@@ -106,7 +106,7 @@ def test_doctor_on_a_sound_cluster(run, cluster):
 def test_doctor_finds_what_is_wrong(tmp_path):
     with InProcessCluster(tmp_path / "data", brokers=2) as running:
         with AdminClient(running.bootstrap_servers) as admin:
-            admin.create_topic("t", 2)
+            admin.create_topic("t", 2, replication_factor=1)
         running.stop_replica(1)
         arguments = ["doctor", "-b", running.bootstrap_servers, "--data-dir", str(running.data_dir)]
         result = CliRunner().invoke(cli, arguments)

@@ -22,6 +22,8 @@ from tests.integration.waiting import eventually
 TIMEOUT_S = 60.0
 TOPIC = "events"
 PARTITIONS = 4
+# A process that is killed loses nothing of what only it has; with more replicas others would stand in for it.
+SETTINGS = {"num.replica.actors": 1, "default.replication.factor": 1}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture
 def cluster(local_ray: None, tmp_path: Path) -> Iterator[Cluster]:
-    with rayqueue.start(name="kills", brokers=2, data_dir=tmp_path, config={"num.replica.actors": 1}) as running:
+    with rayqueue.start(name="kills", brokers=2, data_dir=tmp_path, config=SETTINGS) as running:
         rayqueue.AdminClient(bootstrap_servers=running.bootstrap_servers).create_topic(TOPIC, partitions=PARTITIONS)
         yield running
 
@@ -143,8 +145,7 @@ def test_everything_killed_at_once_comes_back_on_the_same_addresses(cluster: Clu
 
 @pytest.mark.timeout(240)
 def test_killed_shut_down_and_started_again_on_the_same_directory(local_ray: None, tmp_path: Path) -> None:
-    settings = {"num.replica.actors": 1}
-    with rayqueue.start(name="again", brokers=2, data_dir=tmp_path, config=settings) as first:
+    with rayqueue.start(name="again", brokers=2, data_dir=tmp_path, config=SETTINGS) as first:
         servers = first.bootstrap_servers
         rayqueue.AdminClient(bootstrap_servers=servers).create_topic(TOPIC, partitions=PARTITIONS)
         writer = Writer(servers)
@@ -152,7 +153,7 @@ def test_killed_shut_down_and_started_again_on_the_same_directory(local_ray: Non
         kill([process.pid for process in first.status().processes])
         writer.wait_for_more()
         writer.stop()
-    with rayqueue.start(name="again", brokers=2, data_dir=tmp_path, config=settings) as second:
+    with rayqueue.start(name="again", brokers=2, data_dir=tmp_path, config=SETTINGS) as second:
         assert second.bootstrap_servers == servers
         check(writer, servers)
         more = Writer(servers)

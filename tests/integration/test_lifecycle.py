@@ -32,6 +32,8 @@ from rayqueue.errors import (
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 BACK_S = 60.0
+# One replica: a test that kills a process sees what becomes of what only that process has.
+SETTINGS = {"num.replica.actors": 1, "default.replication.factor": 1}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def running(one_ray: None, data_dir: Path) -> Iterator[Cluster]:
     """Two brokers on the one node, a replica actor each."""
-    with start(brokers=2, data_dir=data_dir, config={"num.replica.actors": 1}) as cluster:
+    with start(brokers=2, data_dir=data_dir, config=SETTINGS) as cluster:
         yield cluster
 
 
@@ -137,7 +139,7 @@ def test_actors_are_titled_by_their_classes(running: Cluster) -> None:
 
 def test_start_again_changes_nothing(running: Cluster, data_dir: Path) -> None:
     before = endpoints(running.status()), [p.pid for p in running.status().processes]
-    again = start(brokers=2, data_dir=data_dir, config={"num.replica.actors": 1})
+    again = start(brokers=2, data_dir=data_dir, config=SETTINGS)
     assert (again.bootstrap_servers, again.cluster_id) == (running.bootstrap_servers, running.cluster_id)
     start()
     assert (endpoints(running.status()), [p.pid for p in running.status().processes]) == before
@@ -284,7 +286,7 @@ def test_shutdown_ends_every_process_and_start_brings_everything_back(
     with pytest.raises(ClusterNotRunning):
         status()
     shutdown()
-    again = start(data_dir=data_dir, config={"num.replica.actors": 1})
+    again = start(data_dir=data_dir, config=SETTINGS)
     assert (again.cluster_id, again.bootstrap_servers) == (running.cluster_id, running.bootstrap_servers)
     after = again.status()
     assert after.healthy and endpoints(after) == endpoints(before)

@@ -23,7 +23,7 @@ from tests.unit.coordination.harness import Harness, create, dump, spec
 
 @pytest.fixture
 def cluster() -> Harness:
-    harness = Harness()
+    harness = Harness({"default.replication.factor": 1})
     harness.broker(0)
     harness.broker(1)
     return harness

@@ -42,7 +42,8 @@ def test_a_created_topic_is_described_with_its_leaders_and_settings(cluster: Har
     (topic,) = metadata.topics
     assert metadata.index == response.index == len(cluster.log)
     assert [p.leader for p in topic.partitions] == [0, 1, 2]
-    assert [p.port for p in topic.partitions] == [9200, 9300, 9400]
+    assert [p.port for p in topic.partitions] == [9200, 9301, 9400]
+    assert all(len(p.isr) == 3 for p in topic.partitions) and topic.configs["min.insync.replicas"] == "2"
     assert topic.configs["retention.ms"] == "1000"
     assert topic.configs["segment.bytes"] == str(1 << 30)
     assert not topic.typed and topic.schema == b"key,value"
@@ -89,7 +90,31 @@ def test_a_replication_factor_above_the_brokers_or_below_one_is_refused(cluster:
 
 
 def test_without_brokers_nothing_can_be_created() -> None:
-    assert failure(Harness(), spec("a")).error == "InvalidReplicationFactor"
+    nobody = failure(Harness(), spec("a"))
+    assert nobody.error == "InvalidReplicationFactor" and "0 are alive" in nobody.message
+
+
+@pytest.mark.parametrize(
+    ("brokers", "config", "factor"),
+    [(1, {}, 1), (2, {}, 2), (3, {}, 3), (5, {}, 3), (3, {"default.replication.factor": 1}, 1)],
+)
+def test_the_default_replication_factor(brokers: int, config: dict[str, int], factor: int) -> None:
+    cluster = Harness(config)
+    for broker_id in range(brokers):
+        cluster.broker(broker_id)
+    cluster.create("a")
+    assert cluster.state.topics["a"].replication_factor == factor
+    assert cluster.state.configs(cluster.state.topics["a"])["min.insync.replicas"] == str(max(1, factor - 1))
+
+
+def test_a_default_counts_brokers_that_are_away(cluster: Harness) -> None:
+    """Else a topic made in that moment would have fewer replicas for ever, and nobody would have asked for it."""
+    cluster.stop("b2.0")
+    cluster.advance(60_000)
+    assert len(cluster.state.alive_brokers()) == 2
+    refused = failure(cluster, spec("a"))
+    assert refused.error == "InvalidReplicationFactor" and "2 are alive" in refused.message
+    assert cluster.change(create(spec("a", replication_factor=2))).results == [NamedError("a")]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +130,7 @@ def test_without_brokers_nothing_can_be_created() -> None:
         ({"retention.ms": "1", "retention_ms": "2"}, "twice"),
         ({"max.message.bytes": str(200 << 20)}, "socket.request.max.bytes"),
         ({"partition.by": "user"}, "typed topic"),
-        ({"min.insync.replicas": "2"}, "min.insync.replicas 2 is above the replication factor of topic 'a', 1"),
+        ({"min.insync.replicas": "4"}, "min.insync.replicas 4 is above the replication factor of topic 'a', 3"),
     ],
 )
 def test_a_bad_setting_is_refused_with_what_to_do(cluster: Harness, configs: dict[str, str], hint: str) -> None:
@@ -157,8 +182,8 @@ def test_settings_are_altered_all_or_none(cluster: Harness) -> None:
 
 def test_more_replicas_in_sync_than_there_are_cannot_be_asked_for(cluster: Harness) -> None:
     cluster.create("a", 1, **{"min.insync.replicas": "1"})
-    (bad,) = cluster.call(AlterConfigRequest("a", {"min_insync_replicas": "3"})).results
-    assert bad.error == "ConfigError" and "3 is above the replication factor of topic 'a', 1" in bad.message
+    (bad,) = cluster.call(AlterConfigRequest("a", {"min_insync_replicas": "4"})).results
+    assert bad.error == "ConfigError" and "4 is above the replication factor of topic 'a', 3" in bad.message
     assert cluster.state.topics["a"].overrides == {"min.insync.replicas": "1"}
 
 
@@ -198,7 +223,7 @@ def test_every_partition_begins_in_sync_with_a_leader(cluster: Harness) -> None:
     cluster.create("a", 6)
     for record in cluster.state.topics["a"].partitions:
         assert isinstance(record, PartitionRecord)
-        assert record.isr == record.replicas == [record.leader]
+        assert record.isr == record.replicas and record.replicas[0] == record.leader
         assert (record.leader_epoch, record.partition_epoch, record.elr) == (0, 0, [])
 
 
@@ -206,7 +231,8 @@ def test_every_partition_begins_in_sync_with_a_leader(cluster: Harness) -> None:
     ("config", "hint"),
     [
         ({"partition.by": "user"}, "at the topic"),
-        ({"min.insync.replicas": 2}, "min.insync.replicas 2 is above the replication factor of the cluster"),
+        ({"min.insync.replicas": 4}, "min.insync.replicas 4 is above the replication factor of the cluster"),
+        ({"min.insync.replicas": 2, "default.replication.factor": 1}, "above the replication factor of the cluster"),
         ({"port": 65_000}, "60000"),
         ({"socket.request.max.bytes": 1024, "max.message.bytes": 2048}, "socket.request.max.bytes"),
     ],
