@@ -21,6 +21,8 @@ from rayqueue.cli.options import examples
 def demo(brokers: int, data_dir: str | None, keep: bool, flights: int | None, as_json: bool) -> None:
     """Runs three brokers and five services on all flights of New York's airports in 2013, and checks the result.
 
+    Every record has three replicas, and in the middle the process of a leader is killed.
+
     It ends by itself in under a minute and leaves no process behind.
     """
     output.reserve_stdout()

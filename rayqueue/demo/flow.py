@@ -14,6 +14,7 @@ class Flow:
         produced: acked messages by topic.
         consumed: messages by service, by topic.
         seconds: how long each service worked, so far.
+        gap_s: the longest time each service went without an ack while it waited for one (see `acks.AckGaps`).
         results: what each finished service found.
         delays_meanwhile: messages in `delays` when the last flight was acked.
     """
@@ -22,6 +23,7 @@ class Flow:
         self.produced: dict[str, int] = {}
         self.consumed: dict[str, dict[str, int]] = {}
         self.seconds: dict[str, float] = {}
+        self.gap_s: dict[str, float] = {}
         self.results: dict[str, list[dict[str, Any]]] = {}
         self.delays_meanwhile = 0
 
@@ -30,6 +32,7 @@ class Flow:
         self.produced.update(event["produced"])
         self.consumed[service] = event["consumed"]
         self.seconds[service] = event["seconds"]
+        self.gap_s[service] = event["gap_s"]
         if event["event"] == "done":
             self.results[service] = event["result"]
             if service == "flights-producer":

@@ -1,7 +1,8 @@
 """`rayqueue demo`: the main job on real data, from an empty machine to checked results.
 
-Three brokers; two producers, a service between two topics, and two services that join topics, each in its own process
-and without Ray; then everything is read again and compared with the source.
+Three brokers, three replicas; two producers, a service between two topics, and two services that join topics, each in
+its own process and without Ray; in the middle a leader's process is killed; then everything is read again and compared
+with the source.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Any
 from rich.console import Console
 
 import rayqueue
+from rayqueue.demo import failover
 from rayqueue.demo import source as data
+from rayqueue.demo.failover import Failover, Killed
 from rayqueue.demo.flow import Flow
 from rayqueue.demo.interrupts import terminated_as_interrupt, undisturbed
 from rayqueue.demo.processes import Services
@@ -29,8 +32,8 @@ from rayqueue.demo.topics import DELAYS, FLIGHTS, TOPICS, WEATHER
 from rayqueue.demo.verify import (
     Source,
     busiest_aircraft,
+    check_copies,
     check_flights,
-    check_segment,
     check_services,
     prepare,
     read_back,
@@ -40,6 +43,7 @@ from rayqueue.errors import RayQueueError
 READY_S = 30.0
 STALL_S = 30.0
 WIDTH_PLAIN = 110
+PACE_S = 3.0  # the flights take as long at least; a leader is killed meanwhile
 
 # On one small machine an actor for each broker's partitions is enough; a process costs half a second to start.
 CLUSTER_CONFIG = {"num.replica.actors": 1}
@@ -93,9 +97,10 @@ def _run(brokers: int, data_dir: Any, keep: bool, flights: int | None, out: Cons
     with _directory(data_dir, keep) as directory, _cluster(brokers, directory, out) as cluster:
         with step(out, f"Creating topics {', '.join(topic.name for topic in TOPICS)}"):
             _create_topics(cluster)
-        flow = _run_services(source, cluster, out)
+        flow, killed = _run_services(source, cluster, out)
+        lost = None if killed is None else _look(killed, flow, cluster, out)
         with step(out, "Reading all flights again, comparing them with the source"):
-            outcome = _verify(source, flow, cluster, directory if keep else None)
+            outcome = _verify(source, flow, lost, cluster, directory if keep else None)
         outcome = outcome._replace(seconds=time.monotonic() - began)
         show(outcome, out)
     return outcome
@@ -138,37 +143,51 @@ def _create_topics(cluster: Any) -> None:
             admin.create_topic(topic.name, topic.partitions, schema=topic.schema, key_column=topic.key_column)
 
 
-def _run_services(source: Source, cluster: Any, out: Console) -> Flow:
+def _run_services(source: Source, cluster: Any, out: Console) -> tuple[Flow, Killed | None]:
     expected = {FLIGHTS: source.flights.num_rows, WEATHER: source.weather.num_rows, DELAYS: source.departed}
     flow = Flow()
     with Services() as services:
         with step(out, f"Starting {len(SERVICES)} services, each a process that knows only the address"):
             for name in SERVICES:
-                services.start(Job(name, cluster.bootstrap_servers, cluster.token, expected))
+                services.start(Job(name, cluster.bootstrap_servers, cluster.token, expected, PACE_S))
             services.wait_ready(READY_S)
+            victim = failover.choose(rayqueue.status(cluster.name))
+        killed = None
         flowing = step(out, "Producing and consuming, all at once", spinner=False)
         with flowing, watch(out, flow, expected) as news:
             services.go()
             for name, event in services.events(STALL_S):
                 flow.take(name, event)
+                flights = flow.produced.get(FLIGHTS, 0)
+                if victim is not None and killed is None and flights >= failover.KILL_AT * expected[FLIGHTS]:
+                    out.print(f"  kill -9 {victim.pid}: the process that leads {failover.names(victim.leads)}")
+                    killed = failover.kill(victim, flights)
                 news()
-    return flow
+    return flow, killed
 
 
-def _verify(source: Source, flow: Flow, cluster: Any, kept: Path | None) -> Outcome:
+def _look(killed: Killed, flow: Flow, cluster: Any, out: Console) -> Failover:
+    text = "Waiting until the process that was killed is back and in sync"
+    with step(out, text), rayqueue.AdminClient(**_settings(cluster)) as admin:
+        return failover.look(admin, killed, flow.gap_s["flights-producer"])
+
+
+def _verify(source: Source, flow: Flow, lost: Failover | None, cluster: Any, kept: Path | None) -> Outcome:
     log = read_back(_settings(cluster), FLIGHTS)
     with rayqueue.AdminClient(**_settings(cluster)) as admin:
         described = [admin.describe_topic(topic.name) for topic in TOPICS]
         members = admin.describe_cluster().brokers
     checks = check_flights(source, flow.produced.get(FLIGHTS, 0), log)
     checks += check_services(source, flow.produced, flow.results)
+    checks += [] if lost is None else failover.check_failover(lost, flow.produced.get(FLIGHTS, 0))
     biggest = max(described[0].partitions, key=lambda p: p.records or 0)
     segments = Path(biggest.path)
     if segments.is_dir():  # on this machine
-        checks.append(check_segment(segments, biggest.records or 0))
+        checks.append(check_copies(segments, biggest.replicas, biggest.records or 0))
     return Outcome(
         source=source,
         flow=flow,
+        failover=lost,
         topics=described,
         brokers=members,
         checks=checks,

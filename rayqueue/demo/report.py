@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rayqueue.admin_descriptions import BrokerDescription, TopicDescription
+from rayqueue.demo.failover import Failover, names
 from rayqueue.demo.flow import Flow
 from rayqueue.demo.topics import DELAYS, FLIGHTS, TOPICS, WEATHER
 from rayqueue.demo.verify import Aircraft, Check, Source
@@ -19,6 +20,7 @@ class Outcome(NamedTuple):
     """All that a run found.
 
     Attributes:
+        failover: of the leader that was killed; None: nobody could have taken over.
         topics: descriptions, in the order of TOPICS.
         segments: directory of the partition with most flights.
         kept: the data directory, when it stays.
@@ -28,6 +30,7 @@ class Outcome(NamedTuple):
 
     source: Source
     flow: Flow
+    failover: Failover | None
     topics: list[TopicDescription]
     brokers: list[BrokerDescription]
     checks: list[Check]
@@ -49,6 +52,7 @@ def show(outcome: Outcome, out: Console) -> None:
     _show_topics(outcome, out)
     _show_partitions(outcome, out)
     _show_services(outcome, out)
+    _show_failover(outcome, out)
     _show_data(outcome, out)
     out.print("[bold]Checked[/]")
     for check in outcome.checks:
@@ -69,12 +73,13 @@ def _grid(*columns: tuple[str, str]) -> Table:
 def _show_topics(outcome: Outcome, out: Console) -> None:
     out.print("[bold]Topics[/]")
     rows = _grid(
-        ("topic", "left"), ("", "left"), ("partitions", "right"), ("messages in", "right"),
-        ("read by services", "right"), ("bytes on disk", "right"),
+        ("topic", "left"), ("", "left"), ("partitions", "right"), ("replicas", "right"), ("messages in", "right"),
+        ("read by services", "right"), ("bytes of each", "right"),
     )  # fmt: skip
     for topic, described in zip(TOPICS, outcome.topics, strict=True):
         rows.add_row(
-            topic.name, topic.what, str(topic.partitions), f"{outcome.flow.produced.get(topic.name, 0):,}",
+            topic.name, topic.what, str(topic.partitions), str(described.replication_factor),
+            f"{outcome.flow.produced.get(topic.name, 0):,}",
             f"{outcome.flow.read(topic.name):,}", f"{described.size or 0:,}",
         )  # fmt: skip
     out.print(rows)
@@ -137,6 +142,21 @@ def _show_means(title: str, bands: list[dict[str, Any]], out: Console) -> None:
     out.print()
 
 
+def _show_failover(outcome: Outcome, out: Console) -> None:
+    out.print("[bold]A leader is lost[/]")
+    if (lost := outcome.failover) is None:
+        out.print("  not in this run: that takes two brokers at least, one of them on this machine\n")
+        return
+    killed = lost.killed
+    out.print(f"  broker {killed.victim.broker_id}'s replica actor, process {killed.victim.pid}, was killed (SIGKILL) "
+              f"with {killed.flights:,} flights in.")  # fmt: skip
+    out.print(f"  It led {names(killed.victim.leads)}. Others went on with them;")
+    out.print(f"  the longest time without an ack was [bold]{lost.gap_s:.2f} s[/].")
+    if lost.back_s is not None:
+        out.print(f"  Started again, it held everything at most {lost.back_s:.1f} s after it was killed.")
+    out.print()
+
+
 def _show_data(outcome: Outcome, out: Console) -> None:
     if (plane := outcome.aircraft) is not None:
         out.print(
@@ -167,6 +187,7 @@ def to_dict(outcome: Outcome) -> dict[str, Any]:
         "messages_per_second": {name: round(rate) for name, rate in rates(flow).items()},
         "delays_meanwhile": flow.delays_meanwhile,
         "results": flow.results,
+        "failover": None if outcome.failover is None else _failover_dict(outcome.failover),
         "topics": [topic.to_dict() for topic in outcome.topics],
         "brokers": [
             {"broker_id": b.broker_id, "host": b.host, "port": b.port, "node_id": b.node_id} for b in outcome.brokers
@@ -174,4 +195,16 @@ def to_dict(outcome: Outcome) -> dict[str, Any]:
         "aircraft": None if outcome.aircraft is None else outcome.aircraft._asdict(),
         "segments": str(outcome.segments),
         "data_dir": None if outcome.kept is None else str(outcome.kept),
+    }
+
+
+def _failover_dict(lost: Failover) -> dict[str, Any]:
+    killed = lost.killed
+    return {
+        "broker_id": killed.victim.broker_id,
+        "pid": killed.victim.pid,
+        "led": [list(place) for place in sorted(killed.victim.leads)],
+        "flights_in": killed.flights,
+        "longest_without_ack_s": round(lost.gap_s, 3),
+        "in_sync_again_s": None if lost.back_s is None else round(lost.back_s, 3),
     }

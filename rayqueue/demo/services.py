@@ -22,10 +22,12 @@ import pyarrow.compute as pc
 
 import rayqueue
 from rayqueue.demo import source, weather_impact
+from rayqueue.demo.acks import AckGaps
 from rayqueue.demo.topics import DELAYS, FLIGHTS, WEATHER, departures, reading_to_json, readings_from_json
 
 REPORT_EVERY_S = 0.2
 ROW_DAYS = 10  # each tenth day is sent flight by flight, the others as one batch a day
+PIECES_MIN = 200  # of the flights: few of them are sent in pieces smaller than a day
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,14 @@ class Job:
         token: the cluster's token, or None.
         expected: records of each topic that will come: producers send so many of the source's, and a consumer ends
             when it has them all.
+        pace_s: the flights are sent in no less than this time, so that things can happen meanwhile.
     """
 
     service: str
     bootstrap_servers: str
     token: str | None
     expected: dict[str, int]
+    pace_s: float = 0.0
 
     def client(self) -> dict[str, Any]:
         """Settings of this service's clients."""
@@ -59,6 +63,7 @@ class Report:
         self._began: float | None = None
         self.consumed: dict[str, int] = {}
         self.produced: dict[str, int] = {}
+        self.gaps = AckGaps()
 
     def begin(self) -> None:
         """The work begins: `seconds` of the events count from here."""
@@ -67,7 +72,7 @@ class Report:
     def tell(self, event: str, **more: Any) -> None:
         """Sends an event now."""
         seconds = 0.0 if self._began is None else time.monotonic() - self._began
-        counts = {"consumed": self.consumed, "produced": self.produced}
+        counts = {"consumed": self.consumed, "produced": self.produced, "gap_s": self.gaps.longest_s}
         print(json.dumps({"event": event, "seconds": seconds, **counts, **more}), file=self._out, flush=True)
 
     def progress(self) -> None:
@@ -83,15 +88,18 @@ Result = list[dict[str, Any]]
 
 def produce_flights(job: Job, report: Report, wait: Wait) -> Result:
     """Sends the flights a day at a time: most days as one Arrow batch, each tenth day flight by flight."""
-    days = list(_days(source.read_flights(job.expected[FLIGHTS])))
+    flights = source.read_flights(job.expected[FLIGHTS])
+    days = list(_days(flights, -(-flights.num_rows // PIECES_MIN)))
     wait()
     pending: list[Any] = []
+    began = time.monotonic()
     with rayqueue.Producer(job.client()) as producer:
         for number, day in enumerate(days):
+            _wait_until(began + job.pace_s * number / len(days))
             if number % ROW_DAYS:
-                pending.append(producer.produce_batch(FLIGHTS, day))
+                pending.append(report.gaps.batch(producer, FLIGHTS, day))
             else:
-                pending.extend(producer.produce(FLIGHTS, value=flight) for flight in day.to_pylist())
+                pending.extend(report.gaps.record(producer, FLIGHTS, value=flight) for flight in day.to_pylist())
             pending = _acked(pending, FLIGHTS, report)
         _all_acked(pending, FLIGHTS, report)
     return []
@@ -157,12 +165,17 @@ SERVICES: dict[str, Callable[[Job, Report, Wait], Result]] = {
 }
 
 
-def _days(flights: pa.Table) -> Iterator[pa.Table]:
-    """Slices of flights of one day each (the source is sorted by day)."""
+def _wait_until(moment: float) -> None:
+    if (left := moment - time.monotonic()) > 0:
+        threading.Event().wait(left)
+
+
+def _days(flights: pa.Table, most: int) -> Iterator[pa.Table]:
+    """Slices of flights of one day each (the source is sorted by day), of at most so many rows."""
     months, days = flights["month"].to_pylist(), flights["day"].to_pylist()
     start = 0
     for row in range(1, len(days) + 1):
-        if row == len(days) or (months[row], days[row]) != (months[start], days[start]):
+        if row in (len(days), start + most) or (months[row], days[row]) != (months[start], days[start]):
             yield flights.slice(start, row - start)
             start = row
 

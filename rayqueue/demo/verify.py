@@ -142,10 +142,29 @@ def check_services(source: Source, produced: dict[str, int], results: dict[str, 
     ]  # fmt: skip
 
 
-def check_segment(path: Path, records: int) -> Check:
-    """Opens the segments of a partition directory as plain Arrow IPC streams and counts their rows."""
-    rows = 0
-    for segment in sorted(path.glob("*.arrow")):
-        with pa.memory_map(str(segment)) as mapped:
-            rows += sum(batch.num_rows for batch in pa.ipc.open_stream(mapped))
-    return Check(f"{rows:,} rows in {FLIGHTS}-{path.name.rpartition('-')[2]} read with plain pyarrow", rows == records)
+def check_copies(leader: Path, replicas: list[int], records: int) -> Check:
+    """Opens a partition's segments as plain Arrow IPC streams, those of every replica, and compares them.
+
+    Args:
+        leader: the partition's directory at its leader, `<data directory>/<broker id>/partitions/<name>`.
+        replicas: ids of the brokers that have one; those on other machines are left out.
+        records: how many there are.
+    """
+    data = leader.parents[2]
+    directories = [data / str(broker_id) / "partitions" / leader.name for broker_id in replicas]
+    copies = [read_segments(directory) for directory in directories if directory.is_dir()]
+    equal = all(copy.equals(copies[0]) for copy in copies)
+    name = f"{FLIGHTS}-{leader.name.rpartition('-')[2]}"
+    text = f"{copies[0].num_rows:,} rows in {name} read with plain pyarrow"
+    if len(copies) > 1:
+        text += f", the same in each of {len(copies)} replicas"
+    return Check(text, equal and copies[0].num_rows == records)
+
+
+def read_segments(directory: Path) -> pa.Table:
+    """All records of a partition's directory, in order."""
+    tables = []
+    for segment in sorted(directory.glob("*.arrow")):
+        with pa.OSFile(str(segment)) as file:
+            tables.append(pa.ipc.open_stream(file).read_all())
+    return pa.concat_tables(tables) if tables else pa.table({})

@@ -98,13 +98,18 @@ def test_run_twice_it_works_twice(start) -> None:
         assert result["ok"] is True
         assert result["checks"][0]["text"] == "5,000 flights in, 5,000 read back"
         assert len(result["brokers"]) == 3
+        assert {topic["replication_factor"] for topic in result["topics"]} == {3}
+        lost = result["failover"]
+        assert 0 < lost["flights_in"] < 5000 and ["flights", 0] in lost["led"]
+        assert 0 < lost["longest_without_ack_s"] < 10 and lost["in_sync_again_s"]
         assert {topic["name"] for topic in result["topics"]} == {"flights", "weather", "delays"}
         demo.assert_nothing_left()
 
 
-def test_ctrl_c_ends_everything(start) -> None:
+@pytest.mark.parametrize("moment", ["Starting 5 services", "kill -9"])
+def test_ctrl_c_ends_everything(start, moment: str) -> None:
     demo = start()
-    demo.wait_for("Starting 5 services")
+    demo.wait_for(moment)
     demo.process.send_signal(signal.SIGINT)
     _, errors = demo.process.communicate(timeout=60)
     assert demo.process.returncode == 130, errors

@@ -12,12 +12,13 @@ import pytest
 from rich.console import Console
 
 import rayqueue
-from rayqueue.demo import main, verify
+from rayqueue.cluster_status import ClusterStatus, PartitionStatus, ProcessStatus, TopicStatus
+from rayqueue.demo import failover, main, verify
 from rayqueue.testing.inprocess import InProcessCluster
 
 
 class Clusters:
-    """Stands where `rayqueue.start` and `rayqueue.shutdown` do."""
+    """Stands where `rayqueue.start`, `status` and `shutdown` do, and where a process is killed."""
 
     def __init__(self) -> None:
         self.running: dict[str, InProcessCluster] = {}
@@ -28,6 +29,28 @@ class Clusters:
         self.running[name] = cluster
         return SimpleNamespace(name=name, bootstrap_servers=cluster.bootstrap_servers, token=None)
 
+    def status(self, name: str) -> ClusterStatus:
+        cluster = self.running[name]
+        with rayqueue.AdminClient(cluster.bootstrap_servers) as admin:
+            topics = [
+                TopicStatus(t.name, False, [
+                    PartitionStatus(p.partition, p.leader, p.leader_epoch, p.replicas, p.isr, False, False)
+                    for p in t.partitions
+                ])
+                for t in admin.describe_topics()
+            ]  # fmt: skip
+        processes = [
+            ProcessStatus("replica", b, slot, "running", "", "", b, "", str(cluster.data_dir / str(b)), "")
+            for b, slot in cluster.replicas
+        ]
+        return ClusterStatus(name, "", cluster.bootstrap_servers, False, "", 1, 1, processes, topics)
+
+    def kill(self, pid: int, signal: int) -> None:
+        """Of a replica actor: it stops, and starts again, as Ray would have it."""
+        (cluster,) = self.running.values()
+        cluster.stop_replica(pid)
+        cluster.start_replica(pid)
+
     def shutdown(self, name: str) -> None:
         if name in self.running:  # else it does nothing, as the real one
             self.running.pop(name).stop()
@@ -37,7 +60,10 @@ class Clusters:
 def clusters(monkeypatch: pytest.MonkeyPatch) -> Clusters:
     found = Clusters()
     monkeypatch.setitem(vars(rayqueue), "start", found.start)  # setattr would import what is there: Ray
+    monkeypatch.setitem(vars(rayqueue), "status", found.status)
     monkeypatch.setitem(vars(rayqueue), "shutdown", found.shutdown)
+    monkeypatch.setattr(failover, "os", SimpleNamespace(kill=found.kill))
+    monkeypatch.setattr(main, "PACE_S", 1.0)
     return found
 
 
@@ -52,6 +78,8 @@ def test_all_checks_hold_and_nothing_is_left(tmp_path: Path, clusters: Clusters)
     assert status == 0, text
     assert "\n2,000 flights in, 2,000 read back\n" in text
     assert "FAILED" not in text
+    assert "the leader of delays-1, flights-0, flights-3, weather-0 was killed" in text
+    assert "the same in each of 3 replicas" in text
     assert clusters.running == {} and list(tmp_path.iterdir()) == []
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from rayqueue.admin_descriptions import BrokerDescription, PartitionDescription, TopicDescription
+from rayqueue.demo.failover import Failover, Killed, Victim
 from rayqueue.demo.flow import Flow
 from rayqueue.demo.progress import PlainLines, table
 from rayqueue.demo.report import Outcome, rates, show, to_dict
@@ -32,7 +33,7 @@ def _flow() -> Flow:
 
 
 def _event(event: str, **more: object) -> dict[str, object]:
-    return {"event": event, "consumed": {}, "produced": {}, "seconds": 0.0, **more}
+    return {"event": event, "consumed": {}, "produced": {}, "seconds": 0.0, "gap_s": 0.0, **more}
 
 
 def _partitions(count: int) -> list[PartitionDescription]:
@@ -48,6 +49,7 @@ def _outcome(*checks: Check) -> Outcome:
     return Outcome(
         source=prepare(pa.Table.from_pylist([], FLIGHTS_SCHEMA), pa.Table.from_pylist([], WEATHER_SCHEMA)),
         flow=_flow(),
+        failover=Failover(Killed(Victim(1, 4711, {("flights", 1): 0}), 100.0, 4), [], 3.2, 0.41),
         topics=topics,
         brokers=[BrokerDescription(b, "127.0.0.1", 4000 + b, "abcdef0123456789", True, 4, 4) for b in range(3)],
         checks=list(checks),
@@ -72,6 +74,8 @@ def test_a_good_run_ends_with_the_count() -> None:
     assert "Aircraft N1: 4 flights, all in partition 2" in text
     assert "22 messages in and 36 out in 4.0 s,\n4 of 9 delays were written before the last flight was in." in text
     assert "by wind, mph" in text and "12.5" in text
+    assert "process 4711, was killed (SIGKILL) with 4 flights in" in text and "It led flights-1." in text
+    assert "the longest time without an ack was 0.41 s" in text and "3.2 s after it was killed" in text
     assert "open_stream('/data/0/partitions/flights-00-1/00000000000000000000.arrow')" in text
 
 
@@ -87,7 +91,17 @@ def test_json_says_the_same() -> None:
     assert found["ok"] is True
     assert found["messages_in"] == {"delays": 9, "flights": 10, "weather": 3}
     assert found["messages_per_second"]["flights-producer"] == 5
+    assert found["failover"] == {
+        "broker_id": 1, "pid": 4711, "led": [["flights", 1]], "flights_in": 4, "longest_without_ack_s": 0.41,
+        "in_sync_again_s": 3.2,
+    }  # fmt: skip
     assert [topic["name"] for topic in found["topics"]] == ["flights", "weather", "delays"]
+
+
+def test_a_run_without_a_kill_says_so() -> None:
+    outcome = _outcome(Check("10 flights in, 10 read back", True))._replace(failover=None)
+    assert "not in this run: that takes two brokers" in _printed(outcome)
+    assert to_dict(outcome)["failover"] is None
 
 
 def test_rates_count_what_a_service_is_for() -> None:

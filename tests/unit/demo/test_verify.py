@@ -105,11 +105,28 @@ def test_the_busiest_aircraft_is_described(source: verify.Source) -> None:
     assert plane == verify.Aircraft("N0", 9, 0, "EWR-IAH 01-01", "EWR-IAH 01-28")
 
 
-def test_segments_are_counted_with_plain_pyarrow(tmp_path: Path, source: verify.Source) -> None:
-    directory = tmp_path / "flights-00ff-4"
-    directory.mkdir()
-    for base, part in [(0, source.flights.slice(0, 20)), (20, source.flights.slice(20))]:
+def _copy(data: Path, broker_id: int, flights: pa.Table) -> Path:
+    """A partition's directory at a broker, of two segments."""
+    directory = data / str(broker_id) / "partitions" / "flights-00ff-4"
+    directory.mkdir(parents=True)
+    for base, part in [(0, flights.slice(0, 20)), (20, flights.slice(20))]:
         with (directory / f"{base:020}.arrow").open("wb") as file:
             pa.ipc.new_stream(file, part.schema).write(part)  # no end-of-stream marker: the segment may still grow
-    assert verify.check_segment(directory, ROWS) == verify.Check("30 rows in flights-4 read with plain pyarrow", True)
-    assert not verify.check_segment(directory, ROWS + 1).ok
+    return directory
+
+
+def test_segments_are_counted_with_plain_pyarrow(tmp_path: Path, source: verify.Source) -> None:
+    leader = _copy(tmp_path, 1, source.flights)
+    here = verify.Check("30 rows in flights-4 read with plain pyarrow", True)
+    assert verify.check_copies(leader, [1], ROWS) == here
+    assert verify.check_copies(leader, [1, 2], ROWS) == here, "the other copy is on another machine"
+    assert not verify.check_copies(leader, [1], ROWS + 1).ok
+
+
+def test_copies_that_differ_fail(tmp_path: Path, source: verify.Source) -> None:
+    leader = _copy(tmp_path, 1, source.flights)
+    _copy(tmp_path, 0, source.flights)
+    same = verify.check_copies(leader, [1, 0], ROWS)
+    assert same.ok and same.text.endswith("the same in each of 2 replicas")
+    _copy(tmp_path, 2, source.flights.take([1, 0, *range(2, ROWS)]))
+    assert not verify.check_copies(leader, [1, 0, 2], ROWS).ok
