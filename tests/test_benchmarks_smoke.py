@@ -19,7 +19,7 @@ from benchmarks import cli
 from benchmarks.harness import plot_throughput, rayqueue_system
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.figures import Outcome
-from benchmarks.harness.plot_latency import percentiles
+from benchmarks.harness.plot_latency import panels_of, percentiles
 from benchmarks.harness.table import markdown, show
 from benchmarks.workloads import TITLES, WORKLOADS
 from tests.unit.benchmarks.inline import InlineLoad
@@ -61,7 +61,9 @@ def test_bars_of_the_plot_find_their_figures(
 
 
 def test_the_plot_of_latencies_finds_its_histograms(outcome_of: Callable[[str], Outcome]) -> None:
-    for sides in outcome_of("w4").settings["rounds"].values():
+    panels = panels_of({"outcomes": [outcome_of(name).to_dict() for name in ("w4", "w6")]})
+    assert "1,000 records/s" in panels and "1,000 records/s, three replicas" in panels
+    for sides in panels.values():
         assert percentiles([one["histogram"] for one in sides["rayqueue"]])
 
 

@@ -93,6 +93,11 @@ class ChildProcess:
                 self._process.kill()
                 self._process.wait()
 
+    def kill(self) -> None:
+        """SIGKILL, and waits for the end. Harmless when it has ended."""
+        self._process.kill()
+        self._process.wait()
+
     def tail(self) -> str:
         """The end of its output as one line: of the lines that tell of an error the last ones, if there are any.
 

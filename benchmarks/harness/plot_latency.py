@@ -1,4 +1,4 @@
-"""Latency by percentile, a panel a rate, from the HDR histograms of w4: all rounds of a side in one."""
+"""Latency by percentile, a panel a rate, from the HDR histograms of w4 and w6: all rounds of a side in one."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ COLUMNS = 2
 
 def draw(figure: Any, results: dict[str, Any]) -> bool:
     """Draws a line a side; False when there is nothing to draw."""
-    outcome = outcome_of(results, "w4")
-    rates = outcome["settings"].get("rounds") if outcome else None
+    rates = panels_of(results)
     if not rates:
         return False
     rows = -(-len(rates) // COLUMNS)
@@ -34,7 +33,7 @@ def draw(figure: Any, results: dict[str, Any]) -> bool:
                 xs, ys = [_nines(percentile) for percentile, _ in curve], [ms for _, ms in curve]
                 last = max(last, xs[-1])
                 (handles[side],) = axes.plot(xs, ys, line(side), color=color(side), linewidth=2.5, label=side)
-        axes.set_title(f"{rate} records".replace("/s records", " records/s"))
+        axes.set_title(rate)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.grid(which="major")
     told = [tick for tick in TICKS if _nines(tick) <= last + 0.01]
@@ -47,6 +46,16 @@ def draw(figure: Any, results: dict[str, Any]) -> bool:
         axes.set_ylabel("ms, log scale")
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(5, len(handles)))
     return True
+
+
+def panels_of(results: dict[str, Any]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Title of a panel → side → its rounds."""
+    panels = {}
+    for workload, more in (("w4", ""), ("w6", ", three replicas")):
+        outcome = outcome_of(results, workload)
+        for rate, sides in (outcome["settings"].get("rounds") or {}).items() if outcome else ():
+            panels[f"{rate.removesuffix('/s')} records/s{more}"] = sides
+    return panels
 
 
 def percentiles(histograms: Sequence[str]) -> list[tuple[float, float]]:

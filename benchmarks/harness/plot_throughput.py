@@ -53,6 +53,7 @@ PANELS = (
         Bar("in, 100 B", "w1", r"rows in, (?!\d+ B)"),
         Bar("in, 1 KB", "w1", r"rows in, 1000 B, 1 producer,"),
         Bar("in, 100 B,\n4 producers", "w1", r"rows in, 100 B, 4 producers,"),
+        Bar("in, 100 B,\n3 replicas", "w6", r"rows in,"),
         Bar("out, 100 B", "w2", r"rows out,"),
     )),
     Panel("Arrow batches in", "MB/s", (
@@ -60,6 +61,7 @@ PANELS = (
         Bar("10,000 x 100 B", "w1", r"batches in, 10,000 rows a batch,"),
         Bar("250 x 1 KB", "w1", r"batches of 250 KB in, 1000 B, 1 producer,"),
         Bar("2,500 x 100 B,\n4 producers", "w1", r"batches of 250 KB in, 100 B, 4 producers,"),
+        Bar("2,500 x 100 B,\n3 replicas", "w6", r"batches in, 2,500 rows a batch,"),
     ), (PAGE_CACHE, TCP)),
     Panel("Arrow out, every byte touched", "GB/s", (
         Bar("100 B", "w2", r"Arrow out, (?:(?P<variant>mapped|streamed),)?"),

@@ -106,6 +106,7 @@ class RayqueueSystem:
         data_dir: where its data lies.
         on_ray: whether the actors are processes of Ray, to be found among this process's descendants; else they are
             in this process.
+        replicas: of its topics.
     """
 
     bootstrap_servers: str
@@ -114,6 +115,7 @@ class RayqueueSystem:
     on_ray: bool
     settings: dict[str, Any] = field(default_factory=dict)
     name: str = "rayqueue"
+    replicas: int = 1
     roles: Mapping[str, type] = field(default_factory=lambda: ROLES)
     tunings: Mapping[str, Mapping[str, dict[str, Any]]] = field(default_factory=lambda: TUNINGS)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -123,12 +125,12 @@ class RayqueueSystem:
         return {"bootstrap_servers": self.bootstrap_servers, "token": self.token}
 
     @contextlib.contextmanager
-    def topic(self, partitions: int = 1, replication_factor: int = 1, **config: Any) -> Iterator[str]:
+    def topic(self, partitions: int = 1, **config: Any) -> Iterator[str]:
         """A fresh topic, deleted at the end of the block."""
         name = f"bench-{next(self._numbers)}"
         settings = {key.replace("_", "."): value for key, value in config.items()}
         with rayqueue.AdminClient(**self.client()) as admin:
-            admin.create_topic(name, partitions, replication_factor, settings)
+            admin.create_topic(name, partitions, self.replicas, settings)
             try:
                 yield name
             finally:

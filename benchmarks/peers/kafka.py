@@ -1,4 +1,4 @@
-"""Apache Kafka as a peer: one broker in KRaft mode with default settings, and confluent-kafka.
+"""Apache Kafka as a peer: a broker in KRaft mode with default settings, or three, and confluent-kafka.
 
 `kafka_install.py` fetches it, `kafka_broker.py` runs it in a child process; the roles, which all stand on
 `kafka_clients.py`, are in the other files of that name. Its JVM is warmed before anything is measured: what it runs,
@@ -11,7 +11,7 @@ import contextlib
 import importlib.metadata
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ class KafkaSystem:
     name = "kafka"
     tunings: Mapping[str, Mapping[str, dict[str, Any]]] = TUNINGS
 
-    def __init__(self, broker: Broker, cache: Path) -> None:
+    def __init__(self, brokers: Sequence[Broker], cache: Path) -> None:
         from confluent_kafka.admin import AdminClient
 
         self.roles: Mapping[str, type] = roles()
@@ -109,21 +109,23 @@ class KafkaSystem:
             "version": kafka_install.VERSION,
             "client": client_versions(),
             "jvm": " ".join(kafka_broker.JVM),
-            "broker": kafka_broker.SETTINGS,
+            "nodes": len(brokers),
+            "broker": kafka_broker.settings(len(brokers)),
         }
-        self._broker = broker
+        self.brokers = brokers
         self._cache = cache
-        self._admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers, "log_level": 0})
+        self._bootstrap_servers = ",".join(broker.bootstrap_servers for broker in brokers)
+        self._admin = AdminClient({"bootstrap.servers": self._bootstrap_servers, "log_level": 0})
         self._numbers = itertools.count()
 
     def client(self) -> dict[str, Any]:
         """What the loads connect with; the last three are for those in Java."""
         return {
-            "bootstrap_servers": self._broker.bootstrap_servers,
+            "bootstrap_servers": self._bootstrap_servers,
             "message_bytes_max": kafka_broker.MESSAGE_BYTES_MAX,
             "java": kafka_install.java(),
             "classpath": f"{kafka_install.lib(self._cache)}/*",
-            "directory": str(self._broker.data.parent),
+            "directory": str(self.brokers[0].data.parent),
         }
 
     @contextlib.contextmanager
@@ -133,40 +135,67 @@ class KafkaSystem:
         Raises:
             PeerFailed: the broker ended meanwhile; instead of what its clients then raise.
         """
-        self._broker.check()
+        self.check()
         name = f"bench-{next(self._numbers)}"
         self._create(name, partitions, {key.replace("_", "."): text(value) for key, value in config.items()})
         try:
             yield name
         except Exception:
-            self._broker.check()
+            self.check()
             self._delete(name)
             raise
         else:  # and not when interrupted: it goes with the run's directory
             self._delete(name)
 
     def processes(self) -> dict[str, list[int]]:
-        """The JVM."""
-        return {"servers": [self._broker.pid]}
+        """The JVMs."""
+        return {"servers": [broker.pid for broker in self.brokers]}
+
+    def check(self) -> None:
+        """
+        Raises:
+            PeerFailed: a broker has ended by itself.
+        """
+        for broker in self.brokers:
+            broker.check()
+
+    def leader(self, topic: str) -> Broker:
+        """The broker that leads the topic's first partition."""
+        found = self._admin.list_topics(topic, timeout=TOPIC_TIMEOUT_S).topics[topic]
+        return self.brokers[found.partitions[0].leader - 1]
+
+    @contextlib.contextmanager
+    def replicated(self, directory: Path, nodes: int, say: Say, warm_s: float) -> Iterator[KafkaSystem]:
+        """Another Kafka, of so many nodes, whose topics have as many replicas; warmed unless `warm_s` is 0."""
+        with kafka_broker.running(directory, self._cache, say, nodes) as brokers:
+            system = KafkaSystem(brokers, self._cache)
+            if warm_s:
+                say(f"kafka: warming the JVMs of {nodes} nodes")
+                warm(system, warm_s)
+            yield system
 
     def bytes_on_disk(self) -> int:
         """Bytes that its log.dirs take, but for deleted topics, which it removes some time later."""
-        return sum(accounting.bytes_on_disk(log) for log in self._broker.data.iterdir() if is_kept(log))
+        return sum(accounting.bytes_on_disk(log) for log in self._logs() if is_kept(log))
+
+    def _logs(self) -> Iterator[Path]:
+        return (log for broker in self.brokers for log in broker.data.iterdir())
 
     def _create(self, name: str, partitions: int, config: dict[str, str]) -> None:
         from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
-        topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=config)
+        topic = NewTopic(name, num_partitions=partitions, replication_factor=len(self.brokers), config=config)
         self._admin.create_topics([topic], operation_timeout=TOPIC_TIMEOUT_S)[name].result(TOPIC_TIMEOUT_S)
         give_up = time.monotonic() + TOPIC_TIMEOUT_S
         while not self._led(name, partitions):
-            self._broker.check()
+            self.check()
             if time.monotonic() > give_up:
                 raise TimeoutError(f"kafka: topic {name} has no leaders after {TOPIC_TIMEOUT_S:g} s")
 
     def _led(self, name: str, partitions: int) -> bool:
         found = self._admin.list_topics(name, timeout=TOPIC_TIMEOUT_S).topics[name]
-        return len(found.partitions) == partitions and all(one.leader >= 0 for one in found.partitions.values())
+        led = [one for one in found.partitions.values() if one.leader >= 0 and len(one.isrs) == len(self.brokers)]
+        return len(led) == len(found.partitions) == partitions
 
     def _delete(self, name: str) -> None:
         self._admin.delete_topics([name], operation_timeout=TOPIC_TIMEOUT_S)[name].result(TOPIC_TIMEOUT_S)
@@ -175,7 +204,7 @@ class KafkaSystem:
     def _wait_gone(self, name: str) -> None:
         """Until the topic's files are removed, or it has taken long: Kafka does that later, in somebody else's turn."""
         give_up = time.monotonic() + GONE_WAIT_S
-        while any(log.name.startswith(f"{name}-") for log in self._broker.data.iterdir()):
+        while any(log.name.startswith(f"{name}-") for log in self._logs()):
             if time.monotonic() > give_up:
                 return
             time.sleep(GONE_LOOK_S)
@@ -251,6 +280,7 @@ def roles() -> dict[str, type]:
         kafka_java,
         kafka_latency,
         kafka_one_by_one,
+        kafka_steady,
         kafka_throughput,
     )
 
@@ -269,6 +299,7 @@ def roles() -> dict[str, type]:
         "columns_in": kafka_columns.ColumnsIn,
         "columns_out": kafka_columns.ColumnsOut,
         "java_rows_in": kafka_java.JavaRowsIn,
+        "steady_in": kafka_steady.SteadyProducer,
     }
 
 
@@ -311,8 +342,8 @@ class Kafka:
     def start(self, directory: Path, cache: Path, say: Say) -> Iterator[System]:
         """One broker, up and warm."""
         began = time.monotonic()
-        with kafka_broker.running(directory, cache, say) as broker:
-            system = KafkaSystem(broker, cache)
+        with kafka_broker.running(directory, cache, say) as brokers:
+            system = KafkaSystem(brokers, cache)
             say(f"kafka: up after {time.monotonic() - began:.1f} s; warming its JVM until it gets no faster")
             warm(system, self._warm_s)
             yield system

@@ -1,8 +1,8 @@
-"""A Kafka of one node, broker and controller (KRaft), on loopback ports and in a directory of its own.
+"""A Kafka of one node or three, each broker and controller (KRaft), on loopback ports and in a directory of its own.
 
-Its settings are Kafka's defaults and those of its start script, but for what one node cannot do (replication factors
-of internal topics) and what the comparison needs: room for a message that holds an Arrow batch, deleted topics that
-free the disk at once, no topic made by a typing error.
+Its settings are Kafka's defaults and those of its start script, but for what so few nodes cannot do (replication
+factors of internal topics) and what the comparison needs: room for a message that holds an Arrow batch, deleted topics
+that free the disk at once, no topic made by a typing error.
 """
 
 from __future__ import annotations
@@ -49,19 +49,26 @@ LOGGING = (
 
 SETTINGS: dict[str, Any] = {
     "process.roles": "broker,controller",
-    "node.id": 1,
     "controller.listener.names": "CONTROLLER",
-    "offsets.topic.replication.factor": 1,
-    "transaction.state.log.replication.factor": 1,
-    "transaction.state.log.min.isr": 1,
-    "share.coordinator.state.topic.replication.factor": 1,
-    "share.coordinator.state.topic.min.isr": 1,
     "group.initial.rebalance.delay.ms": 0,
     "auto.create.topics.enable": "false",
     "message.max.bytes": MESSAGE_BYTES_MAX,
     "log.segment.delete.delay.ms": 100,
     "log.initial.task.delay.ms": 1000,
 }
+# By how many nodes there are: replicas, and how many of them an acks=all append needs.
+REPLICAS_SETTINGS = (
+    "offsets.topic.replication.factor",
+    "transaction.state.log.replication.factor",
+    "share.coordinator.state.topic.replication.factor",
+)
+IN_SYNC_SETTINGS = ("min.insync.replicas", "transaction.state.log.min.isr", "share.coordinator.state.topic.min.isr")
+
+
+def settings(nodes: int) -> dict[str, Any]:
+    """Those of each node of so many."""
+    in_sync = max(1, nodes - 1)
+    return {**SETTINGS, **dict.fromkeys(REPLICAS_SETTINGS, nodes), **dict.fromkeys(IN_SYNC_SETTINGS, in_sync)}
 
 
 class Broker:
@@ -70,11 +77,13 @@ class Broker:
     Attributes:
         bootstrap_servers: where it listens.
         data: its log.dirs.
+        killed: whether it was ended on purpose.
     """
 
     def __init__(self, process: ChildProcess, port: int, data: Path) -> None:
         self.bootstrap_servers = f"{HOST}:{port}"
         self.data = data
+        self.killed = False
         self._process = process
 
     @property
@@ -88,60 +97,84 @@ class Broker:
             PeerFailed: it has ended.
         """
         status = self._process.status
-        if status is not None:
-            raise PeerFailed(f"kafka: the broker (pid {self.pid}) ended {ending(status)}{said(self._process)}")
+        if status is not None and not self.killed:
+            raise PeerFailed(f"kafka: the broker (pid {self.pid}) ended {ending(status)}{self.said()}")
+
+    def said(self) -> str:
+        """See `said`."""
+        return said(self._process)
+
+    def kill(self) -> None:
+        """Ends it with SIGKILL."""
+        self.killed = True
+        self._process.kill()
+
+    def stop(self) -> None:
+        """Ends it in order."""
+        self._process.stop()
 
 
 @contextlib.contextmanager
-def running(directory: Path, cache: Path, say: Say) -> Iterator[Broker]:
-    """Kafka for the length of the block.
+def running(directory: Path, cache: Path, say: Say, nodes: int = 1) -> Iterator[list[Broker]]:
+    """Kafka for the length of the block; node n, counted from 1, is the broker of index n - 1.
 
     Raises:
         PeerFailed: it did not come up.
     """
-    process, broker = _begin_somewhere(directory, cache, say)
-    with process:
-        yield broker
+    brokers = _begin_somewhere(directory, cache, say, nodes)
+    with contextlib.ExitStack() as stack:
+        for broker in brokers:
+            stack.callback(broker.stop)
+        yield brokers
 
 
-def _begin_somewhere(directory: Path, cache: Path, say: Say) -> tuple[ChildProcess, Broker]:
+def _begin_somewhere(directory: Path, cache: Path, say: Say, nodes: int) -> list[Broker]:
     for attempt in range(1, ATTEMPTS):
         try:
-            return _begin(directory / f"kafka-{attempt}", cache)
+            return _begin(directory / f"kafka-{attempt}", cache, nodes)
         except PeerFailed as error:
             if PORT_TAKEN not in str(error):
                 raise
             say("kafka: another program took its port meanwhile; once more, with other ports")
-    return _begin(directory / f"kafka-{ATTEMPTS}", cache)
+    return _begin(directory / f"kafka-{ATTEMPTS}", cache, nodes)
 
 
-def _begin(place: Path, cache: Path) -> tuple[ChildProcess, Broker]:
-    """Starts it and waits until it answers; whatever goes wrong, the process has ended then."""
-    place.mkdir(parents=True)
-    with held_ports(2) as ports:
-        properties = place / "broker.properties"
-        properties.write_text(configuration(ports, place / "data"))
-        _format(properties, cache)
-        command = [*_java(cache), *JVM, *LOGGING, "kafka.Kafka", str(properties)]
-        process = ChildProcess(command, place / "broker.log", place)
-        try:
-            _await_answer(process, ports[0])
-        except BaseException:
-            process.stop()
-            raise
-    return process, Broker(process, ports[0], place / "data")
+def _begin(place: Path, cache: Path, nodes: int) -> list[Broker]:
+    """Starts it and waits until it answers; whatever goes wrong, all of its processes have ended then."""
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    with held_ports(2 * nodes) as ports, contextlib.ExitStack() as stack:
+        brokers = []
+        for number in range(1, nodes + 1):
+            directory = place / f"node-{number}"
+            directory.mkdir(parents=True)
+            properties = directory / "broker.properties"
+            properties.write_text(configuration(ports, directory / "data", number))
+            _format(properties, cache, cluster)
+            command = [*_java(cache), *JVM, *LOGGING, "kafka.Kafka", str(properties)]
+            process = ChildProcess(command, directory / "broker.log", directory)
+            stack.callback(process.stop)
+            brokers.append(Broker(process, ports[2 * number - 2], directory / "data"))
+        _await_answer(brokers)
+        stack.pop_all()  # they go on
+    return brokers
 
 
-def configuration(ports: Sequence[int], data: Path) -> str:
-    """The text of its properties file; ports: for clients, for the controller."""
-    clients, controller = ports
-    settings = {
-        **SETTINGS,
-        "controller.quorum.voters": f"1@{HOST}:{controller}",
+def configuration(ports: Sequence[int], data: Path, number: int = 1) -> str:
+    """The text of a node's properties file.
+
+    Args:
+        ports: of each node two: for clients, for the controller. number: which node it is, from 1.
+    """
+    nodes = list(zip(ports[::2], ports[1::2], strict=True))
+    clients, controller = nodes[number - 1]
+    found = {
+        **settings(len(nodes)),
+        "node.id": number,
+        "controller.quorum.voters": ",".join(f"{one}@{HOST}:{port}" for one, (_, port) in enumerate(nodes, 1)),
         "listeners": f"PLAINTEXT://{HOST}:{clients},CONTROLLER://{HOST}:{controller}",
         "log.dirs": str(data).replace("\\", "\\\\"),
     }
-    return "".join(f"{name}={value}\n" for name, value in settings.items())
+    return "".join(f"{name}={value}\n" for name, value in found.items())
 
 
 @contextlib.contextmanager
@@ -181,8 +214,7 @@ def _java(cache: Path) -> list[str]:
     return [program, "-cp", f"{kafka_install.lib(cache)}/*"]
 
 
-def _format(properties: Path, cache: Path) -> None:
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+def _format(properties: Path, cache: Path, cluster: str) -> None:
     tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(properties)]
     # It lives for a second: a compiler of the first tier only, and no more heap than it needs.
     short = ["-Xmx256M", "-XX:TieredStopAtLevel=1"]
@@ -195,18 +227,19 @@ def _format(properties: Path, cache: Path) -> None:
             raise PeerFailed(f"kafka: formatting its directory ended {ending(status)}{said(formatting)}")
 
 
-def _await_answer(process: ChildProcess, port: int) -> None:
+def _await_answer(brokers: Sequence[Broker]) -> None:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    admin = AdminClient({"bootstrap.servers": f"{HOST}:{port}", "log_level": 0, "reconnect.backoff.max.ms": 200})
+    servers = ",".join(broker.bootstrap_servers for broker in brokers)
+    admin = AdminClient({"bootstrap.servers": servers, "log_level": 0, "reconnect.backoff.max.ms": 200})
     give_up = time.monotonic() + START_WAIT_S
     while time.monotonic() < give_up:
-        if process.status is not None:
-            raise PeerFailed(f"kafka: the broker did not come up, it ended {ending(process.status)}{said(process)}")
+        for broker in brokers:
+            broker.check()
         try:
-            if admin.list_topics(timeout=0.5).brokers:
+            if len(admin.list_topics(timeout=0.5).brokers) == len(brokers):
                 return
         except KafkaException:
-            continue  # not yet: nobody listens, or the broker is not registered
-    raise PeerFailed(f"kafka: the broker did not answer within {START_WAIT_S:.0f} s{said(process)}")
+            continue  # not yet: nobody listens, or no broker is registered
+    raise PeerFailed(f"kafka: the brokers did not answer within {START_WAIT_S:.0f} s{brokers[0].said()}")

@@ -68,7 +68,11 @@ class Lifeline:
                 raise KafkaGone(f"kafka: the broker at {self._bootstrap_servers} is gone, it refuses connections")
 
     def _refused(self) -> bool:
-        host, _, port = self._bootstrap_servers.rpartition(":")
+        return all(self._refuses(server) for server in self._bootstrap_servers.split(","))
+
+    @staticmethod
+    def _refuses(server: str) -> bool:
+        host, _, port = server.rpartition(":")
         try:
             socket.create_connection((host, int(port)), timeout=WAIT_S).close()
         except ConnectionRefusedError:

@@ -16,13 +16,13 @@ from benchmarks.workloads import (
     w3_both,
     w4_latency,
     w5_fsync,
+    w6_replicated,
     w7_drain,
     w8_fanout,
     w9_columns,
     w10_scale,
 )
 
-# W6 is what replication will add.
 _MODULES = {
     "ceilings": ceilings,
     "w1": w1_produce,
@@ -30,6 +30,7 @@ _MODULES = {
     "w3": w3_both,
     "w4": w4_latency,
     "w5": w5_fsync,
+    "w6": w6_replicated,
     "w7": w7_drain,
     "w8": w8_fanout,
     "w9": w9_columns,

@@ -111,6 +111,25 @@ class OwnCluster:
             lambda: self._runs(role, killed), f"the {role} of {self.name} is not back after its process was killed"
         )
 
+    def wait_in_sync(self) -> None:
+        """Waits until every partition has all of its replicas in sync.
+
+        Raises:
+            TimeoutError: some has not.
+        """
+        self._wait(self._in_sync, f"not all replicas of {self.name} are in sync again")
+
+    def _in_sync(self) -> bool:
+        found = rayqueue.status(self.name)
+        return not found.under_replicated and not found.offline
+
+    def leader(self, topic: str) -> int:
+        """The process id of the replica actor that leads the topic's first partition; one a broker is expected."""
+        found = rayqueue.status(self.name)
+        partition = next(one for one in found.topics if one.name == topic).partitions[0]
+        (pid,) = (one.pid for one in found.processes if (one.role, one.broker_id) == (REPLICA, partition.leader))
+        return pid
+
     def _wait(self, condition: Callable[[], bool], problem: str) -> float:
         began = time.monotonic()
         while not condition():

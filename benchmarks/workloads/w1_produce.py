@@ -81,16 +81,17 @@ def run(bench: Bench) -> Outcome:
 def _main(bench: Bench, outcome: Outcome) -> None:
     """Rows and batches in the same rounds, since batches are held against rows too."""
     with ExitStack() as stack:
-        sides: Sides = {}
+        taking_part: Sides = {}
         pids: dict[tuple[str, str], list[int]] = {}
         for role, what in WHAT.items():
             for system in bench.having(role):
                 bench.say(f"w1: sweeping {what}, {system.name}")
-                found = _sides(bench, stack, system, role, pids)
-                sides |= found
-        sides |= _flight(bench, stack)
-        bench.say(f"w1: 100 B, one producer, {len(sides)} sides")
-        results = decide(bench.alternate(sides))
+                compared = system.name in COMPARED
+                also = (LARGE,) if compared and role != LISTS else ()
+                taking_part |= sides(bench, stack, system, role, LONG if compared else SHORT, also, pids, big=True)
+        taking_part |= _flight(bench, stack)
+        bench.say(f"w1: 100 B, one producer, {len(taking_part)} sides")
+        results = decide(bench.alternate(taking_part))
         for role in (ROWS, BATCHES):
             settle(bench, results, WHAT[role], role, SMALL)
         _main_figures(outcome, results)
@@ -99,25 +100,34 @@ def _main(bench: Bench, outcome: Outcome) -> None:
     w1_costs.disk(bench, outcome, {role: WHAT[role] for role in (ROWS, BATCHES)}, SMALL)
 
 
-def _sides(bench: Bench, stack: ExitStack, system: System, role: str, pids: dict[tuple[str, str], list[int]]) -> Sides:
+def sides(
+    bench: Bench,
+    stack: ExitStack,
+    system: System,
+    role: str,
+    seconds: float,
+    also: Sequence[int] = (),
+    pids: dict[tuple[str, str], list[int]] | None = None,
+    big: bool = False,
+) -> Sides:
     """The default and what a sweep suggests, all for as long, since any of them may prove to be the best.
 
     Args:
-        pids: gets the producers' process ids.
+        seconds: of the scale's, of each. also: see `tunings`.
+        pids: gets the producers' process ids. big: batches of `BIG_BATCH_ROWS` too.
     """
-    compared = system.name in COMPARED
-    also = (LARGE,) if compared and role != LISTS else ()
     chosen = candidates(tunings(bench, system, role, SMALL, also), CARRIED if also else 1)
-    sides: Sides = {}
+    found: Sides = {}
     for number, tuning in enumerate(chosen):
         producers = Producers(bench, stack, system, role, tuning.arguments)
-        pids.setdefault((system.name, WHAT[role]), []).extend(producers.pids)
-        seconds = bench.scale.seconds * (LONG if compared else SHORT)
-        measure = partial(producers.measure, SMALL, seconds, bytes_max=BYTES * bench.scale.bytes_max)
-        sides[Side(system.name, WHAT[role], tuning.label)] = measure
-        if role == BATCHES and number == 0:  # no goal hangs on it
-            sides[Side(system.name, BIG, tuning.label)] = partial(measure, BIG_BATCH_ROWS)
-    return sides
+        if pids is not None:
+            pids.setdefault((system.name, WHAT[role]), []).extend(producers.pids)
+        bytes_max = BYTES * bench.scale.bytes_max
+        measure = partial(producers.measure, SMALL, seconds * bench.scale.seconds, bytes_max=bytes_max)
+        found[Side(system.name, WHAT[role], tuning.label)] = measure
+        if big and role == BATCHES and number == 0:  # no goal hangs on it
+            found[Side(system.name, BIG, tuning.label)] = partial(measure, BIG_BATCH_ROWS)
+    return found
 
 
 def _flight(bench: Bench, stack: ExitStack) -> Sides:

@@ -15,7 +15,7 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -88,7 +88,7 @@ RATES = (
     Rate(10_000, {key: GOALS[f"{key}_10000"] for key in KEYS}),
     Rate(50_000),
 )
-OTHERS_RATE = RATES[1]  # at which peers other than Kafka are shown
+OTHERS_RATE = 1_000  # at which peers other than Kafka are shown
 
 
 @dataclass
@@ -154,18 +154,24 @@ def _outcome(future: concurrent.futures.Future[Any]) -> tuple[Any, str]:
 
 def run(bench: Bench) -> Outcome:
     """Measures all rates."""
-    settings = {"value_bytes": VALUE_BYTES, "acks": "all", "partitions": 1}
-    outcome = Outcome("w4", settings={**settings, "best": {}, "sweeps": {}, "rounds": {}, "also_measured": {}})
+    outcome = Outcome("w4", settings={"value_bytes": VALUE_BYTES, "acks": "all", "partitions": 1})
+    measure(bench, outcome, RATES)
+    return outcome
+
+
+def measure(bench: Bench, outcome: Outcome, rates: Sequence[Rate]) -> None:
+    """Measures these rates."""
+    outcome.settings |= {"best": {}, "sweeps": {}, "rounds": {}, "also_measured": {}}
     with contextlib.ExitStack() as stack:
         compared = [system for name in COMPARED if (system := bench.find(name, *ROLES))]
         lanes = {system.name: Lane(bench, system, stack) for system in compared}
         lanes[STREAMED] = Lane(bench, bench.rayqueue, stack, {"mapped_reads": False})
         for name, lane in lanes.items():
-            bench.say(f"w4: warming {name} with {WARMING_RATE:,} records/s")
+            bench.say(f"{outcome.workload}: warming {name} with {WARMING_RATE:,} records/s")
             lane.round(DEFAULT, WARMING_RATE, WARMING * bench.scale.seconds)
-        for rate in RATES:
+        for rate in rates:
             found = _measure(bench, outcome, lanes, rate)
-            if rate == OTHERS_RATE:
+            if rate.per_s == OTHERS_RATE:
                 found.shown |= _others(bench, rate)
             _figures(outcome, rate, found)
     outcome.notes.append(
@@ -176,7 +182,6 @@ def run(bench: Bench) -> Outcome:
     if "kafka" not in lanes:
         outcome.notes.append("no ratios: Kafka was not started")
     outcome.notes += _troubles(outcome.settings["rounds"])
-    return outcome
 
 
 @dataclass
@@ -211,7 +216,7 @@ def _measure(bench: Bench, outcome: Outcome, lanes: dict[str, Lane], rate: Rate)
     """The rounds of a rate: all that may be the best of rayqueue and Kafka in turn; then what is shown beside them."""
     scale = bench.scale
     compared = [name for name in COMPARED if name in lanes]
-    bench.say(f"w4: {rate.name}, sweeping the linger")
+    bench.say(f"latency: {rate.name}, sweeping the linger")
     tried = [(name, label) for name in compared for label in _sweep(bench, outcome, lanes[name], rate)]
     seconds = scale.seconds * (ROUND if rate.goals else SHORT_ROUND)
 
@@ -221,7 +226,7 @@ def _measure(bench: Bench, outcome: Outcome, lanes: dict[str, Lane], rate: Rate)
             lanes[lane].open(label)
         return {(lane, label): partial(lanes[lane].round, label, rate.per_s, seconds) for lane, label in these}
 
-    bench.say(f"w4: {rate.name}, " + ", ".join(f"{name} {label}" for name, label in tried))
+    bench.say(f"latency: {rate.name}, " + ", ".join(f"{name} {label}" for name, label in tried))
     # The sweep has warmed everything at this very rate.
     rounds = bench.alternate(calls(tried), rate.repeats(scale.repeats), 0)
     found = Found({name: {label: rounds[name, label] for of, label in tried if of == name} for name in compared})
@@ -239,7 +244,7 @@ def _others(bench: Bench, rate: Rate) -> dict[str, tuple[str, str, list[Round]]]
     shown = {}
     for system in bench.having(*ROLES):
         if system.name not in COMPARED:
-            bench.say(f"w4: {rate.name}, {system.name}")
+            bench.say(f"latency: {rate.name}, {system.name}")
             with contextlib.ExitStack() as stack:
                 lane = Lane(bench, system, stack)
                 lane.round(DEFAULT, RATES[0].per_s, bench.scale.seconds)

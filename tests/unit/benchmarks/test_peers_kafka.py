@@ -139,6 +139,16 @@ def test_the_configuration_names_ports_and_directory() -> None:
     assert f"message.max.bytes={64 << 20}" in lines
 
 
+def test_three_nodes_know_each_other_and_replicate(tmp_path: Path) -> None:
+    ports = [9, 10, 19, 20, 29, 30]
+    lines = kafka_broker.configuration(ports, Path("/data"), 2).splitlines()
+    assert "node.id=2" in lines
+    assert "listeners=PLAINTEXT://127.0.0.1:19,CONTROLLER://127.0.0.1:20" in lines
+    assert "controller.quorum.voters=1@127.0.0.1:10,2@127.0.0.1:20,3@127.0.0.1:30" in lines
+    assert {"min.insync.replicas=2", "offsets.topic.replication.factor=3"} <= set(lines)
+    assert "min.insync.replicas=1" in kafka_broker.configuration(ports[:2], Path("/data")).splitlines()
+
+
 def test_a_program_is_stopped_by_its_id_and_is_in_a_session_of_its_own(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with ChildProcess(SLEEPS, log) as child:
@@ -221,6 +231,14 @@ def test_a_broker_that_has_ended_is_told_in_a_line(tmp_path: Path) -> None:
         child.wait(END_WAIT_S)
         with pytest.raises(PeerFailed, match=r"ended by signal 9$"):
             kafka_broker.Broker(child, 1, tmp_path).check()
+
+
+def test_a_broker_that_was_killed_on_purpose_is_no_failure(tmp_path: Path) -> None:
+    with ChildProcess(SLEEPS, tmp_path / "log") as child:
+        broker = kafka_broker.Broker(child, 1, tmp_path)
+        broker.kill()
+        assert child.status == -signal.SIGKILL
+        broker.check()
 
 
 def test_the_words_of_the_java_tools_are_read() -> None:

@@ -54,7 +54,7 @@ def test_a_partial_run_says_so(tmp_path: Path) -> None:
     assert any(line.startswith("PARTIAL: without w2.") for line in found.heading)
     nothing = report(tmp_path, partial="without w1")
     nothing.outcomes.clear()
-    assert nothing.summary.startswith("PARTIAL: 0 of 0 musts hold; there are 19 in all")
+    assert nothing.summary.startswith("PARTIAL: 0 of 0 musts hold; there are 22 in all")
     assert not any("PARTIAL" in line for line in report(tmp_path, smoke=True, partial="x").heading)
 
 

@@ -42,7 +42,7 @@ def test_a_gap_of_the_coordinators_death_is_held_against_the_time_before_it() ->
     kills = [kill(REPLICA, 500, 990, 2000), kill(COORDINATOR, 2000, 3000, 3900)]
     w10_kill.add_figures(outcome, kills, acks, acks)
     found = {figure.name: figure for figure in outcome.figures}
-    assert found["leader killed, longest without acks"].samples == [310.0]
+    assert found["leader killed, RF 1, longest without acks"].samples == [310.0]
     assert found["coordinator killed, longest without acks"].samples == [10.0]
     beyond = found["coordinator killed, longer than before: records"]
     assert beyond.samples == [0.0] and beyond.must_reached
