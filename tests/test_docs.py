@@ -181,14 +181,3 @@ def test_settings_are_listed_as_they_are() -> None:
     rows = [setting_row(setting) for settings in tables for setting in settings.values()]
     assert [row for row in rows if row not in text] == [], "rows missing in docs/settings.md"
     assert {line for line in text.splitlines() if line.startswith("| `")} == set(rows), "rows of settings that are gone"
-
-
-@pytest.mark.integration
-def test_ray_accepts_cluster_yaml() -> None:
-    import yaml
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    config = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
-    validate_config(config)
-    assert config["provider"]["type"] == "local"
-    assert any("rayqueue-dist" in command for command in config["worker_setup_commands"])
