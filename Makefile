@@ -5,6 +5,7 @@
 #   make lint      ruff                      make format     let ruff mend what it can
 #   make types     mypy on the built wheel   make wheel      sdist and wheel into dist/
 #   make bench     the benchmarks            make soak       longer property, crash and simulation runs
+#   make chaos     faults on a real Ray cluster, SEED=, MINUTES= or ROUNDS= (docs/testing.md)
 #   make clean     what was built            make distclean  .venv too
 #
 # PYTHON=python3.12 chooses an interpreter, VENV=dir another place; ARGS="..." is passed on to the program.
@@ -23,7 +24,7 @@ BIN := $(VENV)/bin
 DEV := $(VENV)/.installed-dev
 BENCH := $(VENV)/.installed-bench
 
-.PHONY: help demo test test-slow soak lint format types wheel bench clean distclean
+.PHONY: help demo test test-slow soak chaos lint format types wheel bench clean distclean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -63,6 +64,11 @@ SEEDS ?= 5000
 soak: $(DEV)
 	RAYQUEUE_SOAK=$${RAYQUEUE_SOAK:-20} $(BIN)/python -m pytest --timeout 3600 -m "slow or not slow" tests/unit $(ARGS)
 	$(BIN)/python -m tests.simulation $(SEED) --count $(SEEDS)
+
+# Faults are drawn for MINUTES, or ROUNDS times; as root, ARGS="--disk 64" adds a disk that fills up.
+MINUTES ?= 10
+chaos: $(DEV)
+	$(BIN)/python -m tests.chaos $(SEED) $(if $(ROUNDS),--rounds $(ROUNDS),--seconds $$(($(MINUTES) * 60))) $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check --no-cache .
