@@ -156,6 +156,7 @@ def _prepare(
                 coordinator_id=coordinator_id,
                 cluster_id=cluster_id,
                 data_dir=home.data_dir,
+                asked_data_dir=chosen,
                 listen_host=listen,
                 advertised_host=advertised,
                 config=config,

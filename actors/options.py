@@ -33,6 +33,7 @@ class CoordinatorOptions(msgspec.Struct, frozen=True):
         name: the cluster's.
         coordinator_id: which of the cluster's it is.
         data_dir: the directory on its node; it uses `coordinator-<id>/` in it.
+        asked_data_dir: as it was asked for: `~` is the home of whoever runs on a node, also on one that joins later.
         listen_host, advertised_host: where it listens, what others are told.
         brokers: wanted; None: one on every node, -1: somebody else starts them.
         needs_token: whether callers need a token: `config.token`, or one made and kept in data_dir.
@@ -49,6 +50,7 @@ class CoordinatorOptions(msgspec.Struct, frozen=True):
     listen_host: str
     advertised_host: str
     config: BrokerConfig
+    asked_data_dir: str = ""
     brokers: int | None = -1
     needs_token: bool = False
     loopback: bool = True

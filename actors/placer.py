@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import ray
 
 from rayqueue.actors.coordinator import Coordinator
 from rayqueue.actors.nodes import NodeReport, alive_nodes, check_versions, probe
@@ -32,6 +34,7 @@ INTERVAL_S = 1.0
 # A coordinator that has not been heard so long, and whose node is gone, is given up: another one takes its number.
 REPLACE_COORDINATOR_MS = 30_000
 POOL_SIZE_MAX = 16
+KNOWN_S = 30.0  # what the starting process has seen of the nodes is good for so long
 
 
 class RayPlacer:
@@ -56,7 +59,11 @@ class RayPlacer:
         self._start_broker = start_broker
         self._start_coordinator = start_coordinator
         self._wanted = Wanted.of(coordinator.options.brokers)
-        self._nodes = {node.node_id: node for node in nodes}
+        # Ray restarts a process with the arguments of its first start: what was known of the disks then is old by now.
+        again = ray.get_runtime_context().was_current_actor_reconstructed
+        self._nodes = {} if again else {node.node_id: node for node in nodes}
+        self._known_s = time.monotonic()
+        self._epoch = -1
         self._assigned: dict[int, str] = {}
         self._coordinators: dict[int, str] = {}
         self._wake = threading.Event()
@@ -117,6 +124,10 @@ class RayPlacer:
         there: _There = self._coordinator.look(lambda state, machine: _there(state, machine, self._coordinator.quorum))
         if not there.cluster_id:
             return
+        if there.epoch != self._epoch:
+            if self._epoch >= 0 or time.monotonic() - self._known_s > KNOWN_S:
+                self._nodes.clear()  # another coordinator was active meanwhile: what lies on the disks is not known
+            self._epoch = there.epoch
         addresses = alive_nodes()
         self._look_at_new_nodes(addresses, there.cluster_id)
         usable = {node_id: self._nodes[node_id] for node_id in addresses if node_id not in self.problems}
@@ -156,7 +167,7 @@ class RayPlacer:
         if not new:
             return
         options = self._coordinator.options
-        for report in probe(new, options.data_dir, options.python_path):
+        for report in probe(new, options.asked_data_dir, options.python_path):
             self._nodes[report.node_id] = report
             try:
                 self._check(report, cluster_id)
@@ -249,6 +260,7 @@ class _There(NamedTuple):
         silent_ms: by coordinator id, since when one has not been heard of.
     """
 
+    epoch: int
     cluster_id: str
     brokers: list[int]
     brokers_running: dict[int, str]
@@ -262,4 +274,4 @@ def _there(state: ClusterState, machine: CoordinatorMachine, quorum: QuorumStatu
     coordinators = {one: record.node_id for one, record in state.coordinators.items()}
     silent = {quorum.me.broker_id: 0, **{peer.voter.broker_id: peer.silent_ms for peer in quorum.peers}}
     running = [one for one in coordinators if silent.get(one, SILENT_MS) < SILENT_MS]
-    return _There(state.cluster_id, list(state.brokers), brokers, coordinators, running, silent)
+    return _There(machine.epoch, state.cluster_id, list(state.brokers), brokers, coordinators, running, silent)
