@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 LISTEN_HOST = "127.0.0.1"
 ADVERTISED_HOST = "127.0.0.2"
 CHUNK = 256 * 1024
-BROKER_PORTS = 16
+BROKER_PORTS = 32
 # The coordinators and replica actors listen on the ports after this offset (docs/operations.md).
 OTHERS_OFFSET = 1000
 OTHER_PORTS = 64
@@ -266,10 +266,15 @@ def _inodes(pids: Iterable[int]) -> dict[int, int]:
 
 
 def _sockets() -> Iterator[tuple[tuple[str, int], int]]:
-    """(local address, inode) of the IPv4 TCP sockets of this machine."""
-    with open("/proc/net/tcp") as file:
-        next(file)
-        for line in file:
+    """(local IPv4 address, inode) of the TCP sockets of this machine; gRPC's are IPv6 ones with mapped addresses."""
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table) as file:
+                lines = file.readlines()[1:]
+        except FileNotFoundError:
+            continue  # a kernel without IPv6
+        for line in lines:
             fields = line.split()
             host, _, port = fields[1].partition(":")
-            yield (socket.inet_ntoa(bytes.fromhex(host)[::-1]), int(port, 16)), int(fields[9])
+            # Words of four bytes in the machine's order; the last one is the IPv4 address.
+            yield (socket.inet_ntoa(bytes.fromhex(host[-8:])[::-1]), int(port, 16)), int(fields[9])

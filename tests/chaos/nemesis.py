@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
 
+from ray.exceptions import RayError
+
 from rayqueue.errors import RayQueueError
 from tests.chaos import faults_links as links
 from tests.chaos import faults_nodes as nodes
@@ -116,5 +118,5 @@ def _inject(world: World, draw: Injected) -> None:
         draw.target, draw.proof = FAULTS[draw.fault](world)
     except NotPossible as error:
         draw.skipped = str(error)
-    except (NotYet, RayQueueError) as error:
+    except (NotYet, RayQueueError, RayError) as error:
         draw.problem = f"{type(error).__name__}: {error}"

@@ -95,6 +95,14 @@ def test_a_cut_link_is_silent_and_what_was_sent_meanwhile_comes_late(links: Link
         assert receive(before, 1) == b"b"
 
 
+def test_a_socket_of_ipv6_with_a_mapped_address_is_known_too(links: Links, echo: int) -> None:
+    with socket.socket(socket.AF_INET6) as one:  # as gRPC opens them
+        one.settimeout(WAIT_S)
+        one.connect((f"::ffff:{ADVERTISED_HOST}", echo))
+        with links.cut(lambda pid, port: pid == os.getpid(), [os.getpid()]) as count:
+            eventually(lambda: count() == 1, WAIT_S)
+
+
 def test_other_processes_and_other_ports_are_not_cut(links: Links, echo: int) -> None:
     with connect(echo) as one:
         for cut in (lambda pid, port: pid == 1, lambda pid, port: port == echo + 1):

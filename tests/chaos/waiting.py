@@ -1,4 +1,4 @@
-"""Waiting for what other processes bring about; an error of ours counts as not yet."""
+"""Waiting for what other processes bring about; an error of ours or of Ray counts as not yet."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from ray.exceptions import RayError
 
 from rayqueue.errors import RayQueueError
 
@@ -29,7 +31,7 @@ def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
         try:
             if found := condition():
                 return found
-        except RayQueueError as error:
+        except (RayQueueError, RayError) as error:
             last = f" ({type(error).__name__}: {error})"
         if time.monotonic() > deadline:
             raise NotYet(f"{what} did not come about in {timeout_s:g} s{last}")
