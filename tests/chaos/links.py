@@ -32,15 +32,18 @@ Cut = Callable[[int, int], bool]
 class _Pipe:
     """One connection: two sockets, and what was read from each and not yet written to the other.
 
-    frozen: nothing is read from it, and nothing written to it. ended: sockets that nothing more comes from.
+    pid: of who opened it, 0: not known.
+    cuts: that concern it; with any, nothing is read from it, and nothing written to it.
+    ended: sockets that nothing more comes from.
     """
 
     port: int
     client: socket.socket
     server: socket.socket
-    frozen: bool = False
+    cuts: set[Cut] = field(default_factory=set)
     waiting: dict[socket.socket, bytes] = field(default_factory=dict)
     ended: set[socket.socket] = field(default_factory=set)
+    pid: int = 0
 
     def other(self, one: socket.socket) -> socket.socket:
         return self.server if one is self.client else self.client
@@ -58,8 +61,7 @@ class Links:
         self._listeners: list[socket.socket] = []
         self.port = self._listen()
         self._pipes: set[_Pipe] = set()
-        self._cut: Cut | None = None
-        self._pids: list[int] = []
+        self._cuts: dict[Cut, list[int]] = {}
         self._lock = threading.Lock()
         self._wake, self._woken = socket.socketpair()
         self._selector.register(self._woken, selectors.EVENT_READ, None)
@@ -90,17 +92,14 @@ class Links:
         pids: the processes that may have opened them. Gives a function that counts the connections cut at that moment.
         """
         with self._lock:
-            self._cut, self._pids = cut, list(pids)
-            opened = self._opened_by()
-            for pipe in self._pipes:
-                self._freeze(pipe, cut(opened.get(_peer(pipe.client), 0), pipe.port))
+            self._cuts[cut] = list(pids)
+            self._apply(self._pipes)
         try:
-            yield lambda: sum(pipe.frozen for pipe in list(self._pipes))
+            yield lambda: sum(cut in pipe.cuts for pipe in list(self._pipes))
         finally:
             with self._lock:
-                self._cut = None
-                for pipe in self._pipes:
-                    self._freeze(pipe, False)
+                del self._cuts[cut]
+                self._apply(self._pipes)
             self._wake.send(b"x")
 
     # --- the thread --------------------------------------------------------------------------------------------------
@@ -149,12 +148,11 @@ class Links:
             one.setblocking(False)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._selector.register(one, selectors.EVENT_READ, pipe)
-        if self._cut is not None:
-            self._freeze(pipe, self._cut(self._opened_by().get(_peer(client), 0), port))
+        self._apply([pipe])
 
     def _move(self, pipe: _Pipe, one: socket.socket, events: int) -> None:
         """Reads from a socket what the other can take; writes what waited for room."""
-        if pipe.frozen or pipe not in self._pipes:
+        if pipe.cuts or pipe not in self._pipes:
             return
         try:
             if events & selectors.EVENT_WRITE:
@@ -184,11 +182,11 @@ class Links:
             pipe.waiting[to] = data[sent:]
 
     def _watch(self, pipe: _Pipe) -> None:
-        """What is waited for of both sockets: nothing of a frozen pipe, no data for one that takes none."""
+        """What is waited for of both sockets: nothing of one that is cut, no data for one that takes none."""
         for one in (pipe.client, pipe.server):
             readable = one not in pipe.ended and pipe.other(one) not in pipe.waiting
             wanted = selectors.EVENT_READ * readable | selectors.EVENT_WRITE * (one in pipe.waiting)
-            wanted = 0 if pipe.frozen else wanted
+            wanted = 0 if pipe.cuts else wanted
             registered = self._selector.get_map().get(one)
             if registered is None and wanted:
                 self._selector.register(one, wanted, pipe)
@@ -197,9 +195,13 @@ class Links:
             elif registered is not None and registered.events != wanted:
                 self._selector.modify(one, wanted, pipe)
 
-    def _freeze(self, pipe: _Pipe, frozen: bool) -> None:
-        if pipe.frozen != frozen:
-            pipe.frozen = frozen
+    def _apply(self, pipes: Iterable[_Pipe]) -> None:
+        """Which cuts concern these connections, by who opened them."""
+        opened = self._opened_by() if self._cuts else {}
+        for pipe in pipes:
+            pid = opened.get(_peer(pipe.client), pipe.pid)
+            pipe.pid = pid  # a process that has ended has no sockets any more
+            pipe.cuts = {cut for cut in self._cuts if cut(pid, pipe.port)}
             self._watch(pipe)
 
     def _end(self, pipe: _Pipe) -> None:
@@ -211,7 +213,7 @@ class Links:
 
     def _opened_by(self) -> dict[tuple[str, int], int]:
         """Local address of a socket -> the process, of those that count, that has it."""
-        inodes = _inodes(self._pids)
+        inodes = _inodes({pid for pids in self._cuts.values() for pid in pids})
         return {address: inodes[inode] for address, inode in _sockets() if inode in inodes}
 
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class ChaosCluster:
     """Ray and rayqueue; the first node is Ray's head, and this process is connected to it.
 
     Attributes:
+        started: called after every start of a node of Ray, which takes signals for itself.
         disk_bytes: the last node has a file system of this size of its own (needs root); 0: none has.
     """
 
@@ -69,6 +70,7 @@ class ChaosCluster:
     nodes: list[Node] = field(default_factory=list)
     servers: str = ""
     disk_bytes: int = 0
+    started: Callable[[], None] = lambda: None
     _ray: RayCluster | None = None
 
     def start(self) -> None:
@@ -83,6 +85,7 @@ class ChaosCluster:
         for node in self.nodes:
             self.start_node(node)
         ray.init(address=self._ray.address, log_to_driver=False, logging_level=logging.ERROR)
+        self.started()
         self.servers = rayqueue.start(NAME, data_dir=DATA, config=self.config).bootstrap_servers
 
     def start_node(self, node: Node) -> None:
@@ -93,6 +96,7 @@ class ChaosCluster:
             num_cpus=1, object_store_memory=STORE_BYTES, env_vars={"HOME": str(node.home)}, **head
         )
         node.node_id = node.ray_node.node_id
+        self.started()
 
     def lose_node(self, node: Node, with_disk: bool) -> list[int]:
         """kill -9 of all processes of a node at once, and its directory is deleted. Gives the process ids."""
@@ -164,12 +168,14 @@ def _mount(directory: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def running_cluster(directory: Path, config: dict[str, Any], disk_bytes: int) -> Iterator[ChaosCluster]:
+def running_cluster(
+    directory: Path, config: dict[str, Any], disk_bytes: int, started: Callable[[], None]
+) -> Iterator[ChaosCluster]:
     """A cluster for the length of the block; nothing of it is left behind but its directories.
 
     RAY_ADDRESS names it meanwhile: whatever looks for a Ray finds this one.
     """
-    cluster = ChaosCluster(directory, config={**CONFIG, **config}, disk_bytes=disk_bytes)
+    cluster = ChaosCluster(directory, config={**CONFIG, **config}, disk_bytes=disk_bytes, started=started)
     before = os.environ.pop("RAY_ADDRESS", None)
     try:
         cluster.start()

@@ -62,17 +62,16 @@ PLANTED: dict[str, tuple[str, dict[str, int]]] = {
 }
 
 
-def run(settings: Settings, directory: Path, say: Callable[[str], None], begun: Callable[[], None]) -> Report:
-    """Everything is below `directory`. begun: called when Ray runs (it takes signals for itself)."""
+def run(settings: Settings, directory: Path, say: Callable[[str], None], started: Callable[[], None]) -> Report:
+    """Everything is below `directory`. started: called after each start of Ray, which takes signals for itself."""
     report = Report(settings.seed, commit(), asdict(settings))
-    started = time.monotonic()
+    begun = time.monotonic()
     acks, topic_config = PLANTED[settings.planted]
     say("starting Ray with three nodes, and rayqueue on it")
     with contextlib.ExitStack() as stack:
         links = stack.enter_context(contextlib.closing(Links())) if settings.links else None
         config = {} if links is None else links.settings
-        cluster = stack.enter_context(running_cluster(directory / "nodes", config, settings.disk_bytes))
-        begun()
+        cluster = stack.enter_context(running_cluster(directory / "nodes", config, settings.disk_bytes, started))
         with rayqueue.AdminClient(bootstrap_servers=cluster.servers, request_timeout_ms=ADMIN_TIMEOUT_MS) as admin:
             admin.create_topic(
                 TOPIC, settings.partitions, replication_factor=3, config={**TOPIC_CONFIG, **topic_config}
@@ -87,7 +86,7 @@ def run(settings: Settings, directory: Path, say: Callable[[str], None], begun: 
                 _disturb(world, settings, report, say)
     events = list(load(workload.histories()))
     report.judge(events, check(events))
-    report.seconds = time.monotonic() - started
+    report.seconds = time.monotonic() - begun
     return report
 
 
@@ -104,6 +103,9 @@ def _disturb(world: World, settings: Settings, report: Report, say: Callable[[st
         report.converged_s = round(time.monotonic() - healed, 1)
     except NotYet as error:
         report.problems.append(str(error))
+    brokers = {one.broker_id for one in world.processes("broker")} - world.lost
+    if len(brokers) != len(world.cluster.nodes):
+        report.problems.append(f"{len(world.cluster.nodes)} nodes have brokers {sorted(brokers)}")
     pause(CALM_S)
     report.problems += world.workload.end("producer")
     report.problems += world.workload.end("consumer")

@@ -8,7 +8,7 @@ from random import Random
 
 from tests.chaos.checker import KINDS, check
 from tests.chaos.history import Event
-from tests.chaos.nemesis import FAULTS, Deck, Injected
+from tests.chaos.nemesis import ALONE, FAULTS, Deck, Injected, _may_overlap
 from tests.chaos.report import Report
 
 S = 1_000_000_000
@@ -72,3 +72,11 @@ def test_a_fault_without_effect_a_problem_and_an_anomaly_each_spoil_a_run() -> N
     lost = report([], [event for event in events() if event.event != "read"])
     assert not lost.good and lost.to_dict()["anomalies"]["unseen"] == 3
     assert "v0, acked at 0/0, is not read by" in str(lost) and "FAILED" in str(lost)
+
+
+def test_two_faults_may_overlap_but_not_every_two() -> None:
+    assert _may_overlap("kill-leader", ["stop-leader"]) and _may_overlap("kill-leader", ["", ""])
+    assert not _may_overlap("kill-leader", ["stop-leader", "stop-follower"])
+    assert not _may_overlap("lose-ray", ["stop-leader"]) and not _may_overlap("stop-leader", ["lose-ray"])
+    assert _may_overlap("lose-ray", []) and _may_overlap("lose-ray", [""])
+    assert set(FAULTS) > ALONE
