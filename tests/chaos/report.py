@@ -15,6 +15,7 @@ from tests.chaos.nemesis import Injected
 
 EXAMPLES_MAX = 5
 NS = 1e9
+JUST_BEFORE_NS = 300_000_000
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Report:
 
     Attributes:
         problems: what kept the run from being judged, or from converging; "" for none.
-        longest_gap_s, gaps_s: the longest time in which a partition acked nothing: of all, and around each draw.
+        longest_gap_s, gaps_s: the longest time in which a partition acked nothing: of all, and from each draw on.
         converged_s: from the last fault's end until every replica was in sync and every process ran; None: it did not.
     """
 
@@ -135,5 +136,5 @@ def _gaps(events: Sequence[Event]) -> list[tuple[int, int]]:
 
 
 def _longest(gaps: list[tuple[int, int]], began: int, ended: int) -> float:
-    """The longest of them that overlaps a span, in s."""
-    return max((b - a for a, b in gaps if b >= began and a <= ended), default=0) / NS
+    """The longest of them that begins in a span, in s; or just before it, with the last ack before the fault."""
+    return max((b - a for a, b in gaps if began - JUST_BEFORE_NS <= a <= ended), default=0) / NS
