@@ -78,7 +78,7 @@ class CoordinatorLoop:
         self._standing = standing
         self._tending = QuorumTending()
         self._tokens = count(1)
-        self._reads: dict[int, Call] = {}
+        self._reads: dict[int, tuple[Callable[[], None], int]] = {}  # what answers a call, and its number
         self._changes: set[int] = set()
         self._lost: set[int] = set()  # proposals that were refused
         self._open_ms = 0
@@ -162,12 +162,28 @@ class CoordinatorLoop:
         if self.machine is None or self.node is None:
             self._answer(call.call, self.refusal())
         elif isinstance(call.request, MetadataRequest):
-            # Somebody else may have taken over without our knowing: who answers must have heard of a majority since.
-            token = next(self._tokens)
-            self._reads[token] = call
-            self.node.post(qe.Read(token))
+            self._read(lambda: self._step(call), call.call)
         else:
-            self._step(call)
+            self._command(call)
+
+    def _command(self, call: Call) -> None:
+        """What changes something is answered once that is committed; what does not is an answer like any other read."""
+        assert self.machine is not None
+        effects = self.machine.step(call, self._now_ms, self._wall_ms)
+        changes = any(isinstance(effect, Append) for effect in effects)
+        for effect in effects:
+            if not changes and isinstance(effect, Reply | Refuse) and effect.call == call.call:
+                self._read(lambda effect=effect: self._perform(effect), call.call)  # type: ignore[misc]
+            else:
+                self._perform(effect)
+
+    def _read(self, answer: Callable[[], None], call: int) -> None:
+        """Has a call answered once a majority has been heard since: somebody else may have taken over without our
+        knowing."""
+        assert self.node is not None
+        token = next(self._tokens)
+        self._reads[token] = answer, call
+        self.node.post(qe.Read(token))
 
     def refusal(self) -> RayQueueError:
         """Why this coordinator takes no commands."""
@@ -251,9 +267,9 @@ class CoordinatorLoop:
                 if leader is not None and self.node is not None and leader != self.node.machine.me:
                     self._standing("standby")
             case qe.ReadReady(token=token):
-                call = self._reads.pop(token, None)
-                if call is not None and self.machine is not None:
-                    self._step(call)
+                read = self._reads.pop(token, None)
+                if read is not None and self.machine is not None:
+                    read[0]()
             case qe.Dropped(token=token):
                 self._dropped(token)
             case qe.Committed(token=token):
@@ -285,9 +301,9 @@ class CoordinatorLoop:
         self._fail(why)
 
     def _dropped(self, token: int) -> None:
-        call = self._reads.pop(token, None)
-        if call is not None:
-            self._answer(call.call, self.refusal())
+        read = self._reads.pop(token, None)
+        if read is not None:
+            self._answer(read[1], self.refusal())
         elif token in self._changes:
             self._changes.discard(token)  # another one was under way, perhaps: the next second sees
         else:

@@ -12,7 +12,7 @@ import rayqueue
 from rayqueue.actors import coordinator as coordinator_module
 from rayqueue.coordination.quorum.config import QuorumConfig
 from rayqueue.errors import BrokerNotAvailable, NotController
-from rayqueue.protocol.messages import AllocateProducerIds, ProducerIdBlock
+from rayqueue.protocol.messages import AllocateProducerIds, CreateTopicsRequest, ProducerIdBlock, TopicSpec
 from rayqueue.testing.inprocess import InProcessCluster
 from tests.integration.waiting import eventually
 
@@ -176,3 +176,19 @@ def test_a_snapshot_takes_the_place_of_a_long_log(tmp_path: Path, monkeypatch: p
     with InProcessCluster(tmp_path, brokers=1, coordinators=3) as again:
         eventually(lambda: voters(again) == [0, 1, 2], WAIT_S, "three voters")
         assert sorted(again.coordinator.look(lambda state, _: list(state.topics))) == ["first", "second"]
+
+
+def test_one_that_cannot_hear_a_majority_answers_nothing_it_may_be_wrong_about(
+    cluster: InProcessCluster, admin: rayqueue.AdminClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off, but not yet aware of it: another one may be active, and may have deleted what it still has."""
+    admin.create_topic("t")
+    cut_off = cluster.coordinator
+    deaf = "rayqueue.actors.quorum_links.QuorumLink.send"
+    monkeypatch.setattr(deaf, lambda link, message: None)
+    again = CreateTopicsRequest([TopicSpec("t", 1, -1, {}, b"", "")], 100)
+    with pytest.raises(BrokerNotAvailable):
+        cut_off.ask(again)  # it would say that there is such a topic
+    monkeypatch.undo()
+    wait_active(cluster)
+    assert names(admin) == {"t"}
