@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-import ray
 
 from rayqueue.actors.coordinator import Coordinator
 from rayqueue.actors.nodes import NodeReport, alive_nodes, check_versions, probe
@@ -34,7 +32,6 @@ INTERVAL_S = 1.0
 # A coordinator that has not been heard so long, and whose node is gone, is given up: another one takes its number.
 REPLACE_COORDINATOR_MS = 30_000
 POOL_SIZE_MAX = 16
-KNOWN_S = 30.0  # what the starting process has seen of the nodes is good for so long
 
 
 class RayPlacer:
@@ -42,7 +39,8 @@ class RayPlacer:
 
     Args:
         start_broker, start_coordinator: starts an actor unless one of its name is there.
-        nodes: what is known of nodes from the start; others are looked at when they turn up.
+        nodes: what is known of nodes from the start, to one that founds a cluster; others are looked at when they turn
+            up.
 
     Attributes:
         problems: what keeps nodes from being used, by node id.
@@ -59,10 +57,7 @@ class RayPlacer:
         self._start_broker = start_broker
         self._start_coordinator = start_coordinator
         self._wanted = Wanted.of(coordinator.options.brokers)
-        # Ray restarts a process with the arguments of its first start: what was known of the disks then is old by now.
-        again = ray.get_runtime_context().was_current_actor_reconstructed
-        self._nodes = {} if again else {node.node_id: node for node in nodes}
-        self._known_s = time.monotonic()
+        self._nodes = {node.node_id: node for node in nodes}
         self._epoch = -1
         self._assigned: dict[int, str] = {}
         self._coordinators: dict[int, str] = {}
@@ -125,8 +120,10 @@ class RayPlacer:
         if not there.cluster_id:
             return
         if there.epoch != self._epoch:
-            if self._epoch >= 0 or time.monotonic() - self._known_s > KNOWN_S:
-                self._nodes.clear()  # another coordinator was active meanwhile: what lies on the disks is not known
+            if there.brokers or self._epoch >= 0:
+                # Ray restarts a process with the arguments of its first start, and another coordinator may have been
+                # active meanwhile: what was known of the disks is old by now.
+                self._nodes.clear()
             self._epoch = there.epoch
         addresses = alive_nodes()
         self._look_at_new_nodes(addresses, there.cluster_id)
@@ -157,7 +154,7 @@ class RayPlacer:
         for coordinator_id, node_id in sorted(self._coordinators.items()):
             if coordinator_id not in running and not self._stopping.is_set():
                 options = self._coordinator_options(there, coordinator_id, usable[node_id])
-                self._start_coordinator(options, list(usable.values()))
+                self._start_coordinator(options, [])
 
     def _look_at_new_nodes(self, addresses: dict[str, str], cluster_id: str) -> None:
         for gone in [node_id for node_id in self._nodes if node_id not in addresses]:
