@@ -6,6 +6,7 @@ Not pure: it locks, waits, and imports `rayqueue.cluster` (so Ray) when, and onl
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import random
 import threading
@@ -23,9 +24,9 @@ from rayqueue.protocol.messages import MetadataRequest, MetadataResponse, Partit
 
 T = TypeVar("T")
 
-# A broker that does not answer in this time is passed over; others are asked first for a while. One that waits for
-# topics to be created has all the time there is.
-BROKER_PATIENCE_S = 3.0
+# A broker that does not answer in this time is passed over, and others are asked first for a while; when none answers
+# they are given twice the time, and so on. One that waits for topics to be created has all the time there is.
+BROKER_PATIENCE_S = 1.0
 SHUN_S = 30.0
 
 
@@ -135,19 +136,25 @@ class ClusterClient:
 
     def call_broker(self, action: str, request: Any, reply: type[T], timeout_s: float | None = None) -> T:
         """One request to any broker that answers; one that does not may still do it."""
-        return self.retry(lambda left: self._any_broker(action, request, reply, left), timeout_s)
+        patience_s = math.inf if getattr(request, "auto_create", False) else BROKER_PATIENCE_S
 
-    def _any_broker(self, action: str, request: Any, reply: type[T], left: float) -> T:
+        def once(left: float) -> T:
+            nonlocal patience_s
+            each_s, patience_s = min(left, patience_s), 2 * patience_s
+            return self._any_broker(action, request, reply, each_s)
+
+        return self.retry(once, timeout_s)
+
+    def _any_broker(self, action: str, request: Any, reply: type[T], each_s: float) -> T:
         known = [(b.host, b.port) for b in self._latest.brokers if b.alive] if self._latest else []
         addresses = list(dict.fromkeys([*known, *self.bootstrap()]))
         self._random.shuffle(addresses)
         now = time.monotonic()
         addresses.sort(key=lambda address: self._shunned.get(address, 0.0) > now)
-        patience_s = left if getattr(request, "auto_create", False) else min(left, BROKER_PATIENCE_S)
         last: RayQueueError | None = None
         for host, port in addresses:
             try:
-                return self.channel(host, port).call(action, request, reply, patience_s)
+                return self.channel(host, port).call(action, request, reply, each_s)
             except BrokerNotAvailable as error:
                 last = error
             except RequestTimeout as error:

@@ -21,7 +21,7 @@ class DeliverySettings(NamedTuple):
     max_request_size: int
     request_timeout_ms: float
     delivery_timeout_ms: float
-    silence_ms: float = 1_000.0
+    silence_ms: float = 500.0
 
 
 class Send(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rayqueue.client.cursor import Accepted, Chunk, Cursor
 from rayqueue.client.fetch_state import FetchState, held_range
-from rayqueue.client.streams import Endpoint, Stream, Warn
+from rayqueue.client.streams import SILENCE_MS, Endpoint, Stream, Warn
 from rayqueue.errors import (
     AuthenticationError,
     OffsetOutOfRange,
@@ -29,6 +29,7 @@ class FetchEvents(FetchState):
         for cursor in self.cursors.values():
             if asked is None or cursor.topic in asked:
                 self._check_topic(cursor, now_ms)
+                self._check_leader(cursor)
         self._dirty.update(self._leaderless)
         self._leaderless.clear()
         self._sweep = True
@@ -41,6 +42,14 @@ class FetchEvents(FetchState):
         if not isinstance(cursor.error, UnknownTopicOrPartition):
             text = f"topic {cursor.topic!r} was deleted: unsubscribe or unassign it, or create it again"
             self.fail(cursor, UnknownTopicOrPartition(text))
+
+    def _check_leader(self, cursor: Cursor) -> None:
+        """A cursor whose leader was passed over goes on at the next one: the old one may hang, and never say so."""
+        leader, epoch = self.leaders.of(cursor.topic_id, cursor.partition)
+        stream = cursor.stream
+        if stream is not None and leader not in (None, stream.endpoint) and epoch > cursor.leader_epoch:
+            self._unsubscribe(cursor)
+            self._dirty[cursor] = None
 
     def on_refresh_failed(self, error: RayQueueError, now_ms: int) -> None:
         """No broker gave metadata."""
@@ -59,6 +68,7 @@ class FetchEvents(FetchState):
             return
         stream.opened = True
         stream.local = local
+        self._listen_ms = 0
         self._dirty.update(stream.waiting)
         stream.waiting.clear()
         self._touched[stream] = None
@@ -87,6 +97,10 @@ class FetchEvents(FetchState):
         stream = self._streams.get(endpoint)
         if stream is None:
             return
+        stream.heard_ms = now_ms
+        if stream.patience_ms > SILENCE_MS:
+            stream.patience_ms = SILENCE_MS
+            self._listen_ms = 0  # it was not to be looked at again for long
         if size:
             stream.window.received(size)
             self._touched[stream] = None

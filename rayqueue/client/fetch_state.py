@@ -46,6 +46,7 @@ class FetchState:
         self._lookups: dict[int, list[tuple[Cursor, int]]] = {}  # (cursor, queries asked for it), in order
         self._effects: list[Effect] = []
         self._sweep = False  # streams may have become idle
+        self._listen_ms: int | None = None  # when to look which streams are silent; None: there is none
         self._numbers = 0
 
     def error(self) -> RayQueueError | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from rayqueue.client.cursor import Cursor
 from rayqueue.client.fetch_events import FetchEvents
 from rayqueue.client.fetch_state import held_range
-from rayqueue.client.streams import Close, Effect, Endpoint, LookUp, Open, Refresh, Send, Stream, Warn
+from rayqueue.client.streams import SILENCE_MAX_MS, Close, Effect, Endpoint, LookUp, Open, Refresh, Send, Stream, Warn
 from rayqueue.errors import OffsetOutOfRange
 from rayqueue.protocol.messages import (
     EARLIEST_TIMESTAMP,
@@ -100,7 +100,8 @@ class Fetcher(FetchEvents):
 
     def next_deadline_ms(self) -> int | None:
         """When `plan` has something to do without a further event."""
-        return self.leaders.next_deadline_ms()
+        times = [at for at in (self.leaders.next_deadline_ms(), self._listen_ms) if at is not None]
+        return min(times, default=None)
 
     def plan(self, now_ms: int) -> list[Effect]:
         """What to do now, in order."""
@@ -120,11 +121,26 @@ class Fetcher(FetchEvents):
         if self._sweep:
             self._sweep = False
             effects += self._close_idle()
+        if self._listen_ms is not None and self._listen_ms <= now_ms:
+            self._listen(now_ms)
         due = self.leaders.next_deadline_ms()
         if due is not None and due <= now_ms:
             self.leaders.asking = True
             effects.append(Refresh(self.leaders.asks, self.leaders.index))
         return effects
+
+    def _listen(self, now_ms: int) -> None:
+        """Asks for metadata where a stream has been silent for long; says when to look again."""
+        self._listen_ms = None
+        for stream in self._streams.values():
+            if not stream.opened:
+                continue
+            if stream.heard_ms is None:
+                stream.heard_ms = now_ms
+            while (due_ms := stream.heard_ms + stream.patience_ms) <= now_ms:
+                self.leaders.ask_by(now_ms)
+                stream.patience_ms += min(stream.patience_ms, SILENCE_MAX_MS)
+            self._listen_ms = due_ms if self._listen_ms is None else min(self._listen_ms, due_ms)
 
     def _close_idle(self) -> list[Effect]:
         idle = [s for s in self._streams.values() if not s.cursors and not s.waiting]

@@ -8,6 +8,11 @@ from rayqueue.client.credits import CreditWindow
 from rayqueue.client.cursor import Cursor
 from rayqueue.protocol.messages import FetchPartition, FetchRequest, OffsetQuery
 
+# A stream without news for so long may be that of a process that hangs, or of a node that is lost: the metadata tells
+# whether another one leads by now. An idle one is asked about ever less often, until it is each SILENCE_MAX_MS.
+SILENCE_MS = 1_000
+SILENCE_MAX_MS = 32_000
+
 
 class Endpoint(NamedTuple):
     """A process of a replica actor: where it listens, and who it must be."""
@@ -26,9 +31,13 @@ class Stream:
         cursors: by subscription id, everything whose data is still welcome (parked ones included).
         waiting: cursors to subscribe once it is open (ordered).
         add, remove: to be sent. window: its credit.
+        heard_ms: when news came last; None: none since it was opened. patience_ms: how long after that it is asked
+            whether the process still leads.
     """
 
-    __slots__ = ("add", "cursors", "endpoint", "local", "opened", "remove", "waiting", "window")
+    __slots__ = (
+        "add", "cursors", "endpoint", "heard_ms", "local", "opened", "patience_ms", "remove", "waiting", "window",
+    )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -39,6 +48,8 @@ class Stream:
         self.add: list[FetchPartition] = []
         self.remove: list[int] = []
         self.window = CreditWindow()
+        self.heard_ms: int | None = None
+        self.patience_ms = SILENCE_MS
 
     def leave(self, cursor: Cursor) -> None:
         """Ends the cursor's subscription; what is still on its way is dropped when it comes."""
