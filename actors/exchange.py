@@ -182,6 +182,12 @@ class Exchange:
 
     def _refuse(self, error: BaseException) -> None:
         self._outbox.append((views_of(pack_head(codec.encode_failure(error), (), FAILURE)), None))
-        self._flush()
+        # Somebody else may be at it, and is about to leave: it has to be written before this direction ends.
+        if not self._blocked and self._writing.acquire(timeout=LINGER_S):
+            try:
+                while self._outbox and not self._blocked:
+                    self._write_one(wait=False)
+            finally:
+                self._writing.release()
         self._framed.shut_down(socket.SHUT_WR)
         self._framed.drain(LINGER_S)

@@ -101,6 +101,21 @@ def test_without_the_token_nothing_is_served(server: DataServer, token: str | No
         stranger.exchange(hello(), 5)
 
 
+def test_why_an_exchange_ends_is_told_though_somebody_else_is_just_writing() -> None:
+    def fail(exchange: Exchange) -> None:
+        exchange._writing.acquire()  # as a thread does that pushes something
+        threading.Timer(0.05, exchange._writing.release).start()
+        raise errors.OffsetOutOfRange("not that one")
+
+    identity = Identity(PROTOCOL_VERSION, "cluster", "replica", 3, "incarnation", os.getpid())
+    server = DataServer("127.0.0.1", 0, identity=identity, exchanges={"fail": fail})
+    exchange = DataChannel("127.0.0.1", server.port).exchange(hello("fail"), 5)
+    with pytest.raises(errors.OffsetOutOfRange):
+        exchange.receive_within(5)
+    exchange.close()
+    server.shutdown()
+
+
 def test_nobody_listens() -> None:
     with pytest.raises(errors.BrokerNotAvailable, match="127.0.0.1:1 cannot be reached"):
         DataChannel("127.0.0.1", 1).call("identify", Empty(), Identity, 5)
