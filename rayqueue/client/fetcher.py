@@ -16,7 +16,19 @@ from __future__ import annotations
 from rayqueue.client.cursor import Cursor
 from rayqueue.client.fetch_events import FetchEvents
 from rayqueue.client.fetch_state import held_range
-from rayqueue.client.streams import SILENCE_MAX_MS, Close, Effect, Endpoint, LookUp, Open, Refresh, Send, Stream, Warn
+from rayqueue.client.streams import (
+    SILENCE_MAX_MS,
+    SILENCE_MS,
+    Close,
+    Effect,
+    Endpoint,
+    LookUp,
+    Open,
+    Refresh,
+    Send,
+    Stream,
+    Warn,
+)
 from rayqueue.errors import OffsetOutOfRange
 from rayqueue.protocol.messages import (
     EARLIEST_TIMESTAMP,
@@ -137,9 +149,10 @@ class Fetcher(FetchEvents):
                 continue
             if stream.heard_ms is None:
                 stream.heard_ms = now_ms
+            # An election takes up to 3 s when the coordinator is lost with the leader: until then, every second.
             while (due_ms := stream.heard_ms + stream.patience_ms) <= now_ms:
                 self.leaders.ask_by(now_ms)
-                stream.patience_ms += min(stream.patience_ms, SILENCE_MAX_MS)
+                stream.patience_ms += min(max(stream.patience_ms // 2, SILENCE_MS), SILENCE_MAX_MS)
             self._listen_ms = due_ms if self._listen_ms is None else min(self._listen_ms, due_ms)
 
     def _close_idle(self) -> list[Effect]:
