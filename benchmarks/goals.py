@@ -43,7 +43,6 @@ def _lower(key: str, what: str, workload: str, must: float, aim: float | None, *
     return Goal(key, what, workload, must, aim, higher_is_better=False, **more)  # type: ignore[arg-type]
 
 
-REPLICATION = "replication (W6)"
 _NOBODY = {"peer": ""}
 
 _TABLE = (
@@ -82,7 +81,7 @@ _TABLE = (
     Goal("batches_in_rf3", "batches in, RF 3 acks=all: to the steelman", "w6", 3, 6),
     _lower("p50_rf3", "end to end p50 at 1,000/s, RF 3: to Kafka's best, warm", "w6", 0.3, 0.1),
     _lower("p99_rf3", "end to end p99 at 1,000/s, RF 3: to Kafka's best, warm", "w6", 0.3, 0.1),
-    _lower("node_lost", "node lost", "w10", 3, 1.5, unit="s", **_NOBODY, comes_with=REPLICATION),
+    _lower("node_lost", "node lost", "w10", 3, 1.5, unit="s", **_NOBODY),
     Goal("ray_data", "Ray Data read: to `read_kafka`", "w9", 10, 20, comes_with="rayqueue.read_topic"),
 )  # fmt: skip
 

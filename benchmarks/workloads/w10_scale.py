@@ -1,7 +1,8 @@
 """Scale: partitions from 1 to 10,000, consumers from 1 to 100, brokers from 1 to 3, and leader and coordinator killed.
 
 Each part is a file: `w10_idle`, `w10_partitions`, `w10_consumers`, `w10_kill` (one replica), `w10_failover` (three),
-`w10_brokers` (with the model of more brokers, `w10_model`); docs/scale.md tells how they are made and how to read them.
+`w10_node_lost`, `w10_brokers` (with the model of more brokers, `w10_model`); docs/scale.md tells how they are made and
+how to read them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ import time
 
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.figures import Outcome
-from benchmarks.workloads import w10_brokers, w10_consumers, w10_failover, w10_idle, w10_kill, w10_partitions
+from benchmarks.workloads import (
+    w10_brokers,
+    w10_consumers,
+    w10_failover,
+    w10_idle,
+    w10_kill,
+    w10_node_lost,
+    w10_partitions,
+)
 
 TITLE = "scale: 1 to 10,000 partitions, 1 to 100 consumers, 1 to 3 brokers; kill -9"
 
@@ -20,6 +29,7 @@ PARTS = {
     "consumers": w10_consumers.measure,
     "kills": w10_kill.measure,
     "failover": w10_failover.measure,
+    "node lost": w10_node_lost.measure,
     "brokers": w10_brokers.measure,
 }
 

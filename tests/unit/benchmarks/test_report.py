@@ -45,7 +45,7 @@ def test_a_must_that_was_not_measured_is_missed(tmp_path: Path) -> None:
     assert full.summary == "1 of 2 musts hold, 1 of them not measured; 0 failed; exit status 1."
     (row,) = [line for line in full.markdown().splitlines() if "1,000 partitions created" in line and "w10" in line]
     assert row.endswith("| ≤ 1.00 | ≤ 0.30 | **NOT MEASURED** |")
-    assert any("| comes with replication" in line for line in full.markdown().splitlines())
+    assert any("| comes with rayqueue.read_topic" in line for line in full.markdown().splitlines())
 
 
 def test_a_partial_run_says_so(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_partial_run_says_so(tmp_path: Path) -> None:
     assert any(line.startswith("PARTIAL: without w2.") for line in found.heading)
     nothing = report(tmp_path, partial="without w1")
     nothing.outcomes.clear()
-    assert nothing.summary.startswith("PARTIAL: 0 of 0 musts hold; there are 22 in all")
+    assert nothing.summary.startswith("PARTIAL: 0 of 0 musts hold; there are 23 in all")
     assert not any("PARTIAL" in line for line in report(tmp_path, smoke=True, partial="x").heading)
 
 
