@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from rayqueue.actors.calls import typed
-from rayqueue.actors.coordinator_addresses import CoordinatorAddresses
+from rayqueue.actors.coordinator_addresses import CoordinatorAddresses, kept_addresses
 from rayqueue.actors.coordinator_channel import CoordinatorChannel
 from rayqueue.actors.flight import FlightServer
 from rayqueue.actors.identity import BrokerIdentity, DirectoryLock, bind_server, read_json, replica_lock, write_json
@@ -76,7 +76,9 @@ class Broker:
         self._directory = Path(options.directory)
         self._lock = DirectoryLock(self._directory / "lock")
         self._stopping = threading.Event()
-        self._addresses = CoordinatorAddresses(options.coordinators)
+        self._addresses = CoordinatorAddresses(
+            [*options.coordinators, *kept_addresses(self._directory)], keep_in=self._directory
+        )
         self._coordinator = CoordinatorChannel(self._addresses, options.cluster_id, options.token)
         self._follower = MetadataFollower(
             self._addresses,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rayqueue.actors.calls import typed
-from rayqueue.actors.coordinator_addresses import CoordinatorAddresses
+from rayqueue.actors.coordinator_addresses import CoordinatorAddresses, kept_addresses
 from rayqueue.actors.coordinator_channel import CoordinatorChannel
 from rayqueue.actors.data_server import DataServer
 from rayqueue.actors.driver import Driver, boot_ms, die, wall_ms
@@ -87,7 +87,7 @@ class PartitionReplica:
         self._files = OsFiles()
         self._budget = ByteBudget(options.config.queued_max_bytes)
         self._driver = Driver("replica", self._handle, self._next_deadline_ms, on_failure=on_failure)
-        self._addresses = CoordinatorAddresses(options.coordinators)
+        self._addresses = CoordinatorAddresses([*options.coordinators, *kept_addresses(self._root)])
         self._coordinator = CoordinatorChannel(self._addresses, options.cluster_id, options.token)
         self._hands = ReplicaHands(
             FollowHello(options.broker_id, slot, self.incarnation),

@@ -6,10 +6,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import rayqueue
 from rayqueue.actors import coordinator as coordinator_module
+from rayqueue.actors.broker import Broker
+from rayqueue.actors.partition_replica import PartitionReplica
 from rayqueue.coordination.quorum.config import QuorumConfig
 from rayqueue.errors import BrokerNotAvailable, NotController
 from rayqueue.protocol.messages import AllocateProducerIds, CreateTopicsRequest, ProducerIdBlock, TopicSpec
@@ -192,3 +195,28 @@ def test_one_that_cannot_hear_a_majority_answers_nothing_it_may_be_wrong_about(
     monkeypatch.undo()
     wait_active(cluster)
     assert names(admin) == {"t"}
+
+
+def test_processes_that_were_started_with_one_address_find_the_others_after_a_restart(
+    cluster: InProcessCluster, admin: rayqueue.AdminClient
+) -> None:
+    """Ray starts a process again with the arguments of its first start."""
+    admin.create_topic("t", partitions=3)
+    gone = 0  # the one whose address all of them were started with
+    broker = cluster.brokers[1]
+    known = cluster.coordinators[gone].options.advertised_host, cluster.coordinators[gone].port
+    options = msgspec.structs.replace(broker.options, coordinators=(known,))
+    eventually(lambda: (Path(options.directory) / "coordinators.json").exists(), WAIT_S, "what was learned is kept")
+    cluster.stop_coordinator(gone)
+    wait_active(cluster, gone)
+    cluster.stop_replica(1)
+    broker.stop()
+    again = Broker(options, lambda slot: None)
+    replica = PartitionReplica(options, 0)
+    try:
+        assert again.ready.wait(WAIT_S), again.report()
+        assert replica.ready.wait(WAIT_S), replica.report()
+    finally:
+        again.stop()
+        replica.stop()
+        del cluster.brokers[1]
