@@ -1,6 +1,8 @@
 """The fetch exchange: pushes a partition's batches to a consumer, as they stand in the segment.
 
-A consumer that maps the segments is told the high watermark only.
+A consumer that maps the segments is told the high watermark only. That a follower in sync does too, for consumers on
+its host: what is below its own high watermark is committed. It sends its reader to the leader when it is in sync no
+more (it reads that in the metadata log), and when it is asked for an offset that it cannot judge (KIP-392).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from rayqueue.errors import (
     from_wire,
 )
 from rayqueue.protocol import codec
-from rayqueue.protocol.messages import FetchPart, FetchPartition, FetchRequest, FetchResponse
+from rayqueue.protocol.messages import PING, FetchPart, FetchPartition, FetchRequest, FetchResponse
 
 if TYPE_CHECKING:
     from rayqueue.actors.hosted_partition import HostedPartition
@@ -42,7 +44,7 @@ class FetchStream(PushStream[FetchSubscription]):
 
     Args:
         exchange: the stream.
-        find: the partition that leads here by id and number; raises when there is none.
+        find: the partition that is hosted here by id and number; raises when there is none.
         listen, unlisten: add and remove a listener of a partition (run on the loop).
         max_bytes: largest push.
     """
@@ -73,6 +75,8 @@ class FetchStream(PushStream[FetchSubscription]):
     # --- the client's side (the connection's thread) ----------------------------------------------------------------
 
     def _take(self, request: FetchRequest) -> None:
+        if not (request.add or request.remove or request.credit):
+            self._refused.append(FetchPart(PING, -1, -1, -1))
         for gone in request.remove:
             self._remove(gone)
         for wanted in request.add:
@@ -132,7 +136,7 @@ class FetchStream(PushStream[FetchSubscription]):
             if partition.closed:
                 raise _closed(partition)
             if not partition.leading:
-                raise NotLeaderOrFollower(f"{partition.topic}-{partition.partition} is led by another replica")
+                _check_follower(subscription)
             high_watermark = partition.high_watermark
             start, epoch = partition.log.log_start_offset, partition.replica.leader_epoch
             news = (high_watermark, start, epoch, partition.log.generation)
@@ -171,6 +175,16 @@ class FetchStream(PushStream[FetchSubscription]):
             error=type(error).__name__,
             message=str(error),
         )
+
+
+def _check_follower(subscription: FetchSubscription) -> None:
+    """Raises NotLeaderOrFollower where only the leader can serve a subscription."""
+    partition = subscription.partition
+    name = f"{partition.topic}-{partition.partition}"
+    if not subscription.mapped or not partition.replica.follows_in_sync:
+        raise NotLeaderOrFollower(f"{name} is led by another replica")
+    if not subscription.told and subscription.offset > partition.log.log_end_offset:
+        raise NotLeaderOrFollower(f"a follower of {name} cannot tell whether there is an offset {subscription.offset}")
 
 
 def _closed(partition: HostedPartition) -> RayQueueError:

@@ -75,8 +75,10 @@ class Cursor:
         "drops",
         "error",
         "fetch_offset",
+        "following",
         "high_watermark",
         "leader_epoch",
+        "left",
         "limit",
         "log_start",
         "mapping",
@@ -118,6 +120,8 @@ class Cursor:
         self.subscription: int | None = None
         self.stream: Stream | None = None
         self.parked = False
+        self.following = False
+        self.left = 0
         self.attempts = 0
         self.resolving: int | None = None
         self.queued = False

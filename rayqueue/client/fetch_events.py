@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rayqueue.client.cursor import Accepted, Chunk, Cursor
-from rayqueue.client.fetch_state import FetchState, held_range
+from rayqueue.client.fetch_followers import FetchFollowers
+from rayqueue.client.fetch_state import held_range
 from rayqueue.client.streams import SILENCE_MS, Endpoint, Stream, Warn
 from rayqueue.errors import (
     AuthenticationError,
@@ -14,13 +15,13 @@ from rayqueue.errors import (
     UnknownTopicOrPartition,
     from_wire,
 )
-from rayqueue.protocol.messages import FetchPart, OffsetAnswer, TopicInfo
+from rayqueue.protocol.messages import PING, FetchPart, OffsetAnswer, TopicInfo
 
 # A subscription that ended with one of these is tried again after fresh metadata. Any other error is the user's.
 _RETRIED = {"NotLeaderOrFollower", "FencedLeaderEpoch", "UnknownTopicOrPartition", "BrokerNotAvailable"}
 
 
-class FetchEvents(FetchState):
+class FetchEvents(FetchFollowers):
     """Takes events in; what follows from them is for `plan` to say."""
 
     def on_metadata(self, topics: Iterable[TopicInfo], asked: list[str] | None, index: int, now_ms: int) -> None:
@@ -32,6 +33,7 @@ class FetchEvents(FetchState):
                 self._check_leader(cursor)
         self._dirty.update(self._leaderless)
         self._leaderless.clear()
+        self._dirty.update((c, None) for c in self.cursors.values() if not c.following and self._nearer(c))
         self._sweep = True
 
     def _check_topic(self, cursor: Cursor, now_ms: int) -> None:
@@ -47,7 +49,10 @@ class FetchEvents(FetchState):
         """A cursor whose leader was passed over goes on at the next one: the old one may hang, and never say so."""
         leader, epoch = self.leaders.of(cursor.topic_id, cursor.partition)
         stream = cursor.stream
-        if stream is not None and leader not in (None, stream.endpoint) and epoch > cursor.leader_epoch:
+        if stream is not None and cursor.following:
+            if stream.endpoint not in (leader, *self.leaders.followers(cursor.topic_id, cursor.partition)):
+                self.leave_follower(cursor)  # it is in sync no more
+        elif stream is not None and leader not in (None, stream.endpoint) and epoch > cursor.leader_epoch:
             self._unsubscribe(cursor)
             self._dirty[cursor] = None
 
@@ -69,6 +74,8 @@ class FetchEvents(FetchState):
         stream.opened = True
         stream.local = local
         self._listen_ms = 0
+        if not local:
+            self._opened_remote(endpoint)
         self._dirty.update(stream.waiting)
         stream.waiting.clear()
         self._touched[stream] = None
@@ -84,8 +91,14 @@ class FetchEvents(FetchState):
         elif not error.retriable and stream.opened is False:
             self._effects.append(Warn(f"fetching from {endpoint.host}:{endpoint.port} failed, trying on: {error}"))
         for cursor in [*stream.cursors.values(), *stream.waiting]:
+            following = cursor.following or cursor.stream not in (None, stream)
             if cursor.stream is stream:
                 stream.release(cursor)
+                if following:
+                    self.leave_follower(cursor)
+            elif following:  # it reads from the leader, and only wanted to go here
+                self._left[cursor] = None
+                continue
             self._retry(cursor)
 
     def on_part(self, endpoint: Endpoint, part: FetchPart, chunk: Chunk | None, size: int, now_ms: int) -> None:
@@ -106,13 +119,14 @@ class FetchEvents(FetchState):
             self._touched[stream] = None
         cursor = stream.cursors.get(part.subscription)
         if cursor is None:
+            if part.subscription == PING:
+                stream.asked_ms = None
             return
         if part.error:
             self._on_error(stream, cursor, part)
             return
         if part.leader_epoch < cursor.leader_epoch:
-            self._unsubscribe(cursor)
-            self._retry(cursor)
+            self._give_up(cursor)
             return
         cursor.leader_epoch = part.leader_epoch
         cursor.high_watermark, cursor.log_start = part.high_watermark, part.log_start
@@ -122,6 +136,13 @@ class FetchEvents(FetchState):
         if chunk is not None:
             self._on_data(stream, cursor, chunk)
         self.ring.offer(cursor)
+
+    def _give_up(self, cursor: Cursor) -> None:
+        """This replica is not the one to read from."""
+        if cursor.following:
+            self.leave_follower(cursor)
+        self._unsubscribe(cursor)
+        self._retry(cursor)
 
     def _on_data(self, stream: Stream, cursor: Cursor, chunk: Chunk) -> None:
         outcome = cursor.accept(chunk, charged=True)
@@ -137,9 +158,16 @@ class FetchEvents(FetchState):
 
     def _on_mapped(self, cursor: Cursor, part: FetchPart) -> None:
         """A changed directory or generation: bytes under the old mapping may not be the log's any more."""
+        cut = cursor.mapping is not None
         if cursor.mapping != (part.path, part.generation):
             self._drop_mapping(cursor)
             cursor.mapping = (part.path, part.generation)
+        else:
+            cut = False
+        if cursor.following and cursor.fetch_offset > part.high_watermark:
+            if cut:  # what was read may be among what was cut: the leader knows
+                self.leave_follower(cursor)
+            return  # it will hear of what the leader has committed
         if 0 <= cursor.fetch_offset < part.log_start:
             self.out_of_range(cursor)
         elif cursor.fetch_offset > part.high_watermark:
@@ -147,7 +175,12 @@ class FetchEvents(FetchState):
 
     def _on_error(self, stream: Stream, cursor: Cursor, part: FetchPart) -> None:
         cursor.parked = True  # the server has ended it: nothing to remove there
+        following = cursor.following
         stream.leave(cursor)
+        if following:
+            self.leave_follower(cursor)
+            self._retry(cursor)
+            return
         if part.error == "OffsetOutOfRange":
             cursor.high_watermark, cursor.log_start = part.high_watermark, part.log_start
             self.out_of_range(cursor)

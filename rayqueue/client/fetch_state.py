@@ -14,7 +14,8 @@ from rayqueue.errors import RayQueueError
 
 
 class Limits(NamedTuple):
-    """Bounds and policies; bytes and ms. `backoff_ms(n)`: the wait after n failures."""
+    """Bounds and policies; bytes and ms. `backoff_ms(n)`: the wait after n failures. `near(host)`: whether what listens
+    there may be on this host: then it is worth a look."""
 
     stream_bytes: int
     partition_bytes: int
@@ -22,6 +23,7 @@ class Limits(NamedTuple):
     mapped: bool
     metadata_max_age_ms: int
     backoff_ms: Callable[[int], int]
+    near: Callable[[str], bool] = lambda host: False
 
 
 class FetchState:
@@ -44,6 +46,9 @@ class FetchState:
         self._touched: dict[Stream, None] = {}  # may have something to send
         self._leaderless: dict[Cursor, None] = {}  # waiting for metadata
         self._lookups: dict[int, list[tuple[Cursor, int]]] = {}  # (cursor, queries asked for it), in order
+        self._remote: set[Endpoint] = set()  # found not to lie on this host
+        self._following: dict[Stream, None] = {}  # of followers that are read from
+        self._left: dict[Cursor, int | None] = {}  # followers are not tried again for these before; None: to be set
         self._effects: list[Effect] = []
         self._sweep = False  # streams may have become idle
         self._listen_ms: int | None = None  # when to look which streams are silent; None: there is none
@@ -69,16 +74,31 @@ class FetchState:
         self._changed(cursor)
 
     def out_of_range(self, cursor: Cursor) -> None:
-        """The leader has nothing at `fetch_offset`: what is buffered is handed out, then the reset policy decides."""
+        """The leader has nothing at `fetch_offset`: what is buffered is handed out, then the reset policy decides. Of a
+        follower that says nothing: the leader is asked."""
+        if cursor.following:
+            self.leave_follower(cursor)
+            return
         self._unsubscribe(cursor)
         cursor.reset_after_drain = True
         self._changed(cursor)
 
     def unmap(self, cursor: Cursor) -> None:
-        """The mapped segments cannot be read: go on over the stream, until there is a new leader epoch or a seek."""
+        """The mapped segments cannot be read: go on over the leader's stream, and if they were the leader's until there
+        is a new leader epoch or a seek."""
+        if cursor.following:
+            self.leave_follower(cursor)
+            return
         cursor.unmappable_epoch = cursor.leader_epoch
         self._drop_mapping(cursor)
         self._unsubscribe(cursor)
+        self._changed(cursor)
+
+    def leave_follower(self, cursor: Cursor) -> None:
+        """Goes on at the leader; `FetchFollowers` says when a follower is tried again."""
+        self._drop_mapping(cursor)
+        self._unsubscribe(cursor)
+        self._left[cursor] = None
         self._changed(cursor)
 
     def _changed(self, cursor: Cursor) -> None:

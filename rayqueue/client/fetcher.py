@@ -29,7 +29,7 @@ from rayqueue.client.streams import (
     Stream,
     Warn,
 )
-from rayqueue.errors import OffsetOutOfRange
+from rayqueue.errors import BrokerNotAvailable, OffsetOutOfRange
 from rayqueue.protocol.messages import (
     EARLIEST_TIMESTAMP,
     LATEST_TIMESTAMP,
@@ -65,12 +65,14 @@ class Fetcher(FetchEvents):
         self._forget_mapping(cursor)
         self._dirty.pop(cursor, None)
         self._leaderless.pop(cursor, None)
+        self._left.pop(cursor, None)
         self._sweep = True
 
     def seek(self, cursor: Cursor, start: int | str) -> None:
         """Moves a cursor to an offset, or by a reset."""
         self._unsubscribe(cursor)
         cursor.unmappable_epoch = -1
+        self._left.pop(cursor, None)
         if isinstance(start, int):
             cursor.move_to(start)
         else:
@@ -112,12 +114,19 @@ class Fetcher(FetchEvents):
 
     def next_deadline_ms(self) -> int | None:
         """When `plan` has something to do without a further event."""
-        times = [at for at in (self.leaders.next_deadline_ms(), self._listen_ms) if at is not None]
-        return min(times, default=None)
+        times = [self.leaders.next_deadline_ms(), self._listen_ms]
+        if self._left or self._following:
+            times.append(self._followers_deadline_ms())
+        return min((at for at in times if at is not None), default=None)
 
     def plan(self, now_ms: int) -> list[Effect]:
         """What to do now, in order."""
         effects, self._effects = self._effects, []
+        if self._left or self._following:
+            for endpoint in self._silent_followers(now_ms):
+                effects.append(Close(endpoint))
+                self.on_closed(endpoint, BrokerNotAvailable("a follower is silent"), now_ms)
+            effects += self._look_after_followers(now_ms)
         if self._dirty:
             dirty, self._dirty = self._dirty, {}
             lookups: dict[Endpoint, list[Cursor]] = {}
@@ -174,6 +183,12 @@ class Fetcher(FetchEvents):
                 lookups.setdefault(endpoint, []).append(cursor)
             return
         wants = cursor.wants_data and not self._full(cursor)
+        if wants and not cursor.following and (nearer := self._nearer(cursor)):
+            near_stream = self._approach(cursor, nearer, effects)
+            if near_stream is not None:
+                self._unsubscribe(cursor)
+                self._subscribe(near_stream, cursor)
+                return
         stream = cursor.stream
         if stream is not None:
             if wants and cursor.parked:
@@ -240,6 +255,10 @@ class Fetcher(FetchEvents):
         cursor.subscription, cursor.stream = self._numbers, stream
         stream.cursors[self._numbers] = cursor
         mapped = self.limits.mapped and stream.local and cursor.leader_epoch > cursor.unmappable_epoch
+        leader, _ = self.leaders.of(cursor.topic_id, cursor.partition)
+        if mapped and leader is not None and leader.broker_id != stream.endpoint.broker_id:
+            cursor.following = True
+            self._following[stream] = None
         if not mapped:
             self._forget_mapping(cursor)
         stream.add.append(

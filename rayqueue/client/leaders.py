@@ -29,6 +29,7 @@ class Leaders:
         self.failures = 0
         self._max_age_ms = max_age_ms
         self._by_partition: dict[tuple[bytes, int], tuple[Endpoint, int]] = {}
+        self._followers: dict[tuple[bytes, int], list[Endpoint]] = {}
 
     def replace(self, topics: Iterable[TopicInfo], asked: list[str] | None, index: int, now_ms: int) -> None:
         """Takes in an answer: what was `asked` for (None: all) and is missing does not exist."""
@@ -46,6 +47,7 @@ class Leaders:
             for part in topic.partitions:
                 key = (topic.topic_id, part.partition)
                 self._by_partition.pop(key, None)
+                self._followers[key] = [Endpoint(r.host, r.port, r.broker_id, r.incarnation) for r in part.followers]
                 if part.leader >= 0 and part.host:
                     endpoint = Endpoint(part.host, part.port, part.leader, part.incarnation)
                     self._by_partition[key] = (endpoint, part.leader_epoch)
@@ -64,9 +66,14 @@ class Leaders:
         """The leader and its epoch; (None, -1) while unknown."""
         return self._by_partition.get((topic_id, partition), (None, -1))
 
+    def followers(self, topic_id: bytes, partition: int) -> list[Endpoint]:
+        """The followers that were in sync."""
+        return self._followers.get((topic_id, partition), [])
+
     def forget(self, topic_id: bytes, partition: int) -> None:
         """The leader known has proved wrong."""
         self._by_partition.pop((topic_id, partition), None)
+        self._followers.pop((topic_id, partition), None)
 
     def ask_by(self, at_ms: int) -> None:
         """Ask again at the latest at `at_ms`."""

@@ -33,10 +33,12 @@ class Stream:
         add, remove: to be sent. window: its credit.
         heard_ms: when news came last; None: none since it was opened. patience_ms: how long after that it is asked
             whether the process still leads.
+        asked_ms: since when a follower owes a sign of life, None: it does not. ask_ms: when to ask for the next.
     """
 
     __slots__ = (
-        "add", "cursors", "endpoint", "heard_ms", "local", "opened", "patience_ms", "remove", "waiting", "window",
+        "add", "ask_ms", "asked_ms", "cursors", "endpoint", "heard_ms", "local", "opened", "patience_ms", "remove",
+        "waiting", "window",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -50,6 +52,8 @@ class Stream:
         self.window = CreditWindow()
         self.heard_ms: int | None = None
         self.patience_ms = SILENCE_MS
+        self.asked_ms: int | None = None
+        self.ask_ms = 0
 
     def leave(self, cursor: Cursor) -> None:
         """Ends the cursor's subscription; what is still on its way is dropped when it comes."""
@@ -66,7 +70,7 @@ class Stream:
         cursor.charged = 0
         cursor.subscription = None
         cursor.stream = None
-        cursor.parked = False
+        cursor.parked = cursor.following = False
 
 
 class Open(NamedTuple):

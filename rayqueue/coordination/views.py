@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from rayqueue.coordination.records import PartitionRecord
 from rayqueue.coordination.state import NO_LEADER, ClusterState, Topic
-from rayqueue.protocol.messages import BrokerInfo, MetadataRequest, MetadataResponse, PartitionInfo, TopicInfo
+from rayqueue.protocol.messages import (
+    BrokerInfo,
+    MetadataRequest,
+    MetadataResponse,
+    PartitionInfo,
+    ReplicaAddress,
+    TopicInfo,
+)
 
 
 def describe_cluster(
@@ -54,4 +61,14 @@ def _describe_partition(state: ClusterState, partition: PartitionRecord) -> Part
         actor.host if actor else "",
         actor.port if actor else 0,
         actor.incarnation if actor else "",
+        _in_sync_followers(state, partition),
     )
+
+
+def _in_sync_followers(state: ClusterState, partition: PartitionRecord) -> list[ReplicaAddress]:
+    found = []
+    for broker_id in partition.isr:
+        if broker_id != partition.leader and state.is_there(partition, broker_id):
+            actor = state.replica_actors[broker_id, state.slot_of(partition, broker_id) or 0]
+            found.append(ReplicaAddress(broker_id, actor.host, actor.port, actor.incarnation))
+    return found

@@ -193,7 +193,7 @@ class FetchPartition(msgspec.Struct, array_like=True):
         subscription: chosen by the client, unique on the stream; a seek is a new subscription.
         offset: where to start.
         leader_epoch: the newest epoch the client has seen for the partition, or -1.
-        mapped: True: only watermarks are sent, the client maps the segments itself.
+        mapped: True: only watermarks are sent, the client maps the segments itself; a follower in sync does that too.
     """
 
     subscription: int
@@ -205,11 +205,15 @@ class FetchPartition(msgspec.Struct, array_like=True):
 
 
 class FetchRequest(msgspec.Struct, array_like=True):
-    """Changes a fetch stream: subscriptions to start, to end, and bytes of credit to add."""
+    """Changes a fetch stream: subscriptions to start, to end, and bytes of credit to add. One that changes nothing asks
+    whether the server lives, and is answered by a part of `PING`."""
 
     add: list[FetchPartition]
     remove: list[int]
     credit: int
+
+
+PING = 0  # a subscription that nobody has
 
 
 class FetchPart(msgspec.Struct, array_like=True):
@@ -346,8 +350,20 @@ class BrokerInfo(msgspec.Struct, array_like=True):
     alive: bool
 
 
+class ReplicaAddress(msgspec.Struct, array_like=True):
+    """The replica actor that hosts a replica."""
+
+    broker_id: int
+    host: str
+    port: int
+    incarnation: str
+
+
 class PartitionInfo(msgspec.Struct, array_like=True):
-    """Attributes: leader: broker id or -1; host, port, incarnation: the leader's replica actor."""
+    """Attributes:
+    leader: broker id or -1; host, port, incarnation: the leader's replica actor.
+    followers: those of the other replicas in sync, which consumers on their host may read from.
+    """
 
     partition: int
     leader: int
@@ -357,6 +373,7 @@ class PartitionInfo(msgspec.Struct, array_like=True):
     host: str
     port: int
     incarnation: str
+    followers: list[ReplicaAddress] = []
 
 
 class TopicInfo(msgspec.Struct, array_like=True):

@@ -48,6 +48,7 @@ class Replica:
         self.offline = ""
         self.role: Leader | Follower | None = None
         self._partition_epoch = -1
+        self._isr: list[int] = []
         self._log = facts
         self._config = config
         self._limits = limits or Limits()
@@ -78,6 +79,11 @@ class Replica:
     def written_end(self) -> int:
         """Below it all is in the page cache, and may be fed to followers."""
         return self._log.written_end
+
+    @property
+    def follows_in_sync(self) -> bool:
+        """Whether it follows, and is in sync as far as it has heard: then it may tell consumers what is committed."""
+        return isinstance(self.role, Follower) and self.broker_id in self._isr
 
     @property
     def committed_in_epoch(self) -> bool:
@@ -180,7 +186,7 @@ class Replica:
             return []
         if self.offline:
             return self._decline(assignment)
-        self._partition_epoch = assignment.partition_epoch
+        self._partition_epoch, self._isr = assignment.partition_epoch, assignment.isr
         if assignment.leader_epoch == self.leader_epoch:
             return self.role.reassign(assignment, now_ms) if isinstance(self.role, Leader) else self._report(assignment)
         assert self._log.settled and not self._cutting, "told while the log was not settled"

@@ -17,6 +17,7 @@ from rayqueue.client.fetching.chunk import LogChunk, Run
 from rayqueue.client.fetching.fetch_stream import FetchStream
 from rayqueue.client.fetching.inbox import Closed, Event, Inbox, MetadataCame, OffsetsCame, Opened, Received
 from rayqueue.client.fetching.layout import TopicLayout
+from rayqueue.client.fetching.nearness import may_be_here
 from rayqueue.client.io.interrupts import Uninterrupted
 from rayqueue.client.readiness import Readiness
 from rayqueue.client.streams import Close, DropMapping, Effect, Endpoint, LookUp, Open, Refresh, Send, Warn
@@ -63,6 +64,7 @@ class Engine:
                 mapped=config.mapped_reads,
                 metadata_max_age_ms=config.metadata_max_age_ms,
                 backoff_ms=lambda attempt: int(client.backoff(attempt) * 1000),
+                near=may_be_here,
             )
         )
         self.readiness = Readiness(config.fetch_min_bytes, config.fetch_max_wait_ms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayqueue.protocol.messages import PartitionInfo, TopicInfo
+from rayqueue.protocol.messages import PartitionInfo, ReplicaAddress, TopicInfo
 
 TOPIC_ID = b"t" * 16
 
@@ -29,7 +29,10 @@ def topic_info(
     epoch: int = 0,
     port: int = 1000,
     leader: int = 0,
+    followers: tuple[tuple[int, str, int], ...] = (),
 ) -> TopicInfo:
-    """Metadata of a topic all of whose partitions are led by one replica actor."""
-    parts = [PartitionInfo(i, leader, epoch, [0], [0], "h", port, f"incarnation-{port}") for i in range(partitions)]
+    """Metadata of a topic all of whose partitions are led by one replica actor. followers: (broker, host, port)."""
+    beside = [ReplicaAddress(broker_id, host, at, f"incarnation-{at}") for broker_id, host, at in followers]
+    incarnation = f"incarnation-{port}"
+    parts = [PartitionInfo(i, leader, epoch, [0], [0], "h", port, incarnation, beside) for i in range(partitions)]
     return TopicInfo(name, topic_id, b"", False, "", {}, parts)
