@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from rayqueue.actors.hosted_partition import HostedPartition
-from rayqueue.errors import NotLeaderOrFollower, OffsetOutOfRange, RayQueueError
+from rayqueue.errors import FencedLeaderEpoch, NotLeaderOrFollower, OffsetOutOfRange, RayQueueError
 from rayqueue.protocol.messages import (
     EARLIEST_TIMESTAMP,
     LATEST_TIMESTAMP,
@@ -44,6 +44,8 @@ def _led(find: Find, query: OffsetQuery | TruncateQuery) -> HostedPartition:
 
 def _offset(find: Find, query: OffsetQuery) -> OffsetAnswer:
     hosted = _led(find, query)
+    if query.leader_epoch > hosted.replica.leader_epoch:
+        raise FencedLeaderEpoch(f"the client has seen epoch {query.leader_epoch}, a newer leader's")
     if query.timestamp == EARLIEST_TIMESTAMP:
         return OffsetAnswer(hosted.log.log_start_offset, -1)
     if query.timestamp == LATEST_TIMESTAMP:

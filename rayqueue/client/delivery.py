@@ -124,9 +124,12 @@ class Delivery:
     def set_leader(self, lane: Lane, node: Hashable, leader_epoch: int) -> None:
         """The metadata names a partition's leader (None: none now).
 
-        A batch that is unanswered at the old leader waits for the new one at once, if the log can recognise it.
+        A batch that is unanswered at the old leader waits for the new one at once, if the log can recognise it. What a
+        broker says that has not heard of the leader epoch known here is no news: that leader may go on as a zombie.
         """
         self._refreshing.discard(lane.topic)
+        if leader_epoch < lane.leader_epoch:
+            return
         lane.leader_epoch = leader_epoch
         if node == lane.node:
             return

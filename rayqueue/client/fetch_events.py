@@ -177,8 +177,9 @@ class FetchEvents(FetchFollowers):
         cursor.parked = True  # the server has ended it: nothing to remove there
         following = cursor.following
         stream.leave(cursor)
-        if following:
-            self.leave_follower(cursor)
+        if following or 0 <= part.leader_epoch < cursor.leader_epoch:
+            if following:
+                self.leave_follower(cursor)
             self._retry(cursor)
             return
         if part.error == "OffsetOutOfRange":

@@ -235,7 +235,8 @@ class Fetcher(FetchEvents):
             cursor.resolving = self._numbers
             timestamps = _QUERIES[cursor.reset or "none"]
             asked.append((cursor, len(timestamps)))
-            queries += [OffsetQuery(cursor.topic_id, cursor.partition, timestamp) for timestamp in timestamps]
+            for timestamp in timestamps:
+                queries.append(OffsetQuery(cursor.topic_id, cursor.partition, timestamp, cursor.leader_epoch))
         return LookUp(self._numbers, endpoint, queries)
 
     def _leader(self, cursor: Cursor, now_ms: int) -> Endpoint | None:

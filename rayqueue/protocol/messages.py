@@ -422,11 +422,15 @@ class InitProducerIdResponse(msgspec.Struct, array_like=True):
 
 
 class OffsetQuery(msgspec.Struct, array_like=True):
-    """Attributes: timestamp: EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, or ms: the first record at or after it."""
+    """Attributes:
+    timestamp: EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, or ms: the first record at or after it.
+    leader_epoch: the newest that the client has seen, or -1: who led before is not to answer.
+    """
 
     topic_id: bytes
     partition: int
     timestamp: int
+    leader_epoch: int = -1
 
 
 class ListOffsetsRequest(msgspec.Struct, array_like=True):

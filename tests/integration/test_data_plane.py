@@ -311,6 +311,9 @@ def test_records_deleted_under_a_reader(wire: WireClient, topic: TopicInfo) -> N
     queries = [OffsetQuery(topic.topic_id, 0, t) for t in (-2, -1, TIME, TIME + 1)]
     found = channel.call("list_offsets", ListOffsetsRequest(queries), ListOffsetsResponse, TIMEOUT_S).answers
     assert [(a.offset, a.timestamp) for a in found] == [(4, -1), (10, -1), (4, TIME), (-1, -1)]
+    newer = [OffsetQuery(topic.topic_id, 0, -1, epoch) for epoch in (info.leader_epoch, info.leader_epoch + 1)]
+    found = channel.call("list_offsets", ListOffsetsRequest(newer), ListOffsetsResponse, TIMEOUT_S).answers
+    assert [(a.offset, a.error) for a in found] == [(10, ""), (-1, "FencedLeaderEpoch")]
 
 
 def test_segments_are_plain_arrow_streams(cluster: InProcessCluster, wire: WireClient, topic: TopicInfo) -> None:

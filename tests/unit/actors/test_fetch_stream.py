@@ -17,7 +17,7 @@ from rayqueue.actors.fetch_stream import FetchStream
 from rayqueue.client.framed_socket import FramedSocket
 from rayqueue.protocol import codec
 from rayqueue.protocol.frames import pack_head
-from rayqueue.protocol.messages import FetchPartition, FetchRequest, FetchResponse, Hello
+from rayqueue.protocol.messages import PING, FetchPart, FetchPartition, FetchRequest, FetchResponse, Hello
 
 BATCH_BYTES = 200_000
 TIMEOUT_S = 10.0
@@ -113,3 +113,52 @@ def test_data_that_nobody_reads_are_not_read_from_the_log_ahead(deaf: Deaf) -> N
         assert frame is not None
         batches += len(frame[2])
     assert deaf.partition.unwritten_max == 0, "also when the client reads late, one after the other"
+
+
+# --- a follower -----------------------------------------------------------------------------------------------------
+
+
+def follower(deaf: Deaf, in_sync: bool = True, end: int = 100) -> None:
+    deaf.partition.leading = False  # type: ignore[misc]
+    deaf.partition.replica.follows_in_sync = in_sync
+    deaf.partition.log.log_end_offset = end
+
+
+def asked(deaf: Deaf, offset: int, mapped: bool) -> FetchPart:
+    request = FetchRequest([FetchPartition(1, b"t" * 16, 0, offset, -1, mapped)], [], 1 << 20)
+    deaf.client.send(pack_head(codec.encode(request)))
+    (part,) = deaf.next().parts
+    return part
+
+
+def test_a_follower_in_sync_tells_who_maps_its_segments_what_is_committed(deaf: Deaf) -> None:
+    follower(deaf)
+    deaf.partition.high_watermark = 40
+    part = asked(deaf, 7, mapped=True)
+    assert (part.error, part.high_watermark, part.path) == ("", 40, "d")
+    deaf.tell(41)
+    assert deaf.next().parts[0].high_watermark == 41
+
+
+@pytest.mark.parametrize(
+    ("offset", "mapped", "in_sync"),
+    [(7, False, True), (7, True, False), (101, True, True)],
+    ids=["it streams nothing", "it is not in sync", "nor can it judge what is beyond its log"],
+)
+def test_else_it_sends_to_the_leader(deaf: Deaf, offset: int, mapped: bool, in_sync: bool) -> None:
+    follower(deaf, in_sync)
+    assert asked(deaf, offset, mapped).error == "NotLeaderOrFollower"
+
+
+def test_a_follower_that_leaves_the_isr_sends_its_readers_to_the_leader(deaf: Deaf) -> None:
+    follower(deaf)
+    assert not asked(deaf, 100, mapped=True).error
+    follower(deaf, in_sync=False)
+    deaf.tell(0)
+    assert deaf.next().parts[0].error == "NotLeaderOrFollower"
+
+
+def test_a_request_that_changes_nothing_is_answered(deaf: Deaf) -> None:
+    deaf.client.send(pack_head(codec.encode(FetchRequest([], [], 0))))
+    (part,) = deaf.next().parts
+    assert part.subscription == PING and not part.error

@@ -113,6 +113,17 @@ def test_a_link_that_cannot_be_opened_is_tried_again_later() -> None:
     assert rig.machine.poll(BACKOFF) == [Connect("A")]
 
 
+def test_a_broker_that_has_not_heard_of_the_new_leader_does_not_bring_back_the_old_one() -> None:
+    """That one may not know either that it is over: it would take the batch, and never see it committed."""
+    rig = Rig()
+    lane = rig.lane()
+    rig.machine.set_leader(lane, "B", 3)
+    rig.machine.set_leader(lane, "A", 2)
+    rig.add(lane)
+    (send,) = rig.poll()
+    assert send.node == "B" and send.request.batches[0].leader_epoch == 3
+
+
 def test_not_leader_refreshes_metadata_and_follows_the_new_leader() -> None:
     rig = Rig()
     lane = rig.lane()
