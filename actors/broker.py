@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -32,6 +33,8 @@ from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, RayQueueError
 from rayqueue.protocol.messages import (
     PROTOCOL_VERSION,
     AllocateProducerIds,
+    ControlledShutdownRequest,
+    ControlledShutdownResponse,
     CreateTopicsRequest,
     Empty,
     Identity,
@@ -53,6 +56,9 @@ RETRY_MAX_S = 1.0
 METADATA_WAIT_S = 2.0
 # How often it looks whether its replica actors could be started.
 LOOK_S = 0.5
+# A broker that leaves waits so long for others to be in sync with what nobody else could lead.
+LEAVE_TIMEOUT_S = 30.0
+LEAVE_RETRY_S = 0.25
 
 
 class Broker:
@@ -220,6 +226,26 @@ class Broker:
             options.pool_size,
         )
         return self._coordinator.call("register_broker", request, Registered, COORDINATOR_TIMEOUT_S).index
+
+    def leave(self, timeout_s: float = LEAVE_TIMEOUT_S) -> int:
+        """Has others lead what the replica actors here lead, before all of them are stopped: then nobody notices.
+
+        Returns:
+            Partitions that are led here still, as others that could lead are not in sync: like those that nobody else
+            holds, they have no leader until this broker is back.
+
+        Raises:
+            RayQueueError: the coordinator does not answer, or this process has a successor.
+        """
+        deadline = time.monotonic() + timeout_s
+        request = ControlledShutdownRequest(self.options.broker_id, self.incarnation)
+        while True:
+            answer = self._coordinator.call(
+                "controlled_shutdown", request, ControlledShutdownResponse, COORDINATOR_TIMEOUT_S + RETRY_MAX_S
+            )
+            if not answer.remaining or time.monotonic() + LEAVE_RETRY_S > deadline:
+                return answer.remaining
+            self._stopping.wait(LEAVE_RETRY_S)
 
     def stop(self) -> None:
         """Stops serving, and lets go of the directory and the port. The replica actors go on."""

@@ -27,7 +27,7 @@ from rayqueue.actors.topic_schemas import ArrowSchemas
 from rayqueue.actors.watch_hub import WatchHub
 from rayqueue.config.broker import BrokerConfig
 from rayqueue.coordination.commands import Surroundings
-from rayqueue.coordination.events import Append, Call, Committed, Effect, Event, Publish, Refuse, Reply, Tick
+from rayqueue.coordination.events import Append, Call, Committed, Effect, Event, Publish, Refuse, Reply, Tick, Warn
 from rayqueue.coordination.image import MetadataImage
 from rayqueue.coordination.machine import CoordinatorMachine
 from rayqueue.coordination.quorum import events as qe
@@ -242,6 +242,8 @@ class CoordinatorLoop:
                 self._answer(call, response)
             case Refuse(call=call, error=error):
                 self._answer(call, error)
+            case Warn(message=message):
+                log.error("%s", message)
 
     # --- the quorum's news -------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from rayqueue.actors.exchange import Exchange
+from rayqueue.actors.feed_throttle import FeedThrottle
 from rayqueue.actors.push_stream import FEW_RECORDS, PushStream, Subscription
 from rayqueue.errors import RayQueueError
 from rayqueue.protocol import codec
@@ -51,6 +52,7 @@ class FollowStream(PushStream[FeedSubscription]):
         find: the partition that is hosted here by id and number; raises when there is none.
         submit: gives news to the loop.
         max_bytes: largest push.
+        throttle: the process's, for followers that are being added.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class FollowStream(PushStream[FeedSubscription]):
         find: Callable[[bytes, int], HostedPartition],
         submit: Callable[[Followed], None],
         max_bytes: int,
+        throttle: FeedThrottle,
     ) -> None:
         super().__init__(exchange, max_bytes)
+        self._throttle = throttle
         self._find = find
         self._submit = submit
         self._hello = FollowHello(-1, -1, "")
@@ -177,7 +181,7 @@ class FollowStream(PushStream[FeedSubscription]):
         end = partition.log.log_end_offset
         part = FollowPart(subscription.id, subscription.leader_epoch, high_watermark, start, end)
         try:
-            found = self._read(subscription, end, max_bytes)
+            found = self._read_allowed(subscription, end, max_bytes)
         except Exception as error:  # a fault with one partition: the others go on
             log.error("%s-%d cannot be fed: %s", partition.topic, partition.partition, error)
             part.error = type(error).__name__
@@ -194,3 +198,21 @@ class FollowStream(PushStream[FeedSubscription]):
             return None, None
         subscription.told = (high_watermark, start)
         return part, None if found is None else found[1]
+
+    def _read_allowed(self, subscription: FeedSubscription, end: int, max_bytes: int) -> tuple[bytes, pa.Buffer] | None:
+        """What may be pushed now: where a throttled reassignment adds this follower, no more than that allows."""
+        partition = subscription.partition
+        allowed = self._throttle.allowance((partition.topic_id, partition.partition), self._hello.broker_id)
+        if allowed is None or subscription.offset >= end:
+            return self._read(subscription, end, max_bytes)
+        if allowed <= 0:
+            self._throttle.wait(subscription, lambda: self._throttle_over(subscription))
+            return None
+        found = self._read(subscription, end, min(max_bytes, allowed))
+        if found is not None:
+            self._throttle.spend(found[1].size)
+        return found
+
+    def _throttle_over(self, subscription: FeedSubscription) -> None:
+        self._tell(subscription)
+        self._push_soon(few=False)

@@ -273,25 +273,34 @@ def take_down(name: str) -> bool:
     if not names:
         return False
     pids = _processes(set(names))
-    # Brokers first: they would start replica actors again. Then those, to end their logs cleanly. Coordinators last.
+    # First the coordinators stop: they would start brokers again, and elect other leaders as one replica actor ends
+    # after the other. Then the brokers: they would start replica actors again. Then those, to end their logs cleanly.
+    # The coordinators' actors end last: as long as they are there the cluster counts as running.
     replicas = [n for n in names if "/replica-" in n]
     brokers = [n for n in names if "/broker-" in n and "/replica-" not in n]
-    for group in (brokers, replicas, [n for n in names if n not in replicas and n not in brokers]):
-        _stop_all(group)
+    coordinators = [n for n in names if n not in replicas and n not in brokers]
+    stopped = _stop(coordinators)
+    for group in (brokers, replicas):
+        _end(_stop(group))
+    _end(stopped)
     left = wait_gone(pids, GONE_TIMEOUT_S)
     if left:
         raise StorageError(f"processes {', '.join(map(str, left))} of cluster {name!r} do not end: kill them")
     return True
 
 
-def _stop_all(names: list[str]) -> None:
-    found = {name: handles.find(name) for name in names}
-    stopping = {name: handle.stop.remote() for name, handle in found.items() if handle is not None}
+def _stop(names: list[str]) -> list[Any]:
+    """Has actors stop, all at once; gives their handles."""
+    found = {name: handle for name in names if (handle := handles.find(name)) is not None}
+    stopping = {name: handle.stop.remote() for name, handle in found.items()}
     for name, reference in stopping.items():
         _try(lambda reference=reference: ray.get(reference, timeout=STOP_TIMEOUT_S), name)  # type: ignore[misc]
-    for handle in found.values():
-        if handle is not None:
-            handles.end(handle)
+    return list(found.values())
+
+
+def _end(found: list[Any]) -> None:
+    for handle in found:
+        handles.end(handle)
 
 
 def _try(call: Any, what: str) -> None:

@@ -22,6 +22,7 @@ from rayqueue.actors.coordinator_channel import CoordinatorChannel
 from rayqueue.actors.data_server import DataServer
 from rayqueue.actors.driver import Driver, boot_ms, die, wall_ms
 from rayqueue.actors.exchange import Exchange
+from rayqueue.actors.feed_throttle import FeedThrottle
 from rayqueue.actors.fetch_stream import FetchStream
 from rayqueue.actors.follow_stream import Followed, FollowStream
 from rayqueue.actors.hosted_partition import HostedPartition, Listener
@@ -106,6 +107,7 @@ class PartitionReplica:
             hands=self._hands,
             limits=Limits(options.config.replica_lag_time_max_ms, options.config.replica_fetch_backoff_ms),
         )
+        self._throttle = FeedThrottle()
         self._next_retention_ms = 0
         self._to_retain: list[HostedPartition] = []  # of this round; a few a turn, so that records do not wait for it
         self._server: DataServer | None = None
@@ -225,6 +227,7 @@ class PartitionReplica:
         ended = self._follower is None or self._follower.stop(STOP_TIMEOUT_S)
         self._driver.stop()
         self._hands.stop()
+        self._throttle.close()
         if ended:
             self._table.unlock()
             if self._table.closed_cleanly:
@@ -259,6 +262,7 @@ class PartitionReplica:
     def _on_metadata(self, state: ClusterState, records: list[Record], end: int, coordinator_epoch: int) -> None:
         """On the follower's thread, so the state does not move meanwhile."""
         if records:
+            self._throttle.follow(state)
             self._table.apply(state, records, wall_ms(), self._inside)
         mine = state.replica_actors.get((self.options.broker_id, self.slot))
         if mine is not None and mine.incarnation == self.incarnation:
@@ -279,7 +283,8 @@ class PartitionReplica:
         ).run()
 
     def _follow(self, exchange: Exchange) -> None:
-        FollowStream(exchange, self._table.find, self._driver.submit, self.options.config.fetch_max_bytes).run()
+        limit = self.options.config.fetch_max_bytes
+        FollowStream(exchange, self._table.find, self._driver.submit, limit, self._throttle).run()
 
     def _close(self) -> None:
         self._table.close()

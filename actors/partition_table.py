@@ -51,7 +51,7 @@ HAND_OVER_S = 0.01
 IN_USE_S = 10.0
 IN_USE_RETRY_S = 0.05
 
-_DIRECTORY = re.compile(r".+-(?P<topic_id>[0-9a-f]{32})-\d+(?P<deleted>\.deleted)?")
+_DIRECTORY = re.compile(r".+-(?P<topic_id>[0-9a-f]{32})-(?P<number>\d+)(?P<deleted>\.deleted)?")
 
 
 def partition_directory(root: Path, topic: str, topic_id: bytes, partition: int) -> Path:
@@ -251,6 +251,9 @@ class PartitionTable:
                 inside(lambda: self._drop(key, "UnknownTopicOrPartition", "the topic has been deleted", delete=True))
             return
         record = topic.partitions[key[1]]
+        if self._broker_id not in record.replicas:
+            self._leave(topic, key, inside)
+            return
         if state.slot_of(record, self._broker_id) != self._slot:
             self._failed.pop(key, None)
             if hosted is not None:
@@ -267,6 +270,14 @@ class PartitionTable:
             self._opened[key] = opened, told
         else:
             inside(lambda: self._update(hosted, told, known.config, wall_ms))
+
+    def _leave(self, topic: Topic, key: Key, inside: Inside) -> None:
+        """The partition has been given to other brokers: its log here goes, as the metadata log has committed that
+        those it was given to hold it."""
+        if key in self._hosted:
+            inside(lambda: self._drop(key, "NotLeaderOrFollower", "other replicas hold it now", delete=True))
+        elif self._failed.pop(key, None) is not None:
+            self._remove(partition_directory(self._root, topic.name, topic.topic_id, key[1]), key)
 
     def _open(self, facts: _Facts, record: PartitionRecord, wall_ms: int) -> HostedPartition:
         topic = facts.topic
@@ -310,9 +321,11 @@ class PartitionTable:
 
     @staticmethod
     def _update(hosted: HostedPartition, told: _Told, config: TopicConfig, wall_ms: int) -> None:
-        hosted.assign(told.assignment, told.leader_process, boot_ms(), wall_ms)
+        # First the settings: under a raised min.insync.replicas a smaller ISR must not move the high watermark any
+        # more, for whoever left it counts as eligible to lead.
         if hosted.config != config:
             hosted.configure(config)
+        hosted.assign(told.assignment, told.leader_process, boot_ms(), wall_ms)
 
     def _drop(self, key: Key, error: str, message: str, delete: bool) -> None:
         hosted = self._hosted.pop(key, None)
@@ -327,18 +340,41 @@ class PartitionTable:
         self._locks.close()
 
     def _sweep(self, state: ClusterState) -> None:
-        """Removes what belongs to topics that were deleted while no process of this broker was there to do it."""
+        """Removes what belongs to topics that were deleted, and to partitions that were given to other brokers, while
+        no process of this broker was there to do it."""
         parent = self._root / "partitions"
         for path in sorted(parent.iterdir()) if parent.is_dir() else []:
             found = _DIRECTORY.fullmatch(path.name)
-            known = found is not None and bytes.fromhex(found["topic_id"]) in state.topics_by_id
-            if found is None or (known and not found["deleted"]):
+            if found is None:
+                continue
+            key = bytes.fromhex(found["topic_id"]), int(found["number"])
+            topic = state.topics_by_id.get(key[0])
+            if topic is not None and not found["deleted"] and not self._given_away(topic, key[1]):
                 continue
             try:
-                self._files.remove_tree(str(path))
-                log.info("%s is removed, its topic was deleted", path)
-            except OSError as error:
-                log.warning("%s cannot be removed, its topic was deleted: %s", path, error)
+                if topic is None or found["deleted"]:
+                    self._files.remove_tree(str(path))
+                    log.info("%s is removed, its topic was deleted", path)
+                else:
+                    self._remove(path, key)
+            except (StorageError, OSError) as error:
+                log.warning("%s cannot be removed: %s", path, error)
+
+    def _given_away(self, topic: Topic, number: int) -> bool:
+        return number < len(topic.partitions) and self._broker_id not in topic.partitions[number].replicas
+
+    def _remove(self, path: Path, key: Key) -> None:
+        """Removes a log that is open nowhere on this broker, because other brokers hold the partition now.
+
+        Raises:
+            PartitionInUse: another process has it open: it may have read already that it is to be here again.
+        """
+        self._locks.take(key)
+        try:
+            self._files.remove_tree(str(path))
+            log.info("%s is removed: other brokers hold it now", path)
+        finally:
+            self._locks.release(key)
 
     def close(self) -> None:
         """Closes every log, cleanly: the next start needs no recovery. Inside the loop."""

@@ -14,9 +14,9 @@ from rayqueue.actors.lifecycle import overview
 from rayqueue.actors.names import broker_name, coordinator_name, is_coordinator, replica_name
 from rayqueue.actors.options import ClusterOverview, ProcessReport
 from rayqueue.actors.quorum_tending import SILENT_MS
-from rayqueue.cluster_status import ClusterStatus, PartitionStatus, ProcessStatus, TopicStatus
+from rayqueue.cluster_status import ClusterStatus, PartitionStatus, ProcessStatus, TopicStatus, summary
 from rayqueue.errors import BrokerNotAvailable, ClusterNotRunning, RequestTimeout
-from rayqueue.protocol.messages import PartitionInfo
+from rayqueue.protocol.messages import PartitionInfo, TopicInfo
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +65,7 @@ def survey(name: str) -> ClusterStatus:
         problems=problems,
         voters=sorted(voter.broker_id for voter in seen.quorum.membership.voters),
     )
-    for what, found in (("offline", status.offline), ("under-replicated", status.under_replicated)):
-        if found:
-            first = ", ".join(f"{topic}-{partition}" for topic, partition in found[:5])
-            problems.append(f"{len(found)} partitions are {what}: {first}{', ...' if len(found) > 5 else ''}")
+    problems += summary(status)
     return status
 
 
@@ -154,11 +151,19 @@ def _quorum_problems(seen: ClusterOverview) -> list[str]:
 def _topics(seen: ClusterOverview, serving: set[str]) -> list[TopicStatus]:
     """serving: incarnations of replica actors that answer and follow the metadata log."""
 
-    def partition(info: PartitionInfo) -> PartitionStatus:
-        offline = info.leader < 0 or info.incarnation not in serving
-        missing = len(info.isr) < len(info.replicas)
+    def partition(topic: TopicInfo, info: PartitionInfo) -> PartitionStatus:
         return PartitionStatus(
-            info.partition, info.leader, info.leader_epoch, info.replicas, info.isr, missing, offline
+            info.partition,
+            info.leader,
+            info.leader_epoch,
+            info.replicas,
+            info.isr,
+            offline=info.leader < 0 or info.incarnation not in serving,
+            elr=info.elr,
+            adding=info.adding,
+            removing=info.removing,
+            min_isr=int(topic.configs["min.insync.replicas"]),
+            unclean=info.unclean_epoch == info.leader_epoch,
         )
 
-    return [TopicStatus(t.name, t.typed, [partition(p) for p in t.partitions]) for t in seen.metadata.topics]
+    return [TopicStatus(t.name, t.typed, [partition(t, p) for p in t.partitions]) for t in seen.metadata.topics]

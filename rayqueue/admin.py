@@ -17,9 +17,11 @@ from rayqueue.admin_descriptions import (
     ConfigEntry,
     NewTopic,
     PartitionDescription,
+    PartitionReassignment,
     TopicDescription,
 )
 from rayqueue.admin_leaders import ask_delete, ask_leaders, ask_logs, first_failure, partition_of, truncations
+from rayqueue.admin_partitions import Election, Named, first_error, reassign_request, reassignments
 from rayqueue.admin_topics import (
     config_changes,
     config_entries,
@@ -37,19 +39,17 @@ from rayqueue.errors import (
     RayQueueError,
     TopicAlreadyExists,
     UnknownTopicOrPartition,
-    from_wire,
 )
 from rayqueue.protocol.messages import (
     AlterConfigRequest,
     CreatePartitionsRequest,
     CreateTopicsRequest,
     DeleteTopicsRequest,
+    ElectLeadersResponse,
     LogDescription,
     MetadataRequest,
     MetadataResponse,
-    NamedError,
-    PreferLeadersRequest,
-    PreferLeadersResponse,
+    ReassignPartitionsResponse,
     TopicInfo,
     TopicsResponse,
 )
@@ -62,16 +62,16 @@ __all__ = [
     "ConfigEntry",
     "NewTopic",
     "PartitionDescription",
+    "PartitionReassignment",
     "TopicDescription",
 ]
 
 log = logging.getLogger(__name__)
 
 # How long the coordinator may wait for the replica actors concerned, and we a little longer for its answer.
-CHANGE_TIMEOUT_S = 30.0
+CHANGE_TIMEOUT_MS = 30_000
 CHANGE_MARGIN_S = 5.0
-# A description should come back soon also when a leader is away; what is missing is then said.
-DESCRIBE_TIMEOUT_S = 3.0
+DESCRIBE_TIMEOUT_S = 3.0  # also when a leader is away; what is missing is then said
 # How long a broker may take to see a change in its own copy of the metadata before we stop waiting for it.
 SETTLE_TIMEOUT_S = 2.0
 
@@ -163,7 +163,7 @@ class AdminClient:
         if doubled:
             raise TopicAlreadyExists(f"topic {doubled[0]!r} is asked for twice in one call: leave one out")
         if specs:
-            self._change("create_topics", CreateTopicsRequest(specs, _timeout_ms()))
+            self._change("create_topics", CreateTopicsRequest(specs, CHANGE_TIMEOUT_MS))
 
     def delete_topic(self, name: str) -> None:
         """Deletes a topic and its records, for good.
@@ -176,7 +176,7 @@ class AdminClient:
             near = difflib.get_close_matches(str(name), names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "`rayqueue topic list` shows those that exist"
             raise UnknownTopicOrPartition(f"there is no topic {name!r} to delete; {hint}")
-        self._change("delete_topics", DeleteTopicsRequest([name], _timeout_ms()))
+        self._change("delete_topics", DeleteTopicsRequest([name], CHANGE_TIMEOUT_MS))
 
     def create_partitions(self, name: str, partitions: int) -> None:
         """Adds partitions, so that there are `partitions` in all. Keyed records may land elsewhere from then on.
@@ -191,7 +191,7 @@ class AdminClient:
                 f"topic {name!r} has {present} partitions: give a new total above that, not {partitions!r} "
                 "(partitions cannot be taken away)"
             )
-        self._change("create_partitions", CreatePartitionsRequest(name, partitions, _timeout_ms()))
+        self._change("create_partitions", CreatePartitionsRequest(name, partitions, CHANGE_TIMEOUT_MS))
 
     def list_topics(self, internal: bool = False) -> list[str]:
         """Names of all topics, sorted; rayqueue's own only when `internal`."""
@@ -248,7 +248,7 @@ class AdminClient:
             ConfigError: a setting is unknown, malformed, or contradicts another.
         """
         changes = config_changes(config, self._topic(name))
-        self._change("alter_config", AlterConfigRequest(name, changes, _timeout_ms()))
+        self._change("alter_config", AlterConfigRequest(name, changes, CHANGE_TIMEOUT_MS))
 
     # --- records ---------------------------------------------------------------------------------------------------
 
@@ -284,40 +284,57 @@ class AdminClient:
         """Brokers, coordinator, and how many partitions lack a leader or replicas."""
         return describe_cluster(self._metadata())
 
-    def elect_leaders(
-        self, partitions: Iterable[TopicPartition | tuple[str, int]] | None = None, unclean: bool = False
-    ) -> int:
+    def elect_leaders(self, partitions: Iterable[Named] | None = None, unclean: bool = False) -> int:
         """Gives partitions back to the replicas that were to lead them (the first of each one's replicas), where those
         are in sync: after restarts leaders may have gathered on few brokers.
 
         Args:
             partitions: which; None: all.
-            unclean: True is not built yet: ConfigError.
+            unclean: instead: partitions (to be named) that nobody leads get a leader that is there, though it may lack
+                records that were acked: those are lost for good (KIP-460).
 
         Returns:
             How many partitions have another leader now.
 
         Raises:
             UnknownTopicOrPartition: there is no such topic or partition.
-            NotEnoughReplicas: a partition that was named keeps its leader, for its preferred one is not in sync. Others
-                may have been done.
+            NotEnoughReplicas: the preferred leader of a partition that was named is not in sync; or no replica is there
+                at all. Others may have been done.
         """
-        if unclean:
-            _not_built("elect_leaders(unclean=True)", "the rest of replication")
-        named = None if partitions is None else [_pair(one) for one in partitions]
-        keys = None
-        if named is not None:
-            topics = {name: self._topic(name) for name in dict.fromkeys(name for name, _ in named)}
-            keys = [(topics[n].topic_id, partition_of(topics[n], number).partition) for n, number in named]
-        request = PreferLeadersRequest(keys)
-        timeout_s = CHANGE_TIMEOUT_S + CHANGE_MARGIN_S
-        response = self._client.call_coordinator("prefer_leaders", request, PreferLeadersResponse, timeout_s=timeout_s)
-        self._index = max(self._index, response.index)
-        self._settle()
-        if named is not None and any(response.errors):
-            error, (topic, number) = next((e, tp) for e, tp in zip(response.errors, named, strict=True) if e)
-            raise from_wire(error, f"the preferred leader of {topic}-{number} is not in sync, or away: wait for it")
+        election = Election.of(partitions, unclean, self._topic)
+        response = self._ask("elect_leaders", election.request, ElectLeadersResponse)
+        election.check(response)
         return int(response.moved)
+
+    def reassign_partitions(
+        self, assignment: Mapping[Named, Sequence[int] | None], throttle: int | None = None
+    ) -> None:
+        """Gives partitions other replicas (KIP-455); returns when that has begun (`list_partition_reassignments`). New
+        replicas copy the log; when they are in sync, those not named any more delete theirs. What is under way is
+        replaced.
+
+        Args:
+            assignment: {(topic, partition) or TopicPartition: broker ids, the preferred leader first}; more or fewer
+                than it had change its replication factor. None: what is under way is cancelled, the replicas stay.
+            throttle: bytes a second at which each replica actor that leads feeds replicas that are being added, for all
+                reassignments under way; None: no limit.
+
+        Raises:
+            UnknownTopicOrPartition: there is no such topic or partition.
+            InvalidReplicaAssignment: a broker stands twice, does not exist or is not alive.
+            NoReassignmentInProgress: nothing to cancel.
+            ConfigError: fewer replicas than the topic's own min.insync.replicas; a malformed argument.
+            NotEnoughReplicas: of the replicas that would be left nobody is in sync. Others may have been done.
+        """
+        request = reassign_request(assignment, throttle, self._topic)
+        response = self._ask("reassign_partitions", request, ReassignPartitionsResponse)
+        failed = [result for result in response.results if result.error]
+        if failed:
+            raise first_error(failed, [r.name for r in response.results if not r.error], "reassigned")
+
+    def list_partition_reassignments(self) -> dict[TopicPartition, PartitionReassignment]:
+        """The partitions that are being given other replicas now."""
+        return reassignments(self._metadata())
 
     # --- later -----------------------------------------------------------------------------------------------------
 
@@ -337,10 +354,6 @@ class AdminClient:
         """Not built yet: ConfigError."""
         _not_built("delete_group", "consumer groups")
 
-    def reassign_partitions(self, assignment: Any) -> NoReturn:
-        """Not built yet: ConfigError."""
-        _not_built("reassign_partitions", "replication")
-
     # --- how it asks -----------------------------------------------------------------------------------------------
 
     def _metadata(self) -> MetadataResponse:
@@ -357,13 +370,18 @@ class AdminClient:
         Raises:
             RayQueueError: the first topic's error.
         """
-        timeout_s = CHANGE_TIMEOUT_S + CHANGE_MARGIN_S
-        response = self._client.call_coordinator(action, request, TopicsResponse, timeout_s=timeout_s)
-        self._index = max(self._index, response.index)
-        self._settle()
+        response = self._ask(action, request, TopicsResponse)
         failed = [result for result in response.results if result.error]
         if failed:
-            raise _named(failed, [result.name for result in response.results if not result.error])
+            raise first_error(failed, [r.name for r in response.results if not r.error], "created")
+
+    def _ask(self, action: str, request: Any, response_type: type[Any]) -> Any:
+        """Asks the coordinator, and waits until the brokers know of what it did."""
+        timeout_s = CHANGE_TIMEOUT_MS / 1000 + CHANGE_MARGIN_S
+        response = self._client.call_coordinator(action, request, response_type, timeout_s=timeout_s)
+        self._index = max(self._index, response.index)
+        self._settle()
+        return response
 
     def _settle(self) -> None:
         """Waits until every living broker's metadata has our change, so that no client asks one that lags behind."""
@@ -376,24 +394,6 @@ class AdminClient:
             except RayQueueError as error:
                 # It is dying or stopped; it learns of the change when it is back, as after any outage.
                 log.info("broker %d has not confirmed metadata index %d: %s", broker.broker_id, self._index, error)
-
-
-def _pair(partition: TopicPartition | tuple[str, int]) -> tuple[str, int]:
-    return (partition.topic, partition.partition) if isinstance(partition, TopicPartition) else partition
-
-
-def _timeout_ms() -> int:
-    return int(CHANGE_TIMEOUT_S * 1000)
-
-
-def _named(failed: list[NamedError], done: list[str]) -> RayQueueError:
-    """The first failure; with more than one topic, the message says what became of each."""
-    first = failed[0]
-    if len(failed) + len(done) == 1:
-        return from_wire(first.error, first.message)
-    failures = "; ".join(f"{result.name!r}: {result.message}" for result in failed)
-    created = f"created {', '.join(map(repr, done))}" if done else "created none"
-    return from_wire(first.error, f"{created}; not created {failures}")
 
 
 def _not_built(call: str, with_what: str) -> NoReturn:

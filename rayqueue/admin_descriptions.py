@@ -30,7 +30,9 @@ class PartitionDescription:
     Attributes:
         leader: broker id of the leader, -1 while there is none.
         endpoint: "host:port" of the replica actor that leads it, "" while there is none.
-        replicas, isr: broker ids.
+        replicas, isr: broker ids. elr: those not in sync that hold every acked record (KIP-966).
+        adding, removing: those of the replicas that a reassignment adds and will remove.
+        unclean_epoch: the last leader epoch that began with an unclean election, or -1.
         start_offset: first offset that can be read; None when the leader did not answer.
         end_offset: the next offset to be written (the high watermark); None when the leader did not answer.
         size: bytes of its segments at the leader; None when the leader did not answer.
@@ -51,6 +53,10 @@ class PartitionDescription:
     segments: int | None = None
     path: str = ""
     error: str = ""
+    adding: list[int] = field(default_factory=list)
+    removing: list[int] = field(default_factory=list)
+    elr: list[int] = field(default_factory=list)
+    unclean_epoch: int = -1
 
     @property
     def records(self) -> int | None:
@@ -82,8 +88,8 @@ class TopicDescription:
 
     @property
     def replication_factor(self) -> int:
-        """Replicas of each partition."""
-        return len(self.partitions[0].replicas) if self.partitions else 0
+        """Replicas of the first partition, not counting those that are being added."""
+        return len(self.partitions[0].replicas) - len(self.partitions[0].adding) if self.partitions else 0
 
     @property
     def records(self) -> int | None:
@@ -132,7 +138,27 @@ class TopicDescription:
 def _partition_line(p: PartitionDescription) -> str:
     leader = "no leader" if p.leader < 0 else f"leader {p.leader} (epoch {p.leader_epoch})"
     offsets = f"offsets {p.start_offset} to {p.end_offset}, {p.size} bytes" if not p.error else p.error
-    return f"partition {p.partition}: {leader}, replicas {p.replicas}, isr {p.isr}, {offsets}"
+    moving = f" (adding {p.adding}, removing {p.removing})" if p.adding or p.removing else ""
+    return f"partition {p.partition}: {leader}, replicas {p.replicas}{moving}, isr {p.isr}, {offsets}"
+
+
+@dataclass(frozen=True)
+class PartitionReassignment:
+    """A partition that is being given other replicas.
+
+    Attributes:
+        replicas: all at present, broker ids. adding, removing: of these, those that come and those that will go.
+        isr: who is in sync; when all that come are, those that go leave.
+    """
+
+    replicas: list[int]
+    adding: list[int]
+    removing: list[int]
+    isr: list[int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

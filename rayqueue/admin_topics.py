@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -189,23 +190,33 @@ def describe(topic: TopicInfo, logs: Mapping[int, LogDescription], problems: Map
 def _partition(info: PartitionInfo, log: LogDescription | None, problem: str) -> PartitionDescription:
     endpoint = f"{info.host}:{info.port}" if info.port else ""
     known = PartitionDescription(
-        info.partition, info.leader, info.leader_epoch, list(info.replicas), list(info.isr), endpoint, error=problem
-    )
-    if log is None:
-        return known
-    return PartitionDescription(
         info.partition,
         info.leader,
         info.leader_epoch,
-        known.replicas,
-        known.isr,
+        list(info.replicas),
+        list(info.isr),
         endpoint,
+        error=problem,
+        adding=list(info.adding),
+        removing=list(info.removing),
+        elr=list(info.elr),
+        unclean_epoch=info.unclean_epoch,
+    )
+    if log is None:
+        return known
+    return replace(
+        known,
         start_offset=log.log_start,
         end_offset=log.high_watermark,
         size=log.size,
         segments=log.segments,
         path=log.path,
     )
+
+
+def is_under_replicated(info: PartitionInfo) -> bool:
+    """Whether a replica is not in sync, but for those that are just being added."""
+    return not set(info.replicas) - set(info.adding) <= set(info.isr)
 
 
 def describe_cluster(metadata: MetadataResponse) -> ClusterDescription:
@@ -233,5 +244,5 @@ def describe_cluster(metadata: MetadataResponse) -> ClusterDescription:
         topics=len(metadata.topics),
         partitions=len(partitions),
         without_leader=sorted(f"{name}-{info.partition}" for name, info in partitions if info.leader < 0),
-        under_replicated=sorted(f"{name}-{i.partition}" for name, i in partitions if len(i.isr) < len(i.replicas)),
+        under_replicated=sorted(f"{name}-{i.partition}" for name, i in partitions if is_under_replicated(i)),
     )

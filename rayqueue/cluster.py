@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
-from rayqueue.actors import handles, lifecycle, ray_session, survey
+from rayqueue.actors import handles, lifecycle, ray_session, rolling, survey
 from rayqueue.actors.options import ClusterOverview
+from rayqueue.admin import AdminClient
 from rayqueue.cluster_status import ClusterStatus, PartitionStatus, ProcessStatus, TopicStatus
 from rayqueue.config.broker import BrokerConfig
 from rayqueue.coordination.cluster_rules import check_cluster_config
@@ -25,6 +27,7 @@ __all__ = [
     "TopicStatus",
     "connect",
     "resolve_bootstrap",
+    "restart",
     "shutdown",
     "start",
     "status",
@@ -137,6 +140,34 @@ def status(name: str = DEFAULT_NAME) -> ClusterStatus:
     handles.check_cluster_name(name)
     with ray_session.attached():
         return survey.survey(name)
+
+
+def restart(name: str = DEFAULT_NAME, brokers: Iterable[int] | None = None, timeout_s: float = 600.0) -> list[int]:
+    """Restarts brokers one after the other while producing and consuming go on (a rolling restart): each hands over
+    what it leads, ends with its replica actors, starts again from what is installed on its node now, and is in sync
+    before the next one's turn. Then the coordinators, when all brokers were asked for. In the end partitions are led
+    again by those that were to lead them.
+
+    A partition with a single replica cannot be handed over: it has no leader while its broker restarts.
+
+    Args:
+        brokers: their ids; None: all.
+        timeout_s: how long the cluster may take to be complete and in sync, each time.
+
+    Returns:
+        The brokers that were restarted.
+
+    Raises:
+        ConfigError: there is no such broker. ClusterNotRunning.
+        RequestTimeout: the cluster does not become complete; the brokers whose turn did not come are as they were.
+    """
+    handles.check_cluster_name(name)
+    with ray_session.attached():
+        done = rolling.restart_in_order(name, brokers, timeout_s)
+        found = lifecycle.overview(name)
+    with AdminClient(bootstrap_servers=found.bootstrap_servers, token=found.token) as admin:
+        admin.elect_leaders()
+    return done
 
 
 def shutdown(name: str = DEFAULT_NAME) -> bool:

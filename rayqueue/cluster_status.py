@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -39,15 +39,48 @@ class ProcessStatus:
 
 @dataclass(frozen=True)
 class PartitionStatus:
-    """A partition. leader: broker id, -1 for none. offline: nobody can write to it or read from it now."""
+    """A partition.
+
+    Attributes:
+        leader: broker id, -1 for none.
+        replicas, isr, elr: broker ids: all, those in sync, and those that are not but hold every acked record.
+        offline: nobody can write to it or read from it now.
+        adding, removing: of the replicas, those that a reassignment adds and will remove.
+        min_isr: `min.insync.replicas`.
+        unclean: its leader was elected though it may lack records that were acked.
+    """
 
     partition: int
     leader: int
     leader_epoch: int
     replicas: list[int]
     isr: list[int]
-    under_replicated: bool
     offline: bool
+    elr: list[int] = field(default_factory=list)
+    adding: list[int] = field(default_factory=list)
+    removing: list[int] = field(default_factory=list)
+    min_isr: int = 1
+    unclean: bool = False
+
+    @property
+    def under_replicated(self) -> bool:
+        """Whether a replica is not in sync, but for those that are just being added."""
+        return not set(self.replicas) - set(self.adding) <= set(self.isr)
+
+    @property
+    def under_min_isr(self) -> bool:
+        """Whether an append with acks=all is refused because too few replicas are in sync."""
+        return len(self.isr) < self.min_isr
+
+    @property
+    def reassigning(self) -> bool:
+        """Whether it is being given other replicas."""
+        return bool(self.adding or self.removing)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        judged = {"under_replicated": self.under_replicated, "under_min_isr": self.under_min_isr}
+        return {**dataclasses.asdict(self), **judged, "reassigning": self.reassigning}
 
 
 @dataclass(frozen=True)
@@ -107,17 +140,45 @@ class ClusterStatus:
     @property
     def under_replicated(self) -> list[tuple[str, int]]:
         """(topic, partition) of partitions with fewer replicas in sync than they should have."""
-        return [(t.name, p.partition) for t in self.topics for p in t.partitions if p.under_replicated]
+        return self._where(lambda p: p.under_replicated)
+
+    @property
+    def under_min_isr(self) -> list[tuple[str, int]]:
+        """(topic, partition) of partitions that take no appends with acks=all, as too few replicas are in sync."""
+        return self._where(lambda p: p.under_min_isr)
+
+    @property
+    def reassigning(self) -> list[tuple[str, int]]:
+        """(topic, partition) of partitions that are being given other replicas."""
+        return self._where(lambda p: p.reassigning)
 
     @property
     def offline(self) -> list[tuple[str, int]]:
         """(topic, partition) of partitions that nobody serves."""
-        return [(t.name, p.partition) for t in self.topics for p in t.partitions if p.offline]
+        return self._where(lambda p: p.offline)
+
+    @property
+    def unclean(self) -> list[tuple[str, int]]:
+        """(topic, partition) of partitions whose leader was elected though it may lack records that were acked."""
+        return self._where(lambda p: p.unclean)
+
+    def _where(self, holds: Callable[[PartitionStatus], bool]) -> list[tuple[str, int]]:
+        return [(t.name, p.partition) for t in self.topics for p in t.partitions if holds(p)]
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, for JSON."""
-        counts = {"partitions": self.partitions, "under_replicated": len(self.under_replicated)}
-        return {**dataclasses.asdict(self), "healthy": self.healthy, **counts, "offline": len(self.offline)}
+        counts = {
+            "partitions": self.partitions,
+            "under_replicated": len(self.under_replicated),
+            "under_min_isr": len(self.under_min_isr),
+            "offline": len(self.offline),
+            "reassigning": len(self.reassigning),
+            "unclean": len(self.unclean),
+        }
+        topics = [
+            {"name": t.name, "typed": t.typed, "partitions": [p.to_dict() for p in t.partitions]} for t in self.topics
+        ]
+        return {**dataclasses.asdict(self), "topics": topics, "healthy": self.healthy, **counts}
 
     def _voters(self) -> str:
         if not self.voters:
@@ -135,7 +196,8 @@ class ClusterStatus:
             f"  metadata           index {self.metadata_index}, coordinator epoch {self.coordinator_epoch}"
             + self._voters(),
             f"  topics             {len(self.topics)} with {self.partitions} partitions, "
-            f"{len(self.under_replicated)} under-replicated, {len(self.offline)} offline",
+            f"{len(self.under_replicated)} under-replicated, {len(self.under_min_isr)} below min.insync.replicas, "
+            f"{len(self.offline)} offline, {len(self.reassigning)} being reassigned",
         ]
         rows = [("PROCESS", "STATE", "ENDPOINT", "PID", "STARTED", "NODE", "DATA", "LOG")]
         for p in self.processes:
@@ -148,7 +210,8 @@ class ClusterStatus:
         for topic in self.topics:
             for one in topic.partitions:
                 leader = "none" if one.leader < 0 else f"{one.leader}{' (offline)' * one.offline}"
-                where = (_ids(one.replicas), _ids(one.isr))
+                eligible = f" (eligible {_ids(one.elr)})" if one.elr else ""
+                where = (_replicas(one), _ids(one.isr) + eligible)
                 partitions.append((topic.name, str(one.partition), leader, str(one.leader_epoch), *where))
         if self.topics:
             lines += _table(partitions)
@@ -163,6 +226,29 @@ def _time(ms: int) -> str:
 
 def _ids(ids: list[int]) -> str:
     return ",".join(map(str, ids))
+
+
+def _replicas(one: PartitionStatus) -> str:
+    """0,-1,+2: 1 will be removed, 2 is being added."""
+    signs = {**dict.fromkeys(one.removing, "-"), **dict.fromkeys(one.adding, "+")}
+    return ",".join(f"{signs.get(broker_id, '')}{broker_id}" for broker_id in one.replicas)
+
+
+def summary(status: ClusterStatus) -> list[str]:
+    """What is wrong with partitions, a line for each kind of it, the worst first."""
+    kinds = (
+        ("offline", status.offline),
+        ("led since an UNCLEAN election: acked records may be lost", status.unclean),
+        ("below min.insync.replicas: acks=all is refused", status.under_min_isr),
+        ("under-replicated", status.under_replicated),
+    )
+    lines = []
+    for what, found in kinds:
+        if found:
+            first = ", ".join(f"{topic}-{partition}" for topic, partition in found[:5])
+            are = "1 partition is" if len(found) == 1 else f"{len(found)} partitions are"
+            lines.append(f"{are} {what}: {first}{', ...' if len(found) > 5 else ''}")
+    return lines
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

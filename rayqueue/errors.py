@@ -59,6 +59,14 @@ class InvalidReplicationFactor(RayQueueError, ValueError):
     """The replication factor is below one or above the number of brokers."""
 
 
+class InvalidReplicaAssignment(RayQueueError, ValueError):
+    """The replicas asked for are no brokers, stand twice, or are not alive."""
+
+
+class NoReassignmentInProgress(RayQueueError):
+    """The partition is not being given other replicas, so there is nothing to cancel."""
+
+
 class RecordTooLarge(RayQueueError, ValueError):
     """A record is larger than the topic's `max.message.bytes`."""
 

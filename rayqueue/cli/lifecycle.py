@@ -1,4 +1,4 @@
-"""`rayqueue start | status | shutdown`: a cluster's life, through Ray."""
+"""`rayqueue start | status | restart | shutdown`: a cluster's life, through Ray."""
 
 from __future__ import annotations
 
@@ -114,6 +114,32 @@ def _status(connection: Connection) -> ClusterStatus:
     from rayqueue import cluster as lifecycle
 
     return lifecycle.status(connection.cluster)
+
+
+@click.command(
+    epilog=examples(
+        "rayqueue restart                 all brokers, one after the other",
+        "rayqueue restart --broker 2      this one",
+    )
+)
+@name_option
+@click.option("--broker", "brokers", type=int, multiple=True, metavar="ID", help="Only this one; may be repeated.")
+@click.option("--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds for each.")
+@json_option
+def restart(cluster: str, brokers: tuple[int, ...], timeout: float, as_json: bool) -> None:
+    """Restarts brokers one after the other, while producing and consuming go on: a rolling upgrade.
+
+    Each hands over what it leads, ends, starts again from what is installed on its node, and is in sync before the next
+    one's turn.
+    """
+    output.reserve_stdout()
+    from rayqueue import cluster as lifecycle
+
+    done = lifecycle.restart(cluster, list(brokers) or None, timeout)
+    if as_json:
+        output.write_json({"name": cluster, "restarted": done})
+    else:
+        output.write(f"Restarted {output.count_text(len(done), 'broker')} of cluster {cluster}, and all is in sync.")
 
 
 @click.command(epilog=examples("rayqueue shutdown", "rayqueue start    # everything is back"))

@@ -15,7 +15,7 @@ import rayqueue
 from rayqueue.cli import output
 from rayqueue.cli.demo import demo
 from rayqueue.cli.doctor import doctor
-from rayqueue.cli.lifecycle import shutdown, start, status
+from rayqueue.cli.lifecycle import restart, shutdown, start, status
 from rayqueue.cli.log import log_group
 from rayqueue.cli.options import examples
 from rayqueue.cli.perf import perf
@@ -100,7 +100,7 @@ def cli() -> None:
     _configure_logging()
 
 
-for command in (demo, start, status, shutdown, doctor, topic, log_group, perf):
+for command in (demo, start, status, restart, shutdown, doctor, topic, log_group, perf):
     cli.add_command(command)
 
 

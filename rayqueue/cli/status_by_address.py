@@ -73,8 +73,12 @@ def _topic(topic: TopicDescription) -> TopicStatus:
             leader_epoch=p.leader_epoch,
             replicas=p.replicas,
             isr=p.isr,
-            under_replicated=len(p.isr) < len(p.replicas),
             offline=p.leader < 0 or bool(p.error),
+            elr=p.elr,
+            adding=p.adding,
+            removing=p.removing,
+            min_isr=int(topic.configs["min.insync.replicas"]),
+            unclean=p.unclean_epoch == p.leader_epoch,
         )
         for p in topic.partitions
     ]
@@ -87,11 +91,16 @@ def _problems(cluster: ClusterDescription, topics: list[TopicDescription]) -> li
         problems.append("no coordinator is active: topics cannot be changed")
     problems += [f"broker {broker.broker_id} does not live" for broker in cluster.brokers if not broker.alive]
     for topic in topics:
-        for p in topic.partitions:
+        for described, p in zip(topic.partitions, _topic(topic).partitions, strict=True):
+            name = f"{topic.name}-{p.partition}"
             if p.leader < 0:
-                problems.append(f"{topic.name}-{p.partition} has no leader")
-            elif p.error:
-                problems.append(f"{topic.name}-{p.partition}: {p.error}")
-            elif len(p.isr) < len(p.replicas):
-                problems.append(f"{topic.name}-{p.partition} is under-replicated: in sync {p.isr} of {p.replicas}")
+                problems.append(f"{name} has no leader")
+            elif described.error:
+                problems.append(f"{name}: {described.error}")
+            elif p.under_min_isr:
+                problems.append(f"{name} refuses acks=all: in sync {p.isr}, min.insync.replicas {p.min_isr}")
+            elif p.under_replicated:
+                problems.append(f"{name} is under-replicated: in sync {p.isr} of {p.replicas}")
+            if p.unclean:
+                problems.append(f"{name} is led since an UNCLEAN election: acked records may be lost")
     return problems

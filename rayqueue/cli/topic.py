@@ -9,6 +9,7 @@ import click
 from rayqueue.cli import output
 from rayqueue.cli.consume import consume
 from rayqueue.cli.options import Connection, config_option, connection_options, examples, json_option
+from rayqueue.cli.partitions import elect_leaders, reassign, reassignments
 from rayqueue.cli.produce import produce
 from rayqueue.config.settings import INT64_MAX
 from rayqueue.errors import TopicAlreadyExists
@@ -27,6 +28,9 @@ def topic() -> None:
 
 topic.add_command(produce)
 topic.add_command(consume)
+topic.add_command(reassign)
+topic.add_command(reassignments)
+topic.add_command(elect_leaders)
 
 
 @topic.command("list", epilog=examples("rayqueue topic list", "rayqueue topic list --json | jq -r '.[].name'"))

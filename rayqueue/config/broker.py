@@ -41,6 +41,16 @@ BROKER_SETTINGS = table(
     Setting("producer.id.expiration.ms", 24 * 3600 * 1000, integer(1), "forget an idle producer's sequence after"),
     Setting("replica.lag.time.max.ms", 10_000, integer(100), "a follower behind for so long leaves the ISR"),
     Setting("replica.fetch.backoff.ms", 100, integer(1), "wait before a follower asks a leader again"),
+    Setting("auto.leader.rebalance.enable", True, boolean, "give partitions back to their preferred leaders by itself"),
+    Setting(
+        "leader.imbalance.check.interval.seconds", 300, integer(1), "how often the balance of leaders is looked at"
+    ),
+    Setting(
+        "leader.imbalance.per.broker.percentage",
+        10,
+        integer(0, 100),
+        "partitions a broker was to lead and does not, in percent, above which it gets them back",
+    ),
     Setting("max.partitions", 100_000, integer(1), "partitions the cluster takes"),
 )
 
@@ -65,6 +75,9 @@ class BrokerConfig:
     producer_id_expiration_ms: int = 24 * 3600 * 1000
     replica_lag_time_max_ms: int = 10_000
     replica_fetch_backoff_ms: int = 100
+    auto_leader_rebalance_enable: bool = True
+    leader_imbalance_check_interval_seconds: int = 300
+    leader_imbalance_per_broker_percentage: int = 10
     max_partitions: int = 100_000
     topic_defaults: dict[str, str] = field(default_factory=dict)
 

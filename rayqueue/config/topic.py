@@ -21,7 +21,6 @@ from rayqueue.config.settings import (
 from rayqueue.errors import ConfigError
 
 _COMPACTION = "compaction comes with consumer groups"
-_REPLICATION = "it comes with replication"
 _limit = integer(-1)
 
 TOPIC_SETTINGS = table(
@@ -49,7 +48,7 @@ TOPIC_SETTINGS = table(
         one_of("CreateTime", "LogAppendTime"),
         "the producer's time or the log's",
     ),
-    Setting("unclean.leader.election.enable", False, boolean, "lead from a stale replica", later=_REPLICATION),
+    Setting("unclean.leader.election.enable", False, boolean, "let a replica lead that may lack acked records"),
     Setting(
         "partitioner",
         "default",
@@ -76,6 +75,7 @@ class TopicConfig:
     flush_ms: int
     compression_type: str
     message_timestamp_type: str
+    unclean_leader_election_enable: bool
     partitioner: str
     partition_by: str
 

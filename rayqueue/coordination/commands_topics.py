@@ -164,7 +164,7 @@ def alter_config(state: ClusterState, request: AlterConfigRequest, around: Surro
         checked = checked_overrides(after, around.config.socket_request_max_bytes)
         if "min.insync.replicas" in named:
             after_all = {**around.config.topic_defaults, **checked}
-            replicas = topic.replication_factor
+            replicas = topic.smallest_factor
             check_min_insync(after_all.get("min.insync.replicas"), replicas, f"topic {topic.name!r}")
         columns = around.schemas.columns(topic.schema)
         check_key_columns(columns, topic.typed, topic.key_column, checked.get("partition.by", ""))

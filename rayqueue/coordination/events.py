@@ -2,7 +2,7 @@
 
     Call, Committed, WatchStarted, WatchEnded, Applied, Stalled, Tick  ->  machine
 
-    machine  ->  Append, Publish, Reply, Refuse
+    machine  ->  Append, Publish, Reply, Refuse, Warn
 
 Effects are performed in the order given. The shell answers `Append` with `Committed` once the records are durable.
 """
@@ -101,4 +101,11 @@ class Refuse:
     error: RayQueueError
 
 
-Effect = Append | Publish | Reply | Refuse
+@dataclass(frozen=True)
+class Warn:
+    """Something that an operator must not overlook."""
+
+    message: str
+
+
+Effect = Append | Publish | Reply | Refuse | Warn

@@ -15,10 +15,12 @@ from collections.abc import Mapping
 import msgspec
 
 from rayqueue.coordination.records import (
+    BrokerLeavingRecord,
     BrokerStateRecord,
     ClusterRecord,
     ConfigRecord,
     ProducerIdsRecord,
+    ReassignmentThrottleRecord,
     Record,
     ReplicaActorStateRecord,
     TopicRecord,
@@ -131,6 +133,7 @@ def state_records(state: ClusterState) -> list[Record]:
         records.append(broker)
         if not state.alive[broker_id]:
             records.append(BrokerStateRecord(broker_id, False))
+    records += [BrokerLeavingRecord(broker_id, process) for broker_id, process in state.leaving.items()]
     for key, actor in state.replica_actors.items():
         records.append(actor)
         if key in state.lost:
@@ -141,4 +144,6 @@ def state_records(state: ClusterState) -> list[Record]:
         records += topic.partitions
     if state.next_producer_id:
         records.append(ProducerIdsRecord(state.next_producer_id))
+    if state.reassignment_throttle:
+        records.append(ReassignmentThrottleRecord(state.reassignment_throttle))
     return records

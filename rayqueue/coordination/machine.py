@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rayqueue.coordination import commands_partitions, commands_processes, commands_topics
+from rayqueue.coordination import commands_partitions, commands_processes, commands_reassignment, commands_topics
 from rayqueue.coordination.commands import Actors, Result, Surroundings
 from rayqueue.coordination.events import (
     Append,
@@ -29,6 +29,7 @@ from rayqueue.coordination.events import (
     Reply,
     Stalled,
     Tick,
+    Warn,
     WatchEnded,
     WatchStarted,
 )
@@ -37,25 +38,29 @@ from rayqueue.coordination.leadership import after_loss, after_return
 from rayqueue.coordination.records import (
     BrokerStateRecord,
     ClusterRecord,
+    PartitionRecord,
     Record,
     ReplicaActorRecord,
     ReplicaActorStateRecord,
 )
 from rayqueue.coordination.sessions import BROKER, Sessions
 from rayqueue.coordination.unclean import after_come_back
+from rayqueue.coordination.upkeep import Upkeep
 from rayqueue.coordination.views import describe_cluster
 from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ProtocolError, RayQueueError, RequestTimeout
 from rayqueue.protocol.messages import (
     AllocateProducerIds,
     AlterConfigRequest,
     AlterPartitionsRequest,
+    ControlledShutdownRequest,
     CreatePartitionsRequest,
     CreateTopicsRequest,
     DeleteTopicsRequest,
+    ElectLeadersRequest,
     Empty,
     MetadataRequest,
     NamedError,
-    PreferLeadersRequest,
+    ReassignPartitionsRequest,
     RegisterBroker,
     RegisterCoordinator,
     RegisterReplicaActor,
@@ -118,6 +123,7 @@ class CoordinatorMachine:
         self._parked: dict[int, Parked] = {}
         self._applied: dict[str, int] = {}
         self._sessions = Sessions(self.state, now_ms)
+        self._upkeep = Upkeep(self.state, around.config, now_ms)
 
     # --- events --------------------------------------------------------------------------------------------------
 
@@ -147,6 +153,8 @@ class CoordinatorMachine:
                 pass
         self._sessions.refresh(now_ms)
         self._expire(now_ms, effects)
+        for records in self._upkeep.due(self.end, now_ms):
+            self._append(records, effects)
         self._answer(now_ms, effects)
         return effects
 
@@ -158,8 +166,8 @@ class CoordinatorMachine:
     def next_deadline_ms(self) -> int | None:
         """When `Tick` is due, whatever else happens; None: nothing waits."""
         deadlines = [parked.deadline_ms for parked in self._parked.values()]
-        session = self._sessions.next_deadline_ms()
-        return min(deadlines if session is None else [*deadlines, session], default=None)
+        others = (self._sessions.next_deadline_ms(), self._upkeep.next_deadline_ms())
+        return min([*deadlines, *(one for one in others if one is not None)], default=None)
 
     def is_watching(self, incarnation: str) -> bool:
         """Whether the process of this incarnation has a stream of the metadata log open."""
@@ -219,8 +227,12 @@ class CoordinatorMachine:
                 return commands_partitions.alter_partitions(self.state, request)
             case ResignLeaderRequest():
                 return commands_partitions.resign_leader(self.state, request)
-            case PreferLeadersRequest():
-                return commands_partitions.prefer_leaders(self.state, request)
+            case ElectLeadersRequest():
+                return commands_partitions.elect_leaders(self.state, request)
+            case ReassignPartitionsRequest():
+                return commands_reassignment.reassign_partitions(self.state, request)
+            case ControlledShutdownRequest():
+                return commands_partitions.controlled_shutdown(self.state, request)
             case ReportLogEnds():
                 return commands_processes.report_log_ends(self.state, request)
             case AllocateProducerIds():
@@ -251,7 +263,17 @@ class CoordinatorMachine:
             return
         effects.append(Append(self.end, records))
         for record in records:
+            if isinstance(record, PartitionRecord) and record.unclean_epoch == record.leader_epoch:
+                self._warn_of_unclean(record, effects)
             self.image.replay(record)
+
+    def _warn_of_unclean(self, record: PartitionRecord, effects: list[Effect]) -> None:
+        topic = self.state.topics_by_id[record.topic_id]
+        before = topic.partitions[record.partition]
+        if before.leader_epoch < record.leader_epoch:
+            had = sorted({*before.isr, *before.elr, *(one.broker_id for one in before.unclean)})
+            what = f"broker {record.leader} leads {topic.name}-{record.partition} from epoch {record.leader_epoch} on"
+            effects.append(Warn(f"UNCLEAN ELECTION: {what}; what only {had} held is lost, also if it was acked"))
 
     def _refuse_superseded(self, process: tuple[int, int], incarnation: str) -> None:
         # A process is killed while its registration is under way; its successor registers; then the old request

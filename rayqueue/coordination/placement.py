@@ -20,9 +20,11 @@ class Placed(NamedTuple):
 class Placement:
     """Places partitions one after the other, each on top of the load so far.
 
-    The load starts as what the state holds on the brokers that are alive. A partition's leader goes to the broker
-    that leads fewest; its other replicas go to nodes that have none of it yet, there to the broker that holds fewest.
-    Every choice goes by load first and by id last, so equal states give equal placements.
+    The load starts as what the state holds on the brokers that are alive; who leads is who was wanted to, as leaders go
+    back. A partition's leader goes to the broker that leads fewest; its other replicas go to nodes that have none of it
+    yet, there to the broker that holds fewest. The next after the leader is the one that is so least often: what a
+    broker that dies has led shall not all be led by the same other. Every choice goes by load first and by id last,
+    so equal states give equal placements.
     """
 
     def __init__(self, state: ClusterState) -> None:
@@ -30,8 +32,9 @@ class Placement:
         self._leaders: Counter[int] = Counter()
         self._replicas: Counter[int] = Counter()
         self._slots: Counter[tuple[int, int]] = Counter()
+        self._next: Counter[tuple[int, int]] = Counter()  # (preferred leader, the one after it)
         for _, partition in state.partitions():
-            self._leaders[partition.leader] += 1
+            self._order(partition.target or partition.replicas)
             for broker_id in partition.replicas:
                 slot = state.slot_of(partition, broker_id)
                 assert slot is not None
@@ -49,15 +52,21 @@ class Placement:
         nodes: Counter[str] = Counter({leader.node_id: 1})
         while len(chosen) < replication_factor:
             free = [broker for broker in self._brokers.values() if broker not in chosen]
-            chosen.append(min(free, key=lambda b: (nodes[b.node_id], self._by_load(b))))
+            chosen.append(min(free, key=lambda b: (nodes[b.node_id], self._by_load_after(leader, b))))
             nodes[chosen[-1].node_id] += 1
-        self._leaders[leader.broker_id] += 1
+        chosen[1:] = sorted(chosen[1:], key=lambda b: self._next[leader.broker_id, b.broker_id])
+        self._order([broker.broker_id for broker in chosen])
         slots = []
         for broker in chosen:
-            slot = min(range(broker.pool_size), key=lambda s: (self._slots[broker.broker_id, s], s))
-            self._count(broker.broker_id, slot)
-            slots.append(slot)
+            slots.append(self.slot_on(broker.broker_id))
         return Placed([broker.broker_id for broker in chosen], slots)
+
+    def slot_on(self, broker_id: int) -> int:
+        """Places one replica on a broker that is alive: the slot that holds fewest."""
+        broker = self._brokers[broker_id]
+        slot = min(range(broker.pool_size), key=lambda s: (self._slots[broker_id, s], s))
+        self._count(broker_id, slot)
+        return slot
 
     def check(self, replication_factor: int) -> None:
         """Raises InvalidReplicationFactor unless so many brokers are alive."""
@@ -71,6 +80,15 @@ class Placement:
 
     def _by_load(self, broker: BrokerRecord) -> tuple[int, int]:
         return self._replicas[broker.broker_id], broker.broker_id
+
+    def _by_load_after(self, leader: BrokerRecord, broker: BrokerRecord) -> tuple[int, int, int]:
+        load, broker_id = self._by_load(broker)
+        return load, self._next[leader.broker_id, broker_id], broker_id
+
+    def _order(self, replicas: list[int]) -> None:
+        self._leaders[replicas[0]] += 1
+        if len(replicas) > 1:
+            self._next[replicas[0], replicas[1]] += 1
 
     def _count(self, broker_id: int, slot: int) -> None:
         self._replicas[broker_id] += 1

@@ -76,7 +76,12 @@ class PartitionRecord(msgspec.Struct, tag=6, array_like=True, frozen=True):
 
     Invariants: leader == -1 or leader in isr; isr and elr are disjoint parts of replicas; leader_epoch never falls;
     partition_epoch rises with every record. slots[i] modulo the pool size of broker replicas[i] is the replica actor.
-    unclean: see `coordination.unclean`.
+
+    Attributes:
+        target: the replicas it is being given (`reassignment`), empty while it is not.
+        adding: those of them that it did not have; they are the last of `replicas`.
+        unclean_epoch: the last leader epoch that began with an unclean election, -1: none did.
+        unclean: see `coordination.unclean`.
     """
 
     topic_id: bytes
@@ -89,6 +94,9 @@ class PartitionRecord(msgspec.Struct, tag=6, array_like=True, frozen=True):
     leader_epoch: int
     partition_epoch: int
     unclean: list[UncleanReplica] = []
+    target: list[int] = []
+    adding: list[int] = []
+    unclean_epoch: int = -1
 
 
 class ConfigRecord(msgspec.Struct, tag=7, array_like=True, frozen=True):
@@ -136,6 +144,19 @@ class CoordinatorRecord(msgspec.Struct, tag=11, array_like=True, frozen=True):
     node_id: str
 
 
+class BrokerLeavingRecord(msgspec.Struct, tag=12, array_like=True, frozen=True):
+    """This process of a broker is about to end in order: what it hosts leads nothing and joins no ISR any more."""
+
+    broker_id: int
+    incarnation: str
+
+
+class ReassignmentThrottleRecord(msgspec.Struct, tag=13, array_like=True, frozen=True):
+    """How fast replicas that are being added are fed: bytes a second of each replica actor that leads, 0: no limit."""
+
+    bytes_per_s: int
+
+
 Record = (
     ClusterRecord
     | BrokerRecord
@@ -148,6 +169,8 @@ Record = (
     | ProducerIdsRecord
     | ReplicaActorStateRecord
     | CoordinatorRecord
+    | BrokerLeavingRecord
+    | ReassignmentThrottleRecord
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -6,6 +6,7 @@ Held by the coordinator (its own log) and by every broker and replica actor (whi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from rayqueue.config.settings import to_text
 from rayqueue.config.topic import TOPIC_SETTINGS, TopicConfig
 from rayqueue.coordination.records import (
+    BrokerLeavingRecord,
     BrokerRecord,
     BrokerStateRecord,
     ClusterRecord,
@@ -20,6 +22,7 @@ from rayqueue.coordination.records import (
     CoordinatorRecord,
     PartitionRecord,
     ProducerIdsRecord,
+    ReassignmentThrottleRecord,
     Record,
     RemoveTopicRecord,
     ReplicaActorRecord,
@@ -40,6 +43,7 @@ class Topic(msgspec.Struct):
         schema: log schema, IPC. typed: whether the user gave one. key_column: "" for none.
         overrides: settings of the topic itself, dotted names, as text.
         partitions: entry i is partition i.
+        factors: how many of them have so many replicas, not counting those that are being added.
     """
 
     name: str
@@ -49,11 +53,22 @@ class Topic(msgspec.Struct):
     key_column: str
     overrides: dict[str, str]
     partitions: list[PartitionRecord]
+    factors: dict[int, int]
 
     @property
     def replication_factor(self) -> int:
         """Replicas of its first partition; 0 before there is one."""
-        return len(self.partitions[0].replicas) if self.partitions else 0
+        return len(replicas_before(self.partitions[0])) if self.partitions else 0
+
+    @property
+    def smallest_factor(self) -> int:
+        """Replicas of the partition that has fewest: they may differ while it is reassigned, and by being so."""
+        return min(self.factors, default=0)
+
+
+def replicas_before(partition: PartitionRecord) -> list[int]:
+    """The replicas without those that are being added."""
+    return partition.replicas[: len(partition.replicas) - len(partition.adding)]
 
 
 def effective_configs(overrides: Mapping[str, str], defaults: Mapping[str, str], replicas: int) -> dict[str, str]:
@@ -90,6 +105,9 @@ class ClusterState:
         self.lost: set[tuple[int, int]] = set()  # replica actors whose process counts as gone
         self.topics: dict[str, Topic] = {}
         self.topics_by_id: dict[bytes, Topic] = {}
+        self.leaving: dict[int, str] = {}  # brokers that end in order, by the incarnation that does
+        self.reassigning: set[tuple[bytes, int]] = set()  # partitions that are
+        self.reassignment_throttle = 0  # see ReassignmentThrottleRecord
         self.partition_count = 0
         self.next_producer_id = 0
 
@@ -118,7 +136,7 @@ class ClusterState:
             case ReplicaActorStateRecord():
                 self._replay_actor_state(record)
             case TopicRecord():
-                topic = Topic(record.name, record.topic_id, record.schema, record.typed, record.key_column, {}, [])
+                topic = Topic(record.name, record.topic_id, record.schema, record.typed, record.key_column, {}, [], {})
                 self.topics[record.name] = self.topics_by_id[record.topic_id] = topic
             case PartitionRecord():
                 self._replay_partition(record)
@@ -132,8 +150,14 @@ class ClusterState:
                 topic = self._known(record.topic_id)
                 del self.topics_by_id[topic.topic_id], self.topics[topic.name]
                 self.partition_count -= len(topic.partitions)
+                for partition in topic.partitions:
+                    self.reassigning.discard((topic.topic_id, partition.partition))
             case ProducerIdsRecord():
                 self.next_producer_id = max(self.next_producer_id, record.next_id)
+            case BrokerLeavingRecord():
+                self.leaving[record.broker_id] = record.incarnation
+            case ReassignmentThrottleRecord():
+                self.reassignment_throttle = record.bytes_per_s
 
     def replay_all(self, records: Iterable[Record]) -> None:
         """Applies records in order."""
@@ -143,6 +167,8 @@ class ClusterState:
     def _replay_broker(self, record: BrokerRecord) -> None:
         self.brokers[record.broker_id] = record
         self.alive[record.broker_id] = True
+        if self.leaving.get(record.broker_id) != record.incarnation:
+            self.leaving.pop(record.broker_id, None)
         for key in [k for k in self.replica_actors if k[0] == record.broker_id and k[1] >= record.pool_size]:
             del self.replica_actors[key]
             self.lost.discard(key)
@@ -160,6 +186,7 @@ class ClusterState:
     def _replay_partition(self, record: PartitionRecord) -> None:
         topic = self._known(record.topic_id)
         if record.partition < len(topic.partitions):
+            _count(topic, topic.partitions[record.partition], -1)
             topic.partitions[record.partition] = record
         elif record.partition == len(topic.partitions):
             topic.partitions.append(record)
@@ -169,6 +196,11 @@ class ClusterState:
                 f"the metadata log has partition {record.partition} of topic {topic.name!r} "
                 f"after {len(topic.partitions)} partitions"
             )
+        _count(topic, record, 1)
+        if record.target:
+            self.reassigning.add((record.topic_id, record.partition))
+        else:
+            self.reassigning.discard((record.topic_id, record.partition))
 
     def _known(self, topic_id: bytes) -> Topic:
         topic = self.topics_by_id.get(topic_id)
@@ -180,7 +212,7 @@ class ClusterState:
 
     def configs(self, topic: Topic) -> dict[str, str]:
         """The topic's effective settings, all of them, as text by dotted name."""
-        return effective_configs(topic.overrides, self.topic_defaults, topic.replication_factor)
+        return effective_configs(topic.overrides, self.topic_defaults, topic.smallest_factor)
 
     def topic_config(self, topic: Topic) -> TopicConfig:
         """The topic's effective settings, parsed."""
@@ -203,6 +235,10 @@ class ClusterState:
         """Whether the process that hosts the partition on a broker counts as there."""
         slot = self.slot_of(partition, broker_id)
         return slot is not None and (broker_id, slot) in self.replica_actors and (broker_id, slot) not in self.lost
+
+    def may_lead(self, partition: PartitionRecord, broker_id: int) -> bool:
+        """Whether that process is there to stay."""
+        return self.is_there(partition, broker_id) and broker_id not in self.leaving
 
     def partitions(self) -> Iterator[tuple[Topic, PartitionRecord]]:
         """All partitions, topic by topic."""
@@ -230,9 +266,14 @@ class ClusterState:
             assert (actor.broker_id, actor.slot) == (broker_id, slot)
             assert 0 <= slot < self.brokers[broker_id].pool_size
         assert self.lost <= set(self.replica_actors), "a process is lost that never was"
+        assert set(self.leaving) <= set(self.brokers)
         for topic, partition in self.partitions():
             assert topic.partitions[partition.partition] is partition
             validate_partition(partition)
+        for topic in self.topics.values():
+            assert topic.factors == Counter(len(replicas_before(one)) for one in topic.partitions)
+        moving = {(p.topic_id, p.partition) for _, p in self.partitions() if p.target}
+        assert moving == self.reassigning
 
 
 def validate_partition(partition: PartitionRecord) -> None:
@@ -244,6 +285,18 @@ def validate_partition(partition: PartitionRecord) -> None:
     assert not set(partition.isr) & set(partition.elr)
     assert partition.leader == NO_LEADER or partition.leader in partition.isr
     assert partition.leader_epoch >= 0 and partition.partition_epoch >= 0
+    assert partition.unclean_epoch <= partition.leader_epoch
     assert all(slot >= 0 for slot in partition.slots)
     unclean = [one.broker_id for one in partition.unclean]
     assert len(set(unclean)) == len(unclean), "a replica that started uncleanly stands twice"
+    before, target = replicas_before(partition), set(partition.target)
+    assert before and partition.replicas == [*before, *partition.adding], "those that are being added stand last"
+    assert target <= replicas and len(target) == len(partition.target)
+    assert set(partition.adding) == target - set(before), "what is being added is what the target has besides"
+
+
+def _count(topic: Topic, partition: PartitionRecord, difference: int) -> None:
+    factor = len(replicas_before(partition))
+    counts = Counter(topic.factors)
+    counts[factor] += difference
+    topic.factors = {one: count for one, count in sorted(counts.items()) if count}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rayqueue.coordination.reassignment import removing
 from rayqueue.coordination.records import PartitionRecord
 from rayqueue.coordination.state import NO_LEADER, ClusterState, Topic
 from rayqueue.protocol.messages import (
@@ -62,6 +63,10 @@ def _describe_partition(state: ClusterState, partition: PartitionRecord) -> Part
         actor.port if actor else 0,
         actor.incarnation if actor else "",
         _in_sync_followers(state, partition),
+        partition.elr,
+        partition.adding,
+        removing(partition),
+        partition.unclean_epoch,
     )
 
 

@@ -363,6 +363,9 @@ class PartitionInfo(msgspec.Struct, array_like=True):
     """Attributes:
     leader: broker id or -1; host, port, incarnation: the leader's replica actor.
     followers: those of the other replicas in sync, which consumers on their host may read from.
+    elr: eligible to lead, though not in sync.
+    adding, removing: of the replicas, those that a reassignment adds and will remove.
+    unclean_epoch: the last leader epoch that began with an unclean election, or -1.
     """
 
     partition: int
@@ -374,6 +377,10 @@ class PartitionInfo(msgspec.Struct, array_like=True):
     port: int
     incarnation: str
     followers: list[ReplicaAddress] = []
+    elr: list[int] = []
+    adding: list[int] = []
+    removing: list[int] = []
+    unclean_epoch: int = -1
 
 
 class TopicInfo(msgspec.Struct, array_like=True):
@@ -630,19 +637,66 @@ class ResignLeaderRequest(msgspec.Struct, array_like=True):
     leader_epoch: int
 
 
-class PreferLeadersRequest(msgspec.Struct, array_like=True):
-    """Give partitions back to their preferred leaders. keys: (topic id, partition), or None for all."""
+class ElectLeadersRequest(msgspec.Struct, array_like=True):
+    """Give partitions back to their preferred leaders. keys: (topic id, partition), or None for all.
+
+    Attributes:
+        unclean: instead: where nobody leads, let somebody lead who may lack what was acked (KIP-460).
+    """
 
     keys: list[tuple[bytes, int]] | None
     timeout_ms: int = 30_000
+    unclean: bool = False
 
 
-class PreferLeadersResponse(msgspec.Struct, array_like=True):
+class ElectLeadersResponse(msgspec.Struct, array_like=True):
     """Attributes: moved: how many changed their leader; errors: by name, one a partition asked for."""
 
     index: int
     moved: int
     errors: list[str]
+
+
+class Reassignment(msgspec.Struct, array_like=True):
+    """A partition's replicas as they shall be, the preferred leader first; None: what is under way is cancelled."""
+
+    topic_id: bytes
+    partition: int
+    replicas: list[int] | None
+
+
+class ReassignPartitionsRequest(msgspec.Struct, array_like=True):
+    """Attributes: throttle: bytes a second at which each replica actor that leads feeds replicas that are being added,
+    for all reassignments from now on; 0: no limit, -1: as it is."""
+
+    changes: list[Reassignment]
+    throttle: int = -1
+
+
+class ReassignPartitionsResponse(msgspec.Struct, array_like=True):
+    """Attributes: results: one a change, in order; names are topic-partition."""
+
+    index: int
+    results: list[NamedError]
+
+
+class ControlledShutdownRequest(msgspec.Struct, array_like=True):
+    """From a broker that is about to end, with its replica actors: others shall lead what they lead.
+
+    The answer waits until the new leaders serve. From then on what it hosts leads nothing and joins no ISR, until the
+    broker's next start.
+    """
+
+    broker_id: int
+    incarnation: str
+    timeout_ms: int = 10_000
+
+
+class ControlledShutdownResponse(msgspec.Struct, array_like=True):
+    """Attributes: remaining: partitions that it still leads and others could, but they are not in sync yet."""
+
+    index: int
+    remaining: int
 
 
 class WatchRequest(msgspec.Struct, array_like=True):

@@ -152,13 +152,13 @@ class InProcessCluster:
             _wait(self.replicas[key].ready, deadline - time.monotonic(), "a replica actor", self.replicas[key])
 
     def stop(self) -> None:
-        """Stops everything, cleanly."""
+        """Stops everything, cleanly; first the coordinators: they would elect other leaders meanwhile."""
+        for coordinator in sorted(self.coordinators.values(), key=lambda one: one.active):
+            coordinator.stop()
         for broker in self.brokers.values():
             broker.stop()
         for replica in self.replicas.values():
             replica.stop()
-        for coordinator in self.coordinators.values():
-            coordinator.stop()
         self.brokers.clear()
         self.replicas.clear()
 
@@ -176,6 +176,21 @@ class InProcessCluster:
         replica = self.replicas[broker_id, slot]
         _wait(replica.ready, timeout_s, "a replica actor", replica)
         return replica
+
+    def stop_broker(self, broker_id: int) -> None:
+        """Stops a broker with its replica actors in order: first others lead what it leads."""
+        self._stopped |= {(broker_id, slot) for slot in range(self.pool_size)}
+        broker = self.brokers.pop(broker_id)
+        broker.leave()
+        broker.stop()
+        for slot in range(self.pool_size):
+            self.replicas.pop((broker_id, slot)).stop()
+
+    def restart_broker(self, broker_id: int, timeout_s: float = 20.0) -> None:
+        """Starts a broker that was stopped, on the same directory, and waits until all of it serves."""
+        self._stopped -= {(broker_id, slot) for slot in range(self.pool_size)}
+        self.start_broker(broker_id, self._cluster_id)
+        self.wait_ready(timeout_s)
 
     def stop_coordinator(self, coordinator_id: int | None = None) -> int:
         """Stops a coordinator, None: the active one; what runs goes on without it. Gives its id."""

@@ -46,11 +46,13 @@ def test_doctor_looks_where_the_running_cluster_has_its_data(lifecycle, monkeypa
     assert doctor._data_dir(Connection("127.0.0.1:1", "c", None), True) is None
 
 
-def described(leader=0, isr=(0,), alive=True, error=""):
+def described(leader=0, isr=(0, 1), alive=True, error="", unclean_epoch=-1):
     brokers = [BrokerDescription(0, "10.0.0.1", 9500, "n0", alive, 1, 1)]
     cluster = ClusterDescription("c1", brokers, "10.0.0.1:9400", 3, 17, 1, 1, [], [])
-    partition = PartitionDescription(0, leader, 5, [0], list(isr), "10.0.0.1:9600", error=error)
-    return cluster, [TopicDescription("t", "00", [partition], None, None, {}, [])]
+    partition = PartitionDescription(
+        0, leader, 5, [0, 1], list(isr), "10.0.0.1:9600", error=error, unclean_epoch=unclean_epoch
+    )
+    return cluster, [TopicDescription("t", "00", [partition], None, None, {"min.insync.replicas": "1"}, [])]
 
 
 def test_a_status_by_address_has_the_keys_of_one_through_ray():
@@ -65,7 +67,9 @@ def test_a_status_by_address_has_the_keys_of_one_through_ray():
     [
         ({"alive": False}, "broker 0 does not live"),
         ({"leader": -1}, "t-0 has no leader"),
-        ({"isr": ()}, "t-0 is under-replicated"),
+        ({"isr": (0,)}, "t-0 is under-replicated"),
+        ({"isr": ()}, "t-0 refuses acks=all"),
+        ({"unclean_epoch": 5}, "UNCLEAN"),
         ({"error": "no answer"}, "t-0: no answer"),
     ],
 )

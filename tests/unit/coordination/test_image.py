@@ -13,8 +13,11 @@ from rayqueue.errors import CorruptRecord
 from rayqueue.protocol.messages import (
     AllocateProducerIds,
     AlterConfigRequest,
+    ControlledShutdownRequest,
     CreatePartitionsRequest,
     DeleteTopicsRequest,
+    Reassignment,
+    ReassignPartitionsRequest,
     RegisterCoordinator,
     TopicsResponse,
 )
@@ -38,7 +41,7 @@ def lively(seed: int, steps: int = 40) -> Harness:
         harness.call(RegisterCoordinator(broker_id, f"d{broker_id}", f"c{broker_id}", "h", 1, "n"))
     for number in range(1, steps):
         names = list(harness.state.topics)
-        match rng.randrange(8):
+        match rng.randrange(10):
             case 0:
                 harness.broker(rng.randrange(3), generation=number)
             case 1 | 2:
@@ -54,6 +57,13 @@ def lively(seed: int, steps: int = 40) -> Harness:
             case 6 if names:
                 topic = harness.state.topics[rng.choice(names)]
                 topics(harness, CreatePartitionsRequest(topic.name, len(topic.partitions) + 1))
+            case 7 if names:
+                topic = harness.state.topics[rng.choice(names)]
+                change = Reassignment(topic.topic_id, 0, rng.sample(range(3), rng.randint(1, 3)))
+                harness.call(ReassignPartitionsRequest([change], rng.choice([0, 1_000])))
+            case 8:
+                broker = rng.choice(list(harness.state.brokers.values()))
+                harness.send(ControlledShutdownRequest(broker.broker_id, broker.incarnation, 0))
             case _:
                 watching = [
                     process

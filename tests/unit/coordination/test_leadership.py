@@ -15,7 +15,7 @@ from rayqueue.protocol.messages import (
     AlterConfigRequest,
     AlterPartition,
     AlterPartitionsRequest,
-    PreferLeadersRequest,
+    ElectLeadersRequest,
     ResignLeaderRequest,
 )
 from tests.unit.coordination.harness import Harness, create, spec
@@ -263,14 +263,14 @@ def test_partitions_are_given_back_to_the_leaders_that_were_wanted() -> None:
     cluster = Cluster()
     first, second, third = cluster.partition.replicas
     cluster.start_again(first)
-    answer = cluster.call(PreferLeadersRequest(None))
+    answer = cluster.call(ElectLeadersRequest(None))
     assert (answer.moved, answer.errors) == (0, ["NotEnoughReplicas"]), "it is not in sync yet"
     assert cluster.ask([first, second, third]) == ""
-    answer = cluster.call(PreferLeadersRequest(None))
+    answer = cluster.call(ElectLeadersRequest(None))
     assert (answer.moved, answer.errors) == (1, [""])
     assert cluster.now == (first, sorted([first, second, third]), [], 2)
     key = (cluster.partition.topic_id, 0)
-    answer = cluster.call(PreferLeadersRequest([key, (b"?" * 16, 0)]))
+    answer = cluster.call(ElectLeadersRequest([key, (b"?" * 16, 0)]))
     assert (answer.moved, answer.errors) == (0, ["", "UnknownTopicOrPartition"])
 
 
@@ -306,7 +306,7 @@ def test_whatever_happens_only_who_holds_all_acked_records_leads(seed: int) -> N
             case "restart":
                 cluster.restart()
             case "prefer":
-                cluster.call(PreferLeadersRequest(None))
+                cluster.call(ElectLeadersRequest(None))
         after = cluster.partition
         assert after.leader in holds, "a leader lacks records that were acked"
         assert after.isr and set(after.isr) <= holds and set(after.elr) <= holds

@@ -71,6 +71,40 @@ def test_added_partitions_even_out_what_is_there(shape: list[tuple[int, int]], o
         assert max(others) - min(others) <= 1
 
 
+@given(st.integers(2, 6), st.integers(1, 2), st.integers(2, 5), st.integers(1, 60))
+def test_among_equal_nodes_replicas_are_even(nodes: int, on_each: int, factor: int, partitions: int) -> None:
+    count = nodes * on_each
+    placement = Placement(cluster_of([(broker_id // on_each, 2) for broker_id in range(count)]))
+    placed = [placement.place(min(factor, count)).replicas for _ in range(partitions)]
+    held = Counter(broker_id for replicas in placed for broker_id in replicas)
+    counts = [held[broker_id] for broker_id in range(count)]
+    assert max(counts) - min(counts) <= 2
+
+
+@given(st.integers(3, 6), st.integers(2, 5), st.integers(1, 60), st.data())
+def test_what_a_dead_broker_led_is_led_by_all_the_others(
+    nodes: int, factor: int, partitions: int, data: st.DataObject
+) -> None:
+    """The next of a partition's replicas takes over: were it always the same one, it would lead twice as many."""
+    placement = Placement(cluster_of([(broker_id, 2) for broker_id in range(nodes)]))
+    placed = [placement.place(min(factor, nodes)).replicas for _ in range(partitions)]
+    dead = data.draw(st.integers(0, nodes - 1))
+    leaders = Counter(next(one for one in replicas if one != dead) for replicas in placed)
+    counts = [leaders[one] for one in range(nodes) if one != dead]
+    assert max(counts) - min(counts) <= 4
+
+
+def test_leaders_are_placed_by_who_is_wanted_and_not_by_who_stands_in() -> None:
+    """While a broker is away others lead for it; when it is back they give that back."""
+    state = cluster_of([(0, 1), (1, 1)])
+    state.replay(TopicRecord("t", b"t" * 16, b"", False, ""))
+    for number in range(4):
+        replicas = [number % 2, 1 - number % 2]
+        state.replay(PartitionRecord(b"t" * 16, number, replicas, [0, 0], [1], [], 1, 1, 1))
+    placement = Placement(state)
+    assert sorted(placement.place(2).replicas[0] for _ in range(2)) == [0, 1]
+
+
 @given(brokers, st.sets(st.integers(0, 7)))
 def test_nothing_is_placed_on_brokers_that_are_not_alive(shape: list[tuple[int, int]], down: set[int]) -> None:
     state = cluster_of(shape)

@@ -126,7 +126,7 @@ def test_a_default_counts_brokers_that_are_away(cluster: Harness) -> None:
         ({"cleanup.policy": "compact"}, "not available yet"),
         ({"partitioner": "modulo"}, "round_robin"),
         ({"segment.bytes": "1023"}, "1024"),
-        ({"unclean.leader.election.enable": "true"}, "not available yet"),
+        ({"delete.retention.ms": "1"}, "not available yet"),
         ({"retention.ms": "1", "retention_ms": "2"}, "twice"),
         ({"max.message.bytes": str(200 << 20)}, "socket.request.max.bytes"),
         ({"partition.by": "user"}, "typed topic"),
