@@ -42,7 +42,7 @@ def test_a_partition_is_moved_and_its_replication_factor_changed(run, admin):
 
 
 def test_what_is_under_way_is_shown_and_cancelled(run, admin, cluster):
-    admin.create_topic("stuck", 1)
+    admin.create_topic("stuck", 1, replication_factor=1)
     (here,) = admin.describe_topic("stuck").partitions[0].replicas
     there = (here + 1) % 3
     cluster.stop_replica(there)

@@ -10,7 +10,15 @@ import pytest
 from rayqueue.coordination.events import WatchStarted
 from rayqueue.coordination.unclean import awaits_logs
 from rayqueue.errors import ClusterMismatch
-from rayqueue.protocol.messages import LogEnd, RegisterReplicaActor, ReportLogEnds
+from rayqueue.protocol.messages import (
+    ElectLeadersRequest,
+    LogEnd,
+    Reassignment,
+    ReassignPartitionsRequest,
+    RegisterReplicaActor,
+    ReportLogEnds,
+    ResignLeaderRequest,
+)
 from tests.unit.coordination.test_leadership import Cluster
 
 
@@ -272,3 +280,62 @@ def test_whatever_comes_and_goes_a_leader_has_all_that_was_acked_or_the_highest_
             assert ends[now.leader] == max(ends[b] for b in members), "another has more"
             acked = min(acked, ends[now.leader])
     assert seed or by_log
+
+
+# --- elections that are unclean, and other replicas, while logs are compared ------------------------------------------
+
+
+def test_asked_for_an_unclean_leader_the_highest_log_that_is_there_leads() -> None:
+    machines = Machines()
+    first, second, third = machines.partition.replicas
+    machines.power_failure()
+    for broker_id in (first, second, third):
+        machines.start(broker_id)
+    machines.report(first, 0, 70)
+    machines.report(third, 0, 75)
+    machines.lose(second)
+    assert machines.partition.leader == -1
+    answer = machines.call(ElectLeadersRequest([(machines.partition.topic_id, 0)], unclean=True))
+    assert answer.moved == 1
+    assert (machines.partition.leader, machines.partition.isr, machines.unclean) == (third, [third], [])
+    assert machines.partition.unclean_epoch == machines.partition.leader_epoch
+
+
+def test_who_is_waited_for_is_not_given_up_by_a_reassignment() -> None:
+    machines = Machines()
+    machines.broker(3, pool=1)
+    first, second, third = machines.partition.replicas
+    machines.power_failure()
+    machines.step(WatchStarted("i3.0.0"))
+    for broker_id in (first, second, third):
+        machines.start(broker_id)
+    machines.report(first, 0, 70)
+    assert machines.partition.leader == -1 and awaits_logs(machines.partition)
+
+    def reassign(replicas: list[int] | None) -> str:
+        change = Reassignment(machines.partition.topic_id, 0, replicas)
+        return str(machines.call(ReassignPartitionsRequest([change])).results[0].error)
+
+    assert reassign([first, second, 3]) == ""
+    assert set(machines.unclean) == {first, second, third}, "the third may have the longest log"
+    assert reassign([3]) == "" and machines.partition.target == [3]
+    machines.report(second, 0, 60)
+    machines.report(third, 0, 75)
+    assert machines.partition.leader == third and machines.partition.target == [3]
+
+
+def test_a_replica_whose_log_has_failed_does_not_lead_by_a_reassignment() -> None:
+    machines = Machines()  # min.insync.replicas is 2
+    first, second, third = machines.partition.replicas
+    assert machines.ask([first, second]) == "" and machines.ask([first]) == ""
+    machines.lose(second)
+    p = machines.partition
+    assert (p.isr, p.elr) == ([first], [second])
+    machines.call(ResignLeaderRequest(first, 0, machines.incarnation(first), p.topic_id, 0, p.leader_epoch))
+    assert machines.partition.leader == -1, "the second is waited for"
+    for target, error in (([first, second], ""), ([first, third], ""), ([third], "")):
+        change = Reassignment(p.topic_id, 0, target)
+        assert machines.call(ReassignPartitionsRequest([change])).results[0].error == error
+        assert machines.partition.leader == -1
+    machines.step(WatchStarted(machines.incarnation(second)))
+    assert machines.partition.leader == second
