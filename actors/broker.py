@@ -69,7 +69,7 @@ class Broker:
     Args:
         options: see there.
         start_replica: starts the replica actor of a slot unless it runs already; must not wait for it to be up. It is
-            called again when the actor does not answer.
+            called again when the actor does not answer. From `pool_size` on: one that stands by.
     """
 
     def __init__(self, options: BrokerOptions, start_replica: Callable[[int], None]) -> None:
@@ -94,6 +94,7 @@ class Broker:
             self._on_metadata,
             topic_defaults=options.config.topic_defaults,
         )
+        self._start_replica = start_replica
         self._watches = [
             ReplicaWatch(
                 slot,
@@ -146,12 +147,15 @@ class Broker:
             return
         for watch in self._watches:
             watch.start()
+        standing_by = False
         while not self._stopping.wait(LOOK_S):
             problem = next((watch.problem for watch in self._watches if watch.problem is not None), None)
             if problem is not None:
                 self.progress.failed(problem)
             elif not self.ready.is_set():
                 self.progress.running()
+            if not standing_by and all(self._registered(slot) for slot in range(self.options.pool_size)):
+                standing_by = self._start_standbys()  # not before: the start of those would take longer
 
     def _serve(self) -> None:
         """Lock, identity, port, registration; each step is done once, so it can be called again after an error."""
@@ -276,6 +280,17 @@ class Broker:
         """What the metadata log says of a replica actor of ours."""
         key = self.options.broker_id, slot
         return self._follower.read(lambda state, index, epoch: state.replica_actors.get(key))
+
+    def _start_standbys(self) -> bool:
+        """Starts the processes that stand by; once is enough, Ray restarts them. Whether that went well."""
+        options = self.options
+        try:
+            for place in range(options.pool_size, options.pool_size + options.standbys):
+                self._start_replica(place)
+        except Exception:  # of any kind: nothing depends on it, and it is tried again
+            log.exception("no process stands by")
+            return False
+        return True
 
     # --- actions (gRPC's threads) ------------------------------------------------------------------------------------
 

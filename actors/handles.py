@@ -24,9 +24,9 @@ from rayqueue.actors.coordinator import Coordinator
 from rayqueue.actors.names import NAMESPACE, broker_name, coordinator_name, is_coordinator, replica_name
 from rayqueue.actors.nodes import NodeReport
 from rayqueue.actors.options import BrokerOptions, CoordinatorOptions
-from rayqueue.actors.partition_replica import PartitionReplica
 from rayqueue.actors.placer import RayPlacer
 from rayqueue.actors.ray_environment import runtime_env
+from rayqueue.actors.replica_process import PartitionReplicaProcess
 from rayqueue.errors import BrokerNotAvailable, ConfigError, RayQueueError, RequestTimeout
 
 log = logging.getLogger(__name__)
@@ -169,10 +169,10 @@ def start_broker(options: BrokerOptions) -> None:
 
 
 def start_replica(options: BrokerOptions, slot: int) -> None:
-    """Starts a replica actor of a broker, on the broker's node."""
+    """Starts a replica actor of a broker, on the broker's node; one that stands by, if there is no such slot."""
     mine = msgspec.structs.replace(options, logging=options.replica_logging(slot))
     name = replica_name(options.name, options.broker_id, slot)
-    _start(PartitionReplica, name, options.node_id, options.python_path, mine, slot)
+    _start(PartitionReplicaProcess, name, options.node_id, options.python_path, mine, slot)
 
 
 def renew(handle: Any) -> None:

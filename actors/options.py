@@ -79,7 +79,7 @@ class BrokerOptions(msgspec.Struct, frozen=True):
     Attributes:
         data_dir: the directory on its node; it uses `<broker_id>/` in it.
         coordinators: hosts and ports; any of them may be the active one.
-        node_id: Ray's. pool_size: replica actors.
+        node_id: Ray's. pool_size: replica actors. standbys: processes more than that, which stand by.
     """
 
     name: str
@@ -93,6 +93,7 @@ class BrokerOptions(msgspec.Struct, frozen=True):
     config: BrokerConfig
     node_id: str = ""
     pool_size: int = 1
+    standbys: int = 0
     logging: Logging = Logging()
     python_path: str = ""
 
@@ -128,6 +129,7 @@ class ProcessReport(msgspec.Struct):
         error: class name of a problem that is an error.
         started_ms: when this incarnation began, ms since the epoch: Ray restarts a process that crashed without a word.
         standing: of a coordinator: "active", "standby", or "empty" (no cluster's yet).
+        slot: the one that a replica actor serves; -1: none.
     """
 
     role: str
@@ -143,6 +145,7 @@ class ProcessReport(msgspec.Struct):
     log_file: str = ""
     started_ms: int = 0
     standing: str = ""
+    slot: int = -1
 
 
 class ClusterOverview(msgspec.Struct):

@@ -28,12 +28,10 @@ from rayqueue.actors.follow_stream import Followed, FollowStream
 from rayqueue.actors.hosted_partition import HostedPartition, Listener
 from rayqueue.actors.identity import DirectoryLock, bind_server, replica_lock
 from rayqueue.actors.leader_link import FollowerEvent
-from rayqueue.actors.logs import write_logs
 from rayqueue.actors.metadata_follower import MetadataFollower
 from rayqueue.actors.options import BrokerOptions, ProcessReport
 from rayqueue.actors.partition_queries import delete_records, list_offsets
 from rayqueue.actors.partition_table import PartitionTable
-from rayqueue.actors.process import prepare_process
 from rayqueue.actors.produce_stream import ByteBudget, ProduceStream, Request
 from rayqueue.actors.progress import Progress
 from rayqueue.actors.replica_hands import CutDone, Later, ReplicaHands
@@ -67,18 +65,22 @@ RETAINED_A_TURN = 8
 
 
 class PartitionReplica:
-    """One replica actor's process. A plain class: Ray is applied in `actors.handles`.
+    """The replica actor of a slot. Ray runs it inside of a `replica_process.PartitionReplicaProcess`.
 
     Args:
         options: its broker's.
         slot: which of the broker's replica actors, 0 to pool_size - 1.
         on_failure: called when this process must not go on.
+        lock: the slot's (`identity.replica_lock`), held or not; None: its own.
     """
 
-    def __init__(self, options: BrokerOptions, slot: int, on_failure: Callable[[BaseException], None] = die) -> None:
-        if options.logging.file:  # the process is all ours
-            write_logs(options.logging)
-            prepare_process()
+    def __init__(
+        self,
+        options: BrokerOptions,
+        slot: int,
+        on_failure: Callable[[BaseException], None] = die,
+        lock: DirectoryLock | None = None,
+    ) -> None:
         self.options = options
         self.slot = slot
         self.progress = Progress()
@@ -112,7 +114,7 @@ class PartitionReplica:
         self._to_retain: list[HostedPartition] = []  # of this round; a few a turn, so that records do not wait for it
         self._server: DataServer | None = None
         self._follower: MetadataFollower | None = None
-        self._lock = DirectoryLock(replica_lock(self._root, slot))
+        self._lock = DirectoryLock(replica_lock(self._root, slot)) if lock is None else lock
         self._mark = StartMark(self._root, slot)
         self._unclean = False
         self._stopping = threading.Event()
@@ -255,6 +257,7 @@ class PartitionReplica:
             node_id=self.options.node_id,
             directory=str(self._root),
             log_file=self.options.logging.file,
+            slot=self.slot,
         )
 
     # --- the metadata log -------------------------------------------------------------------------------------------

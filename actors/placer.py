@@ -222,6 +222,7 @@ class RayPlacer:
             config=config,
             node_id=node.node_id,
             pool_size=config.num_replica_actors or max(1, min(POOL_SIZE_MAX, node.cpus // on_node)),
+            standbys=config.num_standby_replica_actors,
             logging=Logging.of(node.data_dir, f"broker-{broker_id}", cluster.logging.level),
             python_path=cluster.python_path,
         )

@@ -35,6 +35,12 @@ class Progress:
             log.warning("%s", what)
         self._set("waiting", what, error)
 
+    def standing_by(self, what: str) -> None:
+        """Somebody else does the work, which is no trouble if it is one of us."""
+        if what != self.problem:
+            log.info("stands by: %s", what)
+        self._set("waiting", what, "StorageError")
+
     def failed(self, error: BaseException) -> None:
         """Goes on only when somebody changes something."""
         if str(error) != self.problem:
@@ -59,6 +65,7 @@ class Progress:
         directory: str = "",
         log_file: str = "",
         standing: str = "",
+        slot: int = -1,
     ) -> ProcessReport:
         """What this process says of itself."""
         state, problem, error = self.snapshot()
@@ -77,6 +84,7 @@ class Progress:
             log_file,
             self.started_ms,
             standing,
+            slot,
         )
 
     def _set(self, state: str, problem: str, error: str) -> None:

@@ -42,9 +42,10 @@ def survey(name: str) -> ClusterStatus:
     if seen is not None:
         names = sorted({*names, *_expected(seen)})
     reports = _reports(names)
-    processes = [_process(name, actor, reports.get(actor)) for actor in sorted(names, key=_order)]
+    by_actor = _processes(names, reports, {} if seen is None else {b.broker_id: b.pool_size for b in seen.brokers})
+    processes = list(by_actor.values())
     running = {(p.broker_id, p.slot) for p in processes if p.state == "running"}
-    for process, actor in zip(processes, sorted(names, key=_order), strict=True):
+    for actor, process in by_actor.items():
         if process.state != "running":
             problems.append(f"{actor} is {process.state}" + (f": {process.problem}" if process.problem else ""))
     if seen is None:
@@ -78,18 +79,30 @@ def _expected(seen: ClusterOverview) -> list[str]:
     return found
 
 
-def _order(actor: str) -> tuple[int, int, int]:
-    if is_coordinator(actor):
-        return 0, _coordinator_id(actor), -1
-    return 1, *_ids(actor)
-
-
 def _coordinator_id(actor: str) -> int:
     return int(actor.rpartition("-")[2])
 
 
+def _processes(
+    names: list[str], reports: dict[str, ProcessReport], pool_sizes: dict[int, int]
+) -> dict[str, ProcessStatus]:
+    """The processes by their actor's name, in order. pool_sizes: how many slots each broker has."""
+    served = {(_ids(actor)[0], report.slot) for actor, report in reports.items() if report.slot >= 0}
+
+    def all_served(broker_id: int) -> bool:
+        return all((broker_id, slot) in served for slot in range(pool_sizes.get(broker_id, 1)))
+
+    found = {actor: _process(actor, reports.get(actor), all_served(_ids(actor)[0])) for actor in names}
+
+    def order(item: tuple[str, ProcessStatus]) -> tuple[int, int, bool, int]:
+        one = item[1]
+        return one.broker_id, one.coordinator_id, one.role == "standby", one.slot
+
+    return dict(sorted(sorted(found.items()), key=order))
+
+
 def _ids(actor: str) -> tuple[int, int]:
-    """(broker id, slot) of an actor's name, -1 where it has none."""
+    """(broker id, the slot that it takes if it can) of an actor's name, -1 where it has none."""
     parts = actor.split("/")[1:]
     broker_id = int(parts[0].removeprefix("broker-")) if parts[0].startswith("broker-") else -1
     return broker_id, int(parts[1].removeprefix("replica-")) if len(parts) > 1 else -1
@@ -112,21 +125,26 @@ def _reports(names: list[str]) -> dict[str, ProcessReport]:
     return reports
 
 
-def _process(cluster: str, actor: str, report: ProcessReport | None) -> ProcessStatus:
-    broker_id, slot = _ids(actor)
+def _process(actor: str, report: ProcessReport | None, all_served: bool) -> ProcessStatus:
+    """all_served: every slot of its broker is served by a process, perhaps by this one."""
+    broker_id, place = _ids(actor)
     coordinator_id = _coordinator_id(actor) if is_coordinator(actor) else -1
+    stands_by = place >= 0 and all_served and (report is None or report.slot < 0)
     if report is None:
-        role = "coordinator" if is_coordinator(actor) else "broker" if slot < 0 else "replica"
+        role = "broker" if place < 0 else "standby" if stands_by else "replica"
+        role = "coordinator" if is_coordinator(actor) else role
+        slot = -1 if stands_by else place
         return ProcessStatus(
             role, broker_id, slot, "gone", "it does not answer", "", 0, "", "", "", coordinator_id=coordinator_id
         )
+    waits = stands_by and report.state == "waiting"  # for a slot: that is what it is there for
     endpoint = f"{report.host}:{report.port}" if report.port else ""
     return ProcessStatus(
-        report.role,
+        "standby" if stands_by else report.role,
         broker_id,
-        slot,
-        report.state,
-        report.problem,
+        -1 if stands_by else report.slot if report.slot >= 0 else place,
+        "running" if waits else report.state,
+        "" if waits else report.problem,
         endpoint,
         report.pid,
         report.node_id,

@@ -14,7 +14,8 @@ class ProcessStatus:
     """A process of the cluster.
 
     Attributes:
-        role: "coordinator", "broker" or "replica". broker_id, slot: -1 where there is none.
+        role: "coordinator", "broker", "replica", or "standby": it takes over from a replica process that dies.
+        broker_id, slot: -1 where there is none.
         state: "running", "starting", "waiting", "failed", or "gone" (it does not answer); problem: why.
         endpoint: "host:port", "" before it listens.
         data_dir: the directory it uses. log_file: where it logs, on its node.
@@ -202,7 +203,8 @@ class ClusterStatus:
         rows = [("PROCESS", "STATE", "ENDPOINT", "PID", "STARTED", "NODE", "DATA", "LOG")]
         for p in self.processes:
             coordinator = f"coordinator {p.coordinator_id}" if p.coordinator_id >= 0 else "coordinator"
-            name = {"coordinator": coordinator, "broker": f"broker {p.broker_id}"}.get(p.role, f"  replica {p.slot}")
+            names = {"coordinator": coordinator, "broker": f"broker {p.broker_id}", "standby": "  standby"}
+            name = names.get(p.role, f"  replica {p.slot}")
             process = (str(p.pid or ""), _time(p.started_ms), p.node_id[:8], p.data_dir, p.log_file)
             rows.append((name, p.standing if p.standing and p.state == "running" else p.state, p.endpoint, *process))
         lines += _table(rows)

@@ -31,7 +31,7 @@ from benchmarks.peers import ray_queue
 CONNECT_WAIT_S = 5.0
 PACKAGE = Path(__file__).parents[1]
 NOT_SENT = ["results", "__pycache__"]
-ROLE_OF_ACTOR = {"Broker": "broker", "PartitionReplica": "replica", "Coordinator": "coordinator"}
+ROLE_OF_ACTOR = {"Broker": "broker", "PartitionReplicaProcess": "replica", "Coordinator": "coordinator"}
 
 
 @dataclass

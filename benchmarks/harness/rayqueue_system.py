@@ -17,7 +17,7 @@ from rayqueue.perf import columns, consume, drain, latency, one_by_one, produce
 
 NAME = "benchmarks"
 MAPPED_WAIT_S = 30.0
-ACTORS = ("Broker", "PartitionReplica", "Coordinator")
+ACTORS = ("Broker", "PartitionReplicaProcess", "Coordinator")
 
 
 class RowsIn(produce.RowsIn):

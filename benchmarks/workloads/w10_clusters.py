@@ -97,7 +97,8 @@ class OwnCluster:
         """Its processes by role, of those that answer; each is checked to be an actor of this kind."""
         found: dict[str, list[int]] = {role: [] for role in TITLES}
         for process in rayqueue.status(self.name).processes:
-            if process.pid and accounting.title(process.pid).startswith(TITLES[process.role]):
+            title = TITLES.get(process.role)  # a process that stands by serves nobody
+            if process.pid and title and accounting.title(process.pid).startswith(title):
                 found[process.role].append(process.pid)
         return found
 

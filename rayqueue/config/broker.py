@@ -27,6 +27,12 @@ BROKER_SETTINGS = table(
         "num.replica.actors", None, optional(integer(1, 256)), "replica actors a broker runs; None: about one a core"
     ),
     Setting(
+        "num.standby.replica.actors",
+        1,
+        integer(0, 256),
+        "processes a broker runs beside them, to take over at once from one that dies",
+    ),
+    Setting(
         "listen.host", None, optional(text), "address to listen on; None: loopback on one machine, else the node's"
     ),
     Setting("advertised.host", None, optional(text), "the host clients are told; None: the one listened on"),
@@ -64,6 +70,7 @@ class BrokerConfig:
     default_replication_factor: int | None = None
     log_retention_check_interval_ms: int = 5_000
     num_replica_actors: int | None = None
+    num_standby_replica_actors: int = 1
     listen_host: str | None = None
     advertised_host: str | None = None
     port: int = 0

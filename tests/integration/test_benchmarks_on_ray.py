@@ -53,7 +53,7 @@ def three_nodes() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def cluster(three_nodes: str) -> RayCluster:
-    return RayCluster(three_nodes, {"num.replica.actors": 1})
+    return RayCluster(three_nodes, {"num.replica.actors": 1, "num.standby.replica.actors": 0})
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +105,9 @@ def test_rayqueue_runs_on_every_node_and_all_of_it_is_accounted_for(system: Clus
     assert sum("raylet --" in title for title in titles) == 3
     assert sum("gcs_server --" in title for title in titles) == 1
     assert sorted(found["actors"]) == sorted(process.pid for process in seen.processes)
-    assert len(system.actors("PartitionReplica")) == 3
-    assert all(accounting.title(pid).startswith("ray::PartitionReplica") for pid in system.actors("PartitionReplica"))
+    assert len(system.actors("PartitionReplicaProcess")) == 3
+    replicas = system.actors("PartitionReplicaProcess")
+    assert all(accounting.title(pid).startswith("ray::PartitionReplica") for pid in replicas)
     assert not set(found["ray"]) & set(found["actors"])
     assert system.nodes.memory(found["actors"]) == pytest.approx(accounting.memory(found["actors"]), rel=0.5)
 

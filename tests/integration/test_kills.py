@@ -19,6 +19,8 @@ import rayqueue
 from rayqueue.cluster import Cluster
 from tests.integration.waiting import eventually
 
+# A death lasts until Ray has started the process anew: nobody stands by.
+SETTINGS = {"num.replica.actors": 1, "num.standby.replica.actors": 0}
 TIMEOUT_S = 60.0
 TOPIC = "events"
 PARTITIONS = 4

@@ -19,6 +19,7 @@ from rayqueue.errors import ClusterNotRunning, ConfigError, RequestTimeout
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
+NO_STANDBY = {"num.standby.replica.actors": 0}  # it starts later, and would move what is counted here
 TOGETHER_S = 60.0
 
 
@@ -69,7 +70,9 @@ def test_of_two_who_start_different_clusters_at_once_one_is_told_and_the_other_h
     one_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def one(replicas: int) -> Callable[[], Cluster]:
-        return lambda: start("either", brokers=1, data_dir=tmp_path, config={"num.replica.actors": replicas})
+        return lambda: start(
+            "either", brokers=1, data_dir=tmp_path, config={"num.replica.actors": replicas, **NO_STANDBY}
+        )
 
     found = start_together(monkeypatch, one(1), one(2))
     try:
@@ -85,7 +88,7 @@ def test_a_start_that_joined_another_and_gives_up_leaves_the_cluster_alone(
     one_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = handles.find
-    with start("joined", brokers=1, data_dir=tmp_path, config={"num.replica.actors": 1}) as running:
+    with start("joined", brokers=1, data_dir=tmp_path, config={"num.replica.actors": 1, **NO_STANDBY}) as running:
         before = [p.pid for p in running.status().processes]
         for ends in (KeyboardInterrupt(), RequestTimeout("not complete")):
             looks = count()
