@@ -22,7 +22,7 @@ from rayqueue.errors import RayQueueError
 from rayqueue.message import Message
 
 # Opened at a time for messages: their values become Python objects together.
-_ROWS_BYTES = 512 * 1024
+_ROWS_BYTES = 1024 * 1024
 # A table holds about so much when nobody says how many records it should have.
 _TABLE_BYTES = 8 << 20
 _SHARE_BYTES = 1 << 20
@@ -77,13 +77,20 @@ class Reader:
         found: list[Message] = []
         before: dict[Cursor, int | None] = {}
         try:
-            if self._await(timeout_s, self._grab):
+            if self._holds(count) or self._await(timeout_s, self._grab):
                 self._take(found, count, before)
             self._settle_hand()
         except BaseException:
             self._put_back(before)
             raise
         return found
+
+    def _holds(self, count: int) -> bool:
+        """Whether so many are in hand and nothing has happened: then, as in `poll`, there is no need to look around."""
+        cursor = self._cursor
+        if cursor is None or cursor.position is None or self._inbox.events:
+            return False
+        return cursor.position + count <= self._end
 
     def _take(self, found: list[Message], count: int, before: dict[Cursor, int | None]) -> None:
         try:
