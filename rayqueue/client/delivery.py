@@ -256,12 +256,21 @@ class Delivery:
     @property
     def owing(self) -> int:
         """How many nodes have requests that they have not answered."""
-        return sum(bool(node.requests) for node in self._nodes.values())
+        owing = 0
+        for node in self._nodes.values():  # asked for each lone record: a generator costs more than the work
+            if node.requests:
+                owing += 1
+        return owing
 
     @property
     def has_work(self) -> bool:
         """Whether `poll` might find something to send, or to ask for, without any other event."""
-        return any(node.ready for node in self._nodes.values()) or bool(self._orphans or self._without_id)
+        if self._orphans or self._without_id:
+            return True
+        for node in self._nodes.values():  # noqa: SIM110 - as above
+            if node.ready:
+                return True
+        return False
 
     def has_room(self, lanes: Iterable[Lane]) -> bool:
         """Whether a batch for one of these lanes could be sent at once: else it is better to let batches grow."""

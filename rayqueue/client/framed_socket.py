@@ -100,7 +100,7 @@ class FramedSocket:
             ProtocolError: what came is no frame, or a larger one than `max_bytes`.
         """
         while (frame := self._parse()) is None:
-            if not self._fill(0 if self._large is None else socket.MSG_WAITALL):
+            if not self._fill(0 if self._large is None else _WHOLE):
                 return None
         return frame
 
@@ -130,7 +130,7 @@ class FramedSocket:
         """
         while (frame := self._parse()) is None:
             try:
-                if not self._fill(socket.MSG_DONTWAIT):
+                if not self._fill(_NOW):
                     raise EOFError
             except BlockingIOError:
                 return None
@@ -159,17 +159,17 @@ class FramedSocket:
             self._make_room(PREFIX_SIZE)
             return None
         prefix = unpack_prefix(self._buffer, start)
-        size = prefix.size
+        head_size, size = prefix.head_size, prefix.size
         if size > self.max_bytes + self.head_bytes:
             raise ProtocolError(f"a message of {size} bytes is above socket.request.max.bytes ({self.max_bytes})")
         if prefix.row_count > ROWS_MAX or prefix.message_size > self.message_bytes_max:
             raise ProtocolError(f"a frame has at most {ROWS_MAX} rows and {self.message_bytes_max} bytes beside them")
         if have >= size:
             return self._cut(prefix)
-        if have >= prefix.head_size and size > BUFFER_BYTES:
+        if have >= head_size and size > BUFFER_BYTES:
             self._begin_large(prefix)
         else:
-            self._make_room(size if size <= BUFFER_BYTES else prefix.head_size)
+            self._make_room(size if size <= BUFFER_BYTES else head_size)
         return None
 
     def _cut(self, prefix: Prefix) -> Frame:
@@ -177,7 +177,7 @@ class FramedSocket:
         start = self._start
         rows_at = start + prefix.head_size
         message = bytes(self._view[rows_at - prefix.message_size : rows_at])
-        end = rows_at + prefix.rows_size
+        end = start + prefix.size
         rows: list[pa.Buffer] = []
         if prefix.row_count:
             data = pa.py_buffer(bytes(self._view[rows_at:end]))
@@ -239,7 +239,7 @@ class FramedSocket:
             OSError: the connection is broken.
         """
         try:
-            sent = self._sock.sendmsg(views[:BUFFERS_MAX], (), _SEND if wait else _SEND | socket.MSG_DONTWAIT)
+            sent = self._sock.sendmsg(views[:BUFFERS_MAX], (), _SEND if wait else _SEND_NOW)
         except BlockingIOError:
             return views
         for index, view in enumerate(views):
@@ -279,9 +279,17 @@ class FramedSocket:
         self._finalize()
 
 
-_SEND = getattr(socket, "MSG_NOSIGNAL", 0)
+# Plain numbers: to join two members of an enumeration takes six calls.
+_SEND = int(getattr(socket, "MSG_NOSIGNAL", 0))
+_NOW = int(socket.MSG_DONTWAIT)
+_SEND_NOW = _SEND | _NOW
+_WHOLE = int(socket.MSG_WAITALL)
 
 
 def views_of(head: bytes, rows: Sequence[pa.Buffer] = ()) -> Views:
     """The pieces of a frame as `send_some` takes them; empty rows have no piece."""
-    return [memoryview(head), *(memoryview(row).cast("B") for row in rows if row.size)]
+    views = [memoryview(head)]
+    for row in rows:
+        if row.size:
+            views.append(memoryview(row).cast("B"))
+    return views

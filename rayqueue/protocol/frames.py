@@ -30,20 +30,14 @@ _LARGEST = (1 << 32) - 1
 
 
 class Prefix(NamedTuple):
-    """What a frame begins with. Sizes are in bytes; `head_size` is all that comes before the rows."""
+    """What a frame begins with. Sizes are in bytes; `head_size` is all that comes before the rows, `size` all of it."""
 
     kind: int
     message_size: int
     row_count: int
     rows_size: int
-
-    @property
-    def head_size(self) -> int:
-        return PREFIX_SIZE + 4 * self.row_count + self.message_size
-
-    @property
-    def size(self) -> int:
-        return self.head_size + self.rows_size
+    head_size: int
+    size: int
 
 
 def pack_head(message: bytes, rows: Sequence[pa.Buffer] = (), kind: int = MESSAGE) -> bytes:
@@ -74,7 +68,8 @@ def unpack_prefix(data: bytes | bytearray, at: int) -> Prefix:
         raise ProtocolError("these bytes are no frame; is the peer a rayqueue of the same version?")
     if rows_size and not row_count:
         raise ProtocolError("a frame says that it has bytes of rows, and no rows")
-    return Prefix(kind, message_size, row_count, rows_size)
+    head_size = PREFIX_SIZE + 4 * row_count + message_size
+    return Prefix(kind, message_size, row_count, rows_size, head_size, head_size + rows_size)
 
 
 def unpack_sizes(data: bytes | bytearray, at: int, prefix: Prefix) -> tuple[int, ...]:

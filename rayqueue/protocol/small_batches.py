@@ -62,6 +62,7 @@ _TYPE = struct.pack("<hbxi", ipc.METADATA_V5, ipc.RECORD_BATCH, 52 - 16)
 _NODES_HEAD = struct.pack("<II4xI", 76 - 64, 196 - 68, _NODES)
 _BUFFERS_HEAD = struct.pack("<4xI", _BUFFERS)
 _HEADER = struct.Struct(f"<48sq8sq16s{2 * _NODES}q8s{2 * _BUFFERS}q")
+_INT64 = struct.Struct("<q")
 assert len(_START) == 48 and _HEADER.size == ipc.PREFIX_SIZE + _METADATA_SIZE
 
 
@@ -106,6 +107,33 @@ def write_message(
         *(at, 0, at, 8 * count),
     )
     return header + body, google_crc32c.extend(google_crc32c.value(body), header)
+
+
+# In a message as `_HEADER` lays it out: where the stretches begin that all have in common, and what lies between them.
+_BODY_LENGTH_AT, _TYPE_AT, _ROWS_AT = 48, 56, 64
+_NODES_AT = 72 + len(_NODES_HEAD)
+_NODES_END = _NODES_AT + 16 * _NODES
+_BUFFERS_AT = _NODES_END + len(_BUFFERS_HEAD)
+assert _HEADER.size == _BUFFERS_AT + 16 * _BUFFERS
+
+
+def split_small(message: pa.Buffer) -> ipc.IpcMessage | None:
+    """`ipc.split_message` for what `write_message` makes, told by its fixed bytes; None for any other message."""
+    size = message.size - _HEADER.size
+    if size < 0:
+        return None
+    header = message.slice(0, _HEADER.size).to_pybytes()
+    if (
+        header[:_BODY_LENGTH_AT] != _START
+        or header[_TYPE_AT:_ROWS_AT] != _TYPE
+        or header[_NODES_AT - len(_NODES_HEAD) : _NODES_AT] != _NODES_HEAD
+        or header[_NODES_END:_BUFFERS_AT] != _BUFFERS_HEAD
+        or _INT64.unpack_from(header, _BODY_LENGTH_AT)[0] != size
+    ):
+        return None
+    rows = _INT64.unpack_from(header, _ROWS_AT)[0]
+    body = message.slice(_HEADER.size, size)
+    return ipc.IpcMessage(rows, header[_NODES_AT:_NODES_END], header[_BUFFERS_AT:], "none", header, body)
 
 
 def _nulls(count: int, at: int) -> _Column:
@@ -178,7 +206,6 @@ _LOG_HEADER = ipc.build_header(
     0,
 )[0]
 _BODY_AT = len(_LOG_HEADER)
-_INT64 = struct.Struct("<q")
 _NUMBERS = struct.Struct(f"<q24x{2 * _NODES}q8x{2 * _BUFFERS}q")
 assert ipc.ROWS_AT + _NUMBERS.size == _BODY_AT
 _DIFFERING = (

@@ -300,6 +300,8 @@ class Leader:
         in_sync, end, lag_ms = self.in_sync, self._log.written_end, self._limits.lag_time_max_ms
         if in_sync.outstanding or in_sync.retry_ms is not None:
             return in_sync.retry_ms
+        if not self.followers:  # asked after each batch
+            return None
         members = (self.followers[one] for one in in_sync.maximal if one != self._broker_id)
         return min((due for one in members if (due := one.lags_from_ms(end, lag_ms)) is not None), default=None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -17,6 +18,16 @@ except ImportError:  # another interpreter
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGUSR1", "SIGUSR2")
 _SIGNALS = tuple(int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name))
 
+_main = threading.main_thread().ident  # to ask for it each time takes four calls
+
+
+def _in_child() -> None:
+    global _main
+    _main = threading.main_thread().ident
+
+
+os.register_at_fork(after_in_child=_in_child)
+
 
 class Uninterrupted:
     """Keeps signal handlers out of the block, and has them run, and raise, at the end.
@@ -31,7 +42,7 @@ class Uninterrupted:
         self._pending: set[int] = set()
 
     def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
+        if threading.get_ident() != _main:
             return
         try:
             for number in _SIGNALS:

@@ -22,6 +22,7 @@ from rayqueue.protocol.small_batches import (
     WRITE_RECORDS_MAX,
     Records,
     read_batch,
+    split_small,
     write_message,
 )
 
@@ -114,6 +115,37 @@ def test_the_body_is_byte_for_byte_that_of_arrow(given: Columns) -> None:
     theirs = ipc.split_message(arrow((keys, values, headers, times)).serialize())
     assert (ours.nodes, ours.buffers) == (theirs.nodes, theirs.buffers)
     assert ours.body.equals(theirs.body)
+
+
+def parts(message: ipc.IpcMessage) -> tuple[object, ...]:
+    return message.length, message.nodes, message.buffers, message.codec, message.header, message.body.to_pybytes()
+
+
+@given(columns())
+def test_the_short_way_takes_a_message_apart_as_the_long_one_does(given: Columns) -> None:
+    message = pa.py_buffer(write_message(*given)[0])
+    short = split_small(message)
+    assert short is not None and parts(short) == parts(ipc.split_message(message))
+    theirs = arrow(given).serialize()
+    short = split_small(theirs)
+    assert short is None or parts(short) == parts(ipc.split_message(theirs))
+
+
+def test_the_short_way_never_says_what_the_long_one_does_not() -> None:
+    message = write_message([b"key"], [b"value"], [[("a", b"b")]], [5])[0]
+    left = 0
+    for place in range(len(message)):
+        for flip in (1, 0x80):
+            damaged = bytearray(message)
+            damaged[place] ^= flip
+            short = split_small(pa.py_buffer(bytes(damaged)))
+            if short is None:
+                left += 1
+            else:
+                assert parts(short) == parts(ipc.split_message(pa.py_buffer(bytes(damaged))))
+    assert left, "no damage is seen"
+    for size in range(len(message)):
+        assert split_small(pa.py_buffer(message[:size])) is None
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 63, 64, 65, WRITE_RECORDS_MAX])
