@@ -89,10 +89,11 @@ def _processes(
     """The processes by their actor's name, in order. pool_sizes: how many slots each broker has."""
     served = {(_ids(actor)[0], report.slot) for actor, report in reports.items() if report.slot >= 0}
 
-    def all_served(broker_id: int) -> bool:
-        return all((broker_id, slot) in served for slot in range(pool_sizes.get(broker_id, 1)))
+    def is_spare(broker_id: int, place: int) -> bool:
+        slots = range(pool_sizes.get(broker_id, 1))
+        return place >= 0 and (place not in slots or all((broker_id, slot) in served for slot in slots))
 
-    found = {actor: _process(actor, reports.get(actor), all_served(_ids(actor)[0])) for actor in names}
+    found = {actor: _process(actor, reports.get(actor), is_spare(*_ids(actor))) for actor in names}
 
     def order(item: tuple[str, ProcessStatus]) -> tuple[int, int, bool, int]:
         one = item[1]
@@ -125,11 +126,11 @@ def _reports(names: list[str]) -> dict[str, ProcessReport]:
     return reports
 
 
-def _process(actor: str, report: ProcessReport | None, all_served: bool) -> ProcessStatus:
-    """all_served: every slot of its broker is served by a process, perhaps by this one."""
+def _process(actor: str, report: ProcessReport | None, spare: bool) -> ProcessStatus:
+    """spare: it takes no slot in particular, or every slot of its broker is served, perhaps by this one."""
     broker_id, place = _ids(actor)
     coordinator_id = _coordinator_id(actor) if is_coordinator(actor) else -1
-    stands_by = place >= 0 and all_served and (report is None or report.slot < 0)
+    stands_by = spare and (report is None or report.slot < 0)
     if report is None:
         role = "broker" if place < 0 else "standby" if stands_by else "replica"
         role = "coordinator" if is_coordinator(actor) else role

@@ -19,13 +19,12 @@ import rayqueue
 from rayqueue.cluster import Cluster
 from tests.integration.waiting import eventually
 
-# A death lasts until Ray has started the process anew: nobody stands by.
-SETTINGS = {"num.replica.actors": 1, "num.standby.replica.actors": 0}
 TIMEOUT_S = 60.0
 TOPIC = "events"
 PARTITIONS = 4
 # A process that is killed loses nothing of what only it has; with more replicas others would stand in for it.
-SETTINGS = {"num.replica.actors": 1, "default.replication.factor": 1}
+# A death lasts until Ray has started the process anew: nobody stands by.
+SETTINGS = {"num.replica.actors": 1, "num.standby.replica.actors": 0, "default.replication.factor": 1}
 
 
 @pytest.fixture(scope="module")

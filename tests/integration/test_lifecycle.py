@@ -31,11 +31,10 @@ from rayqueue.errors import (
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
-# Processes that stand by start later and would move what is counted here: tests/integration/test_standby.py has them.
-SETTINGS = {"num.replica.actors": 1, "num.standby.replica.actors": 0}
 BACK_S = 60.0
 # One replica: a test that kills a process sees what becomes of what only that process has.
-SETTINGS = {"num.replica.actors": 1, "default.replication.factor": 1}
+# Processes that stand by start later and would move what is counted here: tests/integration/test_standby.py has them.
+SETTINGS = {"num.replica.actors": 1, "num.standby.replica.actors": 0, "default.replication.factor": 1}
 
 
 @pytest.fixture(scope="module")
