@@ -128,7 +128,8 @@ class OwnCluster:
         """The process id of the replica actor that leads the topic's first partition; one a broker is expected."""
         found = rayqueue.status(self.name)
         partition = next(one for one in found.topics if one.name == topic).partitions[0]
-        (pid,) = (one.pid for one in found.processes if (one.role, one.broker_id) == (REPLICA, partition.leader))
+        of_leader = (one for one in found.processes if one.broker_id == partition.leader)
+        (pid,) = (one.pid for one in of_leader if (one.role, one.state) == (REPLICA, "running"))
         return pid
 
     def _wait(self, condition: Callable[[], bool], problem: str) -> float:

@@ -61,7 +61,8 @@ def choose(status: ClusterStatus) -> Victim | None:
     """The process that leads the first partition of flights that another can lead, when it runs on this machine."""
     topic = next(topic for topic in status.topics if topic.name == FLIGHTS)
     for partition in topic.partitions:
-        processes = [p for p in status.processes if p.role == "replica" and p.broker_id == partition.leader]
+        of_leader = (p for p in status.processes if p.broker_id == partition.leader)
+        processes = [p for p in of_leader if (p.role, p.state) == ("replica", "running")]
         # A fresh directory, made for this run: where it is, there the process is.
         if len(partition.isr) > 1 and len(processes) == 1 and Path(processes[0].data_dir).is_dir():
             leads = {(t.name, p.partition): p.leader_epoch for t in status.topics for p in t.partitions
