@@ -47,7 +47,7 @@ def test_a_good_run(tmp_path: Path) -> None:
     draws = [
         Injected("kill-leader", 1.0, int(1.2 * S), 2.0, int(1.8 * S), "replica 0 (pid 7)", "ended: 7"),
         Injected("", 2.0, 2 * S, 2.0, 2 * S),
-        Injected("fill-disk", 3.0, 3 * S, 4.0, 4 * S, skipped="no disk"),
+        Injected("fill-disk", 2.1, int(2.1 * S), 4.0, 4 * S, skipped="no disk"),
     ]
     made = report(draws, events())
     assert made.good

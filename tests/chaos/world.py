@@ -127,11 +127,18 @@ def state(pid: int) -> str:
 
 @contextlib.contextmanager
 def stopped(pids: list[int]) -> Iterator[str]:
-    """SIGSTOP for the length of the block, SIGCONT at its end; gives what /proc says meanwhile."""
+    """SIGSTOP for the length of the block, SIGCONT at its end; gives what /proc says meanwhile.
+
+    Raises:
+        NotPossible: they have all ended.
+    """
     send(pids, signal.SIGSTOP)
     try:
         until(lambda: all(state(pid) in "T" for pid in pids), STOPPED_WAIT_S, f"state T of {pids}")
-        yield ", ".join(f"{pid} in state {state(pid) or '(ended)'}" for pid in pids)
+        still = [pid for pid in pids if state(pid) == "T"]
+        if not still:
+            raise NotPossible(f"{pids} have ended")
+        yield ", ".join(f"{pid} in state T" for pid in still)
     finally:
         send(pids, signal.SIGCONT)
 
