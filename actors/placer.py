@@ -120,10 +120,11 @@ class RayPlacer:
         if not there.cluster_id:
             return
         if there.epoch != self._epoch:
-            if there.brokers or self._epoch >= 0:
-                # Ray restarts a process with the arguments of its first start, and another coordinator may have been
-                # active meanwhile: what was known of the disks is old by now.
-                self._nodes.clear()
+            # What this process knows of the disks may be old: another coordinator was active meanwhile, this one was
+            # started as a standby, or Ray has restarted it with the arguments of its first start. A broker that is
+            # restarting just now would get a second one beside it. Where there are no brokers yet nothing is missed.
+            if self._epoch >= 0 or there.brokers:
+                self._nodes, self._assigned, self._coordinators = {}, {}, {}
             self._epoch = there.epoch
         addresses = alive_nodes()
         self._look_at_new_nodes(addresses, there.cluster_id)
