@@ -37,6 +37,7 @@ def lose_node_and_disk(world: World) -> Outcome:
         raise NotPossible(f"brokers {sorted(stuck)}, whose disks are lost already, still have replicas to make up for")
     # Nothing that was acked may stand on this disk and one other that is away, only.
     until(world.all_in_sync, BACK_WAIT_S, "all replicas in sync before a disk is lost")
+    until(world.all_vote, BACK_WAIT_S, "three coordinators that vote before a disk is lost")
     node = _victim(world)
     brokers = _brokers_on(world, node)
     there = _running(world)

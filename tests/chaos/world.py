@@ -104,6 +104,12 @@ class World:
         seen = until(lambda: self.admin.describe_cluster(), ANSWER_WAIT_S, "an answer of a broker")
         return int(seen.coordinator_epoch)
 
+    def all_vote(self) -> bool:
+        """Whether there are as many coordinators that vote as there are nodes, and all of them run."""
+        seen = self.cluster.status()
+        there = {one.coordinator_id for one in seen.processes if (one.role, one.state) == ("coordinator", "running")}
+        return len(seen.voters) == len(self.cluster.nodes) and there >= set(seen.voters)
+
     def all_in_sync(self) -> bool:
         """Whether every partition has a leader, and every replica whose disk is there is in sync."""
         partitions = self.admin.describe_topic(self.workload.topic).partitions
