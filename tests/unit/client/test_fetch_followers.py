@@ -281,3 +281,17 @@ def test_addresses_of_this_machine_are_near_and_others_are_not() -> None:
     assert may_be_here("127.0.0.1") and may_be_here("localhost") and may_be_here(socket.gethostname())
     assert not may_be_here("192.0.2.7"), "of a net for documentation"
     assert not may_be_here("2001:db8::7") and not may_be_here("broker.example")
+
+
+def test_a_follower_that_the_metadata_does_not_name_any_more_is_left() -> None:
+    bench, _ = following()
+    Bench.learn(bench, topic_info())
+    bench.go()
+    assert bench.reads_from == [LEADER]
+
+
+def test_another_leader_is_no_reason_to_leave_a_follower_in_sync() -> None:
+    bench, cursor = following()
+    bench.learn(epoch=1, port=4000, leader=7)
+    bench.go()
+    assert bench.reads_from == [HERE] and cursor.following
