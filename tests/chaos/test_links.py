@@ -100,7 +100,7 @@ def test_a_socket_of_ipv6_with_a_mapped_address_is_known_too(links: Links, echo:
         one.settimeout(WAIT_S)
         one.connect((f"::ffff:{ADVERTISED_HOST}", echo))
         with links.cut(lambda pid, port: pid == os.getpid(), [os.getpid()]) as count:
-            eventually(lambda: count() == 1, WAIT_S)
+            assert eventually(lambda: count() == 1, WAIT_S)
 
 
 def test_other_processes_and_other_ports_are_not_cut(links: Links, echo: int) -> None:
