@@ -23,6 +23,7 @@ MEGABYTE = b"\0" * (1 << 20)
 
 def lose_node(world: World) -> Outcome:
     """All processes of a node are killed at once; some seconds later it is back, with its disk."""
+    until(world.all_vote, BACK_WAIT_S, "three coordinators that vote before one is lost with its node")
     node = _victim(world)
     brokers = _brokers_on(world, node)
     pids, gone = _lose(world, node, with_disk=False)
