@@ -82,7 +82,8 @@ def _look() -> Callable[[str], dict[str, Any]]:
         except Exception as error:
             found["detail"] = f"{type(error).__name__}: {error}"
             return found
-        brokers, coordinators = {}, {}
+        brokers: dict[int, str] = {}
+        coordinators: dict[int, str] = {}
         try:
             entries = os.listdir(found["data_dir"])
         except FileNotFoundError:

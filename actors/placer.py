@@ -24,7 +24,7 @@ from rayqueue.coordination.quorum.status import QuorumStatus
 from rayqueue.coordination.quorum.voters import voters_wanted
 from rayqueue.coordination.reconcile import NodeView, Wanted, plan
 from rayqueue.coordination.state import ClusterState
-from rayqueue.errors import BrokerNotAvailable, ConfigError, RayQueueError
+from rayqueue.errors import BrokerNotAvailable, ConfigError, NotController, RayQueueError
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,13 @@ class RayPlacer:
             self._wake.clear()
 
     def _reconcile(self) -> None:
-        there: _There = self._coordinator.look(lambda state, machine: _there(state, machine, self._coordinator.quorum))
+        try:
+            there: _There = self._coordinator.look(
+                lambda state, machine: _there(state, machine, self._coordinator.quorum)
+            )
+        except NotController:
+            self._bring_back_voters()
+            return
         if not there.cluster_id:
             return
         if there.epoch != self._epoch:
@@ -140,6 +146,20 @@ class RayPlacer:
                 continue
             self._start_broker(self._options(there, broker_id, usable[node_id], load[node_id]))
 
+    def _bring_back_voters(self) -> None:
+        """While no coordinator is active a majority is missing, and what is waited for may just have come back with its
+        node: then whoever is left starts it."""
+        quorum = self._coordinator.quorum
+        if quorum.leader is not None:
+            return
+        addresses = alive_nodes()
+        self._look_at_new_nodes(addresses, self._coordinator.cluster_id)
+        missing = {voter.broker_id for voter in quorum.membership.voters} - {quorum.me.broker_id}
+        for node_id in addresses.keys() - self.problems.keys():
+            for coordinator_id in missing.intersection(self._nodes[node_id].coordinators):
+                options = self._coordinator_options(self._coordinator.cluster_id, coordinator_id, self._nodes[node_id])
+                self._start_coordinator(options, [])
+
     def _reconcile_coordinators(self, there: _There, usable: dict[str, NodeReport], addresses: dict[str, str]) -> None:
         """As many coordinators as should vote. One whose node is gone is waited for, as its copy may come back with it;
         after a while another one gets its number, with a copy of its own."""
@@ -154,7 +174,7 @@ class RayPlacer:
         self._coordinators = plan(views, {**self._coordinators, **running}, running, known, wanted)
         for coordinator_id, node_id in sorted(self._coordinators.items()):
             if coordinator_id not in running and not self._stopping.is_set():
-                options = self._coordinator_options(there, coordinator_id, usable[node_id])
+                options = self._coordinator_options(there.cluster_id, coordinator_id, usable[node_id])
                 self._start_coordinator(options, [])
 
     def _look_at_new_nodes(self, addresses: dict[str, str], cluster_id: str) -> None:
@@ -188,7 +208,7 @@ class RayPlacer:
                 "machine; shut it down and start it again (or start it with listen.host)"
             )
 
-    def _coordinator_options(self, there: _There, coordinator_id: int, node: NodeReport) -> CoordinatorOptions:
+    def _coordinator_options(self, cluster_id: str, coordinator_id: int, node: NodeReport) -> CoordinatorOptions:
         """What a standby is started with."""
         mine = self._coordinator.options
         config = mine.config
@@ -196,7 +216,7 @@ class RayPlacer:
         return msgspec.structs.replace(
             mine,
             coordinator_id=coordinator_id,
-            cluster_id=there.cluster_id,
+            cluster_id=cluster_id,
             data_dir=node.data_dir,
             listen_host=listen,
             advertised_host=advertised,
