@@ -33,7 +33,7 @@ from rayqueue.actors.quorum_node import QuorumNode, Told
 from rayqueue.actors.watch_hub import WatchHub
 from rayqueue.coordination.commands import COMMANDS
 from rayqueue.coordination.events import Applied, Stalled, WatchEnded, WatchStarted
-from rayqueue.coordination.machine import MAX_WAIT_MS, CoordinatorMachine, FormatCluster
+from rayqueue.coordination.machine import COMMAND_BYTES_MAX, MAX_WAIT_MS, CoordinatorMachine, FormatCluster
 from rayqueue.coordination.quorum.config import QuorumConfig
 from rayqueue.coordination.quorum.messages import Voter
 from rayqueue.coordination.quorum.status import QuorumStatus
@@ -48,9 +48,8 @@ START_RETRY_S = 1.0
 STOP_TIMEOUT_S = 10.0
 ACTIVE_TIMEOUT_S = 30.0
 ACTIVE_RETRY_S = 0.01
-# Of a message between coordinators, and of a record batch in the log: a command may be large, an entry is never split.
-ENTRY_BYTES_MAX = 64 * 1024 * 1024
-QUORUM = QuorumConfig(entry_bytes_max=ENTRY_BYTES_MAX, uncommitted_bytes_max=4 * ENTRY_BYTES_MAX)
+# An entry is never split, and with what is around it must fit into a message (framed_socket.MESSAGE_BYTES_MAX).
+QUORUM = QuorumConfig(entry_bytes_max=COMMAND_BYTES_MAX + (1 << 20))
 
 
 class Coordinator:
@@ -197,7 +196,7 @@ class Coordinator:
                 "watch": self._hub.serve,
                 KIND: lambda exchange: serve_quorum(exchange, self._driver.post),
             },
-            max_message_bytes=max(options.config.socket_request_max_bytes, 2 * ENTRY_BYTES_MAX),
+            max_message_bytes=max(options.config.socket_request_max_bytes, 2 * COMMAND_BYTES_MAX),
         )
 
     def format(self, cluster_id: str = "") -> str:
@@ -212,6 +211,22 @@ class Coordinator:
         self._ask_soon(FormatCluster(wanted, must_match=bool(cluster_id)))
         found: str = self._driver.call(lambda: self._loop.image.state.cluster_id)
         return found
+
+    def meet(self, addresses: dict[int, tuple[str, int]]) -> None:
+        """Tells where other coordinators listen, in case all of them have moved and none can tell the others."""
+        self._driver.call(lambda: self._directory.meet(addresses))
+
+    def join(self, cluster_id: str, addresses: dict[int, tuple[str, int]]) -> None:
+        """Tells one that is empty which cluster it belongs to: its directory was lost, and it was restarted as it had
+        been started at first, to found one."""
+
+        def join() -> None:
+            if self._loop.node is None:
+                self._directory.meet(addresses)
+                self._directory.join(cluster_id)
+                self._loop.reopen()
+
+        self._driver.call(join)
 
     def _form(self, cluster_id: str) -> None:
         """In the loop: the first entries of a log, where there are none."""

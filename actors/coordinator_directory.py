@@ -39,11 +39,13 @@ class CoordinatorDirectory:
         self.identity = CoordinatorIdentity("", "")
         self.addresses: dict[int, Address] = dict(options.peers)
         self._forming = ""
+        self._joining = options.cluster_id
+        self._told: dict[int, Address] = {}  # by the log, last
 
     @property
     def cluster_id(self) -> str:
         """Of the cluster that lies here, or is joined; "": not known yet."""
-        return self.identity.cluster_id or self._forming or self._options.cluster_id
+        return self.identity.cluster_id or self._forming or self._joining
 
     def acquire(self, stop: threading.Event, waiting: Callable[[str], None]) -> bool:
         """Takes the lock and reads what is there; False when `stop` was set.
@@ -64,15 +66,15 @@ class CoordinatorDirectory:
                 f"{self.path} holds metadata of cluster {identity.cluster_id}, not {joins}: use another data_dir"
             )
         self.identity = identity
-        self.addresses = {
-            **(read_json(self.path / "peers.json", dict[int, Address]) or {}),
-            **dict(self._options.peers),
-        }
+        kept = read_json(self.path / "peers.json", dict[int, Address]) or {}  # newer than what Ray starts us again with
+        self.addresses = {**dict(self._options.peers), **kept}
+        self._told = kept
         return True
 
     def form(self, cluster_id: str) -> None:
         """The next `open` begins a log here, if there is none."""
-        self._forming = cluster_id
+        if not self.cluster_id:
+            self._forming = cluster_id
 
     def open(self) -> tuple[Voter, QuorumStore] | None:
         """The copy of the log that lies here; None: there is none, and it has not been said that there should be.
@@ -88,7 +90,7 @@ class CoordinatorDirectory:
                 f"{self.path} belongs to cluster {self.identity.cluster_id}, but its metadata log is lost: restore it "
                 "from a copy, or remove this directory if other nodes have the cluster's metadata"
             )
-        if store.empty and not self._options.cluster_id:
+        if store.empty and not self._joining:
             store.close()
             return None
         return me, store
@@ -104,10 +106,21 @@ class CoordinatorDirectory:
             self.identity = CoordinatorIdentity(state.cluster_id, self.identity.directory_id)
             write_json(self.path / "identity.json", self.identity)
         told = {c.coordinator_id: (c.host, c.port) for c in state.coordinators.values()}
-        known = {**self.addresses, **told}
-        if known != self.addresses:
-            self.addresses = known
-            write_json(self.path / "peers.json", known)
+        # What it says once more, after a restart, is older than what `meet` has said.
+        news = {one: address for one, address in told.items() if self._told.get(one) != address}
+        if news:
+            self._told |= news
+            self.addresses = {**self.addresses, **news}
+            write_json(self.path / "peers.json", self._told)
+
+    def meet(self, addresses: dict[int, Address]) -> None:
+        """These coordinators are there; what the log says later counts more."""
+        self.addresses = {**self.addresses, **addresses}
+
+    def join(self, cluster_id: str) -> None:
+        """The next `open` makes an empty copy, to be filled by this cluster."""
+        if not self.cluster_id:
+            self._joining = cluster_id
 
     def release(self) -> None:
         """Lets go of the directory."""

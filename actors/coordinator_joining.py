@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rayqueue.actors.coordinator_addresses import CoordinatorAddresses
 from rayqueue.actors.coordinator_channel import CoordinatorChannel
 from rayqueue.coordination.state import ClusterState
-from rayqueue.errors import RayQueueError
+from rayqueue.errors import ClusterMismatch, RayQueueError
 from rayqueue.protocol.messages import RegisterCoordinator, Registered
 
 if TYPE_CHECKING:
@@ -74,6 +74,13 @@ class CoordinatorJoining:
         try:
             channel.call("register_coordinator", request, Registered, TIMEOUT_S)
             return True
+        except ClusterMismatch as error:
+            # Another process has this number by now. This one goes on as what it is to the quorum, which does not ask
+            # by number; it must not take the number back, or the two would take it from each other for ever.
+            log.error("this coordinator registers no more: %s", error)
+            with self._changed:
+                self._stopping = True
+            return False
         except RayQueueError as error:
             log.log(logging.DEBUG if error.retriable else logging.ERROR, "this coordinator cannot register: %s", error)
             return False

@@ -264,6 +264,8 @@ class CoordinatorLoop:
             case qe.StepDown(epoch=epoch):
                 log.warning("coordinator steps down: epoch %d is over", epoch)
                 self._retire(BrokerNotAvailable("this coordinator is no longer the active one: ask again"))
+                if self.node is not None:
+                    self._standing(BrokerNotAvailable(f"waits for a majority of {_voters(self.node)}"))
             case qe.LeaderKnown(epoch=epoch, leader=leader):
                 log.info("coordinator epoch %d: %s", epoch, f"{leader} leads" if leader else "nobody leads")
                 if leader is not None and self.node is not None and leader != self.node.machine.me:

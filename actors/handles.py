@@ -32,6 +32,7 @@ from rayqueue.errors import BrokerNotAvailable, ConfigError, RayQueueError, Requ
 log = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 10.0
+JOIN_TIMEOUT_S = 1.0
 # Calls that an actor works on at once: `report` must be answered while `stop` or `format` is under way.
 MAX_CONCURRENCY = 8
 
@@ -146,7 +147,20 @@ def start_coordinator(options: CoordinatorOptions, nodes: list[NodeReport]) -> A
     """
     placer = functools.partial(RayPlacer, start_broker=start_broker, start_coordinator=start_coordinator, nodes=nodes)
     name = coordinator_name(options.name, options.coordinator_id)
-    return _start(Coordinator, name, options.node_id, options.python_path, options, placer)
+    made = _start(Coordinator, name, options.node_id, options.python_path, options, placer)
+    if made is None and options.cluster_id:
+        _have_join(name, options)
+    return made
+
+
+def _have_join(name: str, options: CoordinatorOptions) -> None:
+    """One that founded a cluster and lost its directory is restarted as a founder: it must not found another one."""
+    handle = find(name)
+    try:
+        if handle is not None and ask(handle, "report", timeout_s=JOIN_TIMEOUT_S).standing == "empty":
+            ask(handle, "join", options.cluster_id, dict(options.peers), timeout_s=JOIN_TIMEOUT_S)
+    except RayQueueError as error:
+        log.debug("%s does not answer: %s", name, error)
 
 
 def coordinators(cluster: str) -> dict[str, Any]:

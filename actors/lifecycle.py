@@ -13,6 +13,7 @@ import ray.exceptions
 import ray.util
 
 from rayqueue.actors import handles
+from rayqueue.actors.names import coordinator_number
 from rayqueue.actors.nodes import (
     NodeReport,
     alive_nodes,
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 90.0
 POLL_S = 0.05
+ASK_S = 2.0
+# Within this a coordinator that is active says so.
+ACTIVE_TIMEOUT_S = 2.0
 # A lock or a port may be held by a process that is just being ended; after this it is somebody else's.
 PATIENCE_S = 15.0
 REPORT_TIMEOUT_S = 3.0
@@ -60,7 +64,8 @@ def overview(name: str, timeout_s: float = handles.CALL_TIMEOUT_S) -> ClusterOve
                 f"there is no rayqueue cluster {name!r} in this Ray cluster: start it with "
                 f"rayqueue.start({'' if name == 'default' else repr(name)}) or `rayqueue start`"
             )
-        left = max(0.1, deadline - time.monotonic())
+        # Not all of the time at once: the active one may hang, and be replaced meanwhile.
+        left = min(ASK_S, max(0.1, deadline - time.monotonic()))
         try:
             answer: ClusterOverview = handles.ask_any(list(found.values()), "overview_if_active", left)
             return answer
@@ -83,22 +88,17 @@ def bring_up(
     """
     handles.check_cluster_name(name)
     created, fresh = None, False
-    present = handles.coordinators(name)
-    if not present:
+    if not _is_active(name):
         plans, nodes = _prepare(name, brokers, data_dir, config or BrokerConfig.parse(), log_level)
         fresh = plans[0].cluster_id == ""
-        created = handles.start_coordinator(plans[0], nodes)
-        if created is not None:
-            for options in plans[1:]:
-                handles.start_coordinator(options, nodes)
-        present = handles.coordinators(name)
-    first = created if created is not None else next(iter(present.values()), None)
+        started = [handles.start_coordinator(options, nodes) for options in plans]
+        created = started[0]
+    first = created if created is not None else next(iter(handles.coordinators(name).values()), None)
     try:
-        _wait_coordinator(name, first)
-        if created is not None and fresh:
-            handles.ask(created, "format", timeout_s=START_TIMEOUT_S)
-        elif created is None:
-            _form_if_empty(first)
+        _wait_coordinator(name, first, fresh)
+        if fresh:
+            _form(name, first)
+        if created is None:
             _check_same(overview(name, START_TIMEOUT_S), name, data_dir, config)
             _tell_all(name, "want_brokers", brokers)
         return _wait_ready(name, first)
@@ -108,10 +108,19 @@ def bring_up(
         raise
 
 
-def _form_if_empty(first: Any) -> None:
-    """Whoever created the cluster may have died before it could say so."""
-    report = _report(first)
-    if report is not None and report.standing == "empty":
+def _is_active(name: str) -> bool:
+    """Whether the cluster runs, with a coordinator that is active."""
+    try:
+        return bool(overview(name, ACTIVE_TIMEOUT_S).metadata.cluster_id)
+    except (ClusterNotRunning, BrokerNotAvailable, RequestTimeout) as error:
+        log.debug("nothing to join: %s", error)
+        return False
+
+
+def _form(name: str, first: Any) -> None:
+    """Makes an empty directory a cluster's; whoever started it may have died before it could. Nothing of a cluster lies
+    on any disk, so a coordinator beside this one can only have been started by it."""
+    if len(handles.coordinators(name)) == 1 or not _is_active(name):
         handles.ask(first, "format", timeout_s=START_TIMEOUT_S)
 
 
@@ -124,14 +133,15 @@ def _tell_all(name: str, method: str, *args: Any) -> None:
 def _check_same(running: ClusterOverview, name: str, data_dir: str | None, config: BrokerConfig | None) -> None:
     """What is asked for must be what runs: a setting that is passed over would be a lie."""
     stop_first = f"shut it down first (rayqueue.shutdown({name!r})), or choose another name"
-    if data_dir is not None and _absolute(data_dir) != running.options.data_dir:
-        raise ConfigError(f"cluster {name!r} runs on {running.options.data_dir}, not {data_dir}: {stop_first}")
+    if data_dir is not None and _asked(data_dir) != running.options.asked_data_dir:
+        raise ConfigError(f"cluster {name!r} runs on {running.options.asked_data_dir}, not {data_dir}: {stop_first}")
     if config is not None and config != running.options.config:
         raise ConfigError(f"cluster {name!r} runs with other settings: {stop_first}")
 
 
-def _absolute(data_dir: str) -> str:
-    return os.path.abspath(os.path.expanduser(data_dir))
+def _asked(data_dir: str) -> str:
+    """A data directory as nodes are told of it: `~` is for each of them to resolve."""
+    return data_dir if data_dir.startswith("~") else os.path.abspath(data_dir)
 
 
 def _prepare(
@@ -140,7 +150,7 @@ def _prepare(
     """The options of the coordinators that there should be at first, and all nodes: one for each copy of the metadata
     that lies on a disk; of a new cluster, the one that founds it."""
     chosen = data_dir or os.environ.get("RAYQUEUE_DATA_DIR") or f"~/.rayqueue/{name}"
-    chosen = chosen if chosen.startswith("~") else os.path.abspath(chosen)
+    chosen = _asked(chosen)
     reports, python_path = _look_at_nodes(chosen)
     check_versions(reports)
     cluster_id, copies = cluster_on_disk(reports)
@@ -182,25 +192,38 @@ def _look_at_nodes(data_dir: str) -> tuple[list[NodeReport], str]:
     return probe(nodes, data_dir, mine), mine
 
 
-def _wait_coordinator(name: str, handle: Any | None) -> None:
-    """Waits until the coordinator runs.
+def _wait_coordinator(name: str, first: Any | None, fresh: bool) -> None:
+    """Waits until a coordinator is active; or, of a cluster that is to be made, until the first one could be.
 
     Raises:
-        RayQueueError: what keeps it from running, when that does not pass.
-        ClusterNotRunning: another call took it down meanwhile.
+        RayQueueError: what keeps all of them from it, when that does not pass.
+        ClusterNotRunning: another call took them down meanwhile.
     """
-    what = "the coordinator"
     deadline = time.monotonic() + START_TIMEOUT_S
-    patience: float | None = None
+    patience: dict[str, float | None] = {}
+    met: dict[int, tuple[str, int]] = {}
     while True:
-        _check_there(name, handle)
-        report = _report(handle)
-        if report is not None:
-            if report.state == "running":
-                return
-            patience = _check_report(report, what, patience)
+        _check_there(name, first)
+        reports = {actor: _report(handle) for actor, handle in handles.coordinators(name).items()}
+        there = {actor: report for actor, report in reports.items() if report is not None}
+        standing = {report.standing for report in there.values()}
+        if "active" in standing or (fresh and standing == {"empty"}):
+            return
+        where = {coordinator_number(actor): (one.host, one.port) for actor, one in there.items() if one.port}
+        if where != met:  # all of them may have moved, with their nodes; then none can tell the others
+            met = where
+            _tell_all(name, "meet", where)
+        problems: list[RayQueueError] = []
+        for actor, report in there.items():
+            try:
+                patience[actor] = _check_report(report, "the coordinator", patience.get(actor))
+            except RayQueueError as error:
+                problems.append(error)
+        if problems and len(problems) == len(there):
+            raise problems[0]
         if time.monotonic() > deadline:
-            raise RequestTimeout(f"{what} did not start in {START_TIMEOUT_S:g} s: {report.problem if report else ''}")
+            said = "; ".join(report.problem for report in there.values() if report.problem)
+            raise RequestTimeout(f"no coordinator is active after {START_TIMEOUT_S:g} s: {said or 'none answers'}")
         time.sleep(POLL_S)
 
 

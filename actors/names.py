@@ -15,6 +15,11 @@ def is_coordinator(name: str) -> bool:
     return name.rpartition("/")[2].startswith("coordinator-")
 
 
+def coordinator_number(name: str) -> int:
+    """Which coordinator an actor is, by its name."""
+    return int(name.rpartition("-")[2])
+
+
 def broker_name(cluster: str, broker_id: int) -> str:
     """A broker's."""
     return f"{cluster}/broker-{broker_id}"

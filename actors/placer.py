@@ -167,7 +167,7 @@ class RayPlacer:
         known = [
             one
             for one, node_id in there.coordinators.items()
-            if node_id in addresses or there.silent_ms.get(one, 0) < REPLACE_COORDINATOR_MS
+            if node_id in addresses or there.silent_ms.get(one, REPLACE_COORDINATOR_MS) < REPLACE_COORDINATOR_MS
         ]
         running = {one: there.coordinators[one] for one in there.coordinators_running}
         wanted = Wanted(voters_wanted(max(len(self._assigned), 1), VOTERS_MAX), False)

@@ -64,6 +64,7 @@ class QuorumLink:
         self._changed = threading.Condition()
         self._unsent: deque[AnyMessage] = deque(maxlen=UNSENT_MAX)
         self._exchange: Exchange | None = None
+        self._connected: Address | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"quorum-link-{peer.broker_id}", daemon=True)
         self._thread.start()
@@ -121,6 +122,7 @@ class QuorumLink:
         hello = Hello(PROTOCOL_VERSION, KIND, self._cluster_id, self._peer.broker_id, "", f"coordinator {self._me}")
         exchange = DataChannel(*address, self._token, OPEN_TIMEOUT_S).exchange(hello, OPEN_TIMEOUT_S)
         exchange.send(codec.encode(QuorumHello(self._me)))
+        self._connected = address
         with self._changed:
             self._exchange = exchange
             if self._stopping:
@@ -153,6 +155,9 @@ class QuorumLink:
                 if self._stopping or self._exchange is not exchange:
                     return
                 message = self._unsent.popleft()
+            if self._address() != self._connected:  # it has moved, and nobody has told this connection
+                exchange.close()
+                continue
             try:
                 exchange.send(encode(message))
             except RayQueueError as error:

@@ -216,7 +216,7 @@ class QuorumStore:
         return stored
 
 
-_ADVICE = "remove this directory, and the node joins anew as another copy (if the others are well; else restore a copy)"
+_ADVICE = "if a majority of the other coordinators is well, remove this directory: the node joins anew, as another copy"
 
 
 def _replay(stored: Stored, kept: _Kept, path: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from rayqueue.actors import handles
 from rayqueue.actors.broker import LEAVE_TIMEOUT_S
 from rayqueue.actors.lifecycle import STOP_TIMEOUT_S, overview
-from rayqueue.actors.names import broker_name, coordinator_name, is_coordinator, replica_name
+from rayqueue.actors.names import broker_name, coordinator_name, is_coordinator
 from rayqueue.actors.options import ClusterOverview, ProcessReport
 from rayqueue.errors import BrokerNotAvailable, ConfigError, RayQueueError, RequestTimeout
 
@@ -37,15 +37,15 @@ def restart_in_order(name: str, broker_ids: Iterable[int] | None, timeout_s: flo
             stays so, and the rest has not been touched.
     """
     seen = wait_in_sync(name, timeout_s)
-    pools = {broker.broker_id: broker.pool_size for broker in seen.brokers}
-    chosen = sorted(pools) if broker_ids is None else list(dict.fromkeys(broker_ids))
-    strangers = [broker_id for broker_id in chosen if broker_id not in pools]
+    known = sorted(broker.broker_id for broker in seen.brokers)
+    chosen = known if broker_ids is None else list(dict.fromkeys(broker_ids))
+    strangers = [broker_id for broker_id in chosen if broker_id not in known]
     if strangers:
-        raise ConfigError(f"there is no broker {strangers[0]}; there are {', '.join(map(str, sorted(pools)))}")
+        raise ConfigError(f"there is no broker {strangers[0]}; there are {', '.join(map(str, known))}")
     for broker_id in chosen:
         before = {broker.broker_id: broker.incarnation for broker in wait_in_sync(name, timeout_s).brokers}
         log.info("broker %d is restarted", broker_id)
-        _stop_broker(name, broker_id, pools[broker_id])
+        _stop_broker(name, broker_id)
         wait_in_sync(name, timeout_s, broker_id, before[broker_id])
     if broker_ids is None:
         _restart_coordinators(name, timeout_s)
@@ -83,10 +83,21 @@ def _incarnation(handle: Any) -> str:
     return report.incarnation if report.state == "running" else ""
 
 
-def _stop_broker(name: str, broker_id: int, pool_size: int) -> None:
+def _serves(handle: Any) -> bool:
+    """Whether a replica actor's process serves a slot; one that says nothing may."""
+    try:
+        report: ProcessReport = handles.ask(handle, "report", timeout_s=STOP_TIMEOUT_S)
+    except RayQueueError:
+        return True
+    return report.slot >= 0
+
+
+def _stop_broker(name: str, broker_id: int) -> None:
     """Ends its processes, in order where they answer. The coordinator starts the broker again, as it is missing."""
     broker = handles.find(broker_name(name, broker_id))
-    replicas = [handles.find(replica_name(name, broker_id, slot)) for slot in range(pool_size)]
+    mine = [one for one in handles.actor_names(name) if one.startswith(broker_name(name, broker_id) + "/")]
+    # Those that stand by first: they would take over from the others.
+    replicas = sorted((handle for one in mine if (handle := handles.find(one)) is not None), key=_serves)
     if broker is None:
         raise BrokerNotAvailable(f"broker {broker_id} does not run: `rayqueue status` says more")
     left = handles.ask(broker, "leave", timeout_s=2 * LEAVE_TIMEOUT_S)
@@ -94,7 +105,7 @@ def _stop_broker(name: str, broker_id: int, pool_size: int) -> None:
         log.warning("%d partitions have no leader until broker %d is back: nobody else is in sync", left, broker_id)
     # First the broker: it would start its replica actors again. Its name stays taken until they have ended, so that
     # its successor does not meet them.
-    present = [handle for handle in (broker, *replicas) if handle is not None]
+    present = [broker, *replicas]
     for handle in present:
         try:
             handles.ask(handle, "stop", timeout_s=STOP_TIMEOUT_S)

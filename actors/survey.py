@@ -11,7 +11,7 @@ import ray.exceptions
 
 from rayqueue.actors import handles
 from rayqueue.actors.lifecycle import overview
-from rayqueue.actors.names import broker_name, coordinator_name, is_coordinator, replica_name
+from rayqueue.actors.names import broker_name, coordinator_name, coordinator_number, is_coordinator, replica_name
 from rayqueue.actors.options import ClusterOverview, ProcessReport
 from rayqueue.actors.quorum_tending import SILENT_MS
 from rayqueue.cluster_status import ClusterStatus, PartitionStatus, ProcessStatus, TopicStatus, summary
@@ -79,10 +79,6 @@ def _expected(seen: ClusterOverview) -> list[str]:
     return found
 
 
-def _coordinator_id(actor: str) -> int:
-    return int(actor.rpartition("-")[2])
-
-
 def _processes(
     names: list[str], reports: dict[str, ProcessReport], pool_sizes: dict[int, int]
 ) -> dict[str, ProcessStatus]:
@@ -129,7 +125,7 @@ def _reports(names: list[str]) -> dict[str, ProcessReport]:
 def _process(actor: str, report: ProcessReport | None, spare: bool) -> ProcessStatus:
     """spare: it takes no slot in particular, or every slot of its broker is served, perhaps by this one."""
     broker_id, place = _ids(actor)
-    coordinator_id = _coordinator_id(actor) if is_coordinator(actor) else -1
+    coordinator_id = coordinator_number(actor) if is_coordinator(actor) else -1
     stands_by = spare and (report is None or report.slot < 0)
     if report is None:
         role = "broker" if place < 0 else "standby" if stands_by else "replica"

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+WELCOME_S = 2.0  # a server that lives says welcome at once
 UNACKNOWLEDGED_S = 3.0
 MAX_BYTES = (1 << 32) - 1  # servers are believed; what they send is bounded by the credit they are given
 
@@ -209,7 +210,11 @@ class DataChannel:
             raise BrokerNotAvailable(f"{self.where} cannot be reached ({error})") from error
         sock.settimeout(None)
         framed = FramedSocket(sock, MAX_BYTES)
-        if hello.kind in ("fetch", "follow"):  # what it sends is little, and taken at once by a server that lives
+        if hello.kind in (
+            "fetch",
+            "follow",
+            "quorum",
+        ):  # what it sends is little, and taken at once by a server that lives
             framed.give_up_after(UNACKNOWLEDGED_S)
         if hello.kind == "watch":  # a command of the metadata log comes whole, also one that concerns all partitions
             framed.message_bytes_max = MAX_BYTES
@@ -223,10 +228,14 @@ class DataChannel:
         """One request, one reply, on a connection of its own.
 
         Raises:
-            RayQueueError: what the server replied with; BrokerNotAvailable, RequestTimeout, AuthenticationError.
+            BrokerNotAvailable: nobody is there, or whoever is there hangs: nothing was asked yet. RequestTimeout.
+            RayQueueError: what the server replied with; AuthenticationError.
         """
         deadline = time.monotonic() + timeout_s
-        exchange = self.exchange(Hello(PROTOCOL_VERSION, "call"), timeout_s)
+        try:
+            exchange = self.exchange(Hello(PROTOCOL_VERSION, "call"), min(timeout_s, WELCOME_S))
+        except RequestTimeout as error:
+            raise BrokerNotAvailable(f"{self.where} does not say welcome: it may hang") from error
         try:
             exchange.send(codec.encode(DataCall(action, codec.encode(request))))
             return codec.decode_reply(exchange.receive_within(max(0.01, deadline - time.monotonic())), reply)

@@ -16,12 +16,15 @@ import msgspec
 
 from rayqueue.coordination.records import (
     BrokerLeavingRecord,
+    BrokerRecord,
     BrokerStateRecord,
     ClusterRecord,
     ConfigRecord,
+    CoordinatorRecord,
     ProducerIdsRecord,
     ReassignmentThrottleRecord,
     Record,
+    ReplicaActorRecord,
     ReplicaActorStateRecord,
     TopicRecord,
     decode_record,
@@ -32,7 +35,8 @@ from rayqueue.errors import CorruptRecord
 
 _REMEMBERED_INCARNATIONS = 16
 
-Process = tuple[int, int]  # broker id, slot; slot -1 is the broker itself
+BROKER, COORDINATOR = -1, -2  # in place of a slot
+Process = tuple[int, int]  # broker id and slot; or the id of a broker or coordinator, and what it is
 
 
 class _Dump(msgspec.Struct, array_like=True):
@@ -72,7 +76,7 @@ class MetadataImage:
         Raises:
             CorruptRecord: it cannot follow what was replayed before.
         """
-        key = getattr(record, "broker_id", -1), getattr(record, "slot", -1)
+        key = _process_of(record)
         present = self._incarnation(key)
         self.state.replay(record)
         self.end += 1
@@ -86,7 +90,11 @@ class MetadataImage:
         return incarnation in self._superseded.get(process, ())
 
     def _incarnation(self, key: Process) -> str:
-        process = self.state.brokers.get(key[0]) if key[1] == -1 else self.state.replica_actors.get(key)
+        process: CoordinatorRecord | BrokerRecord | ReplicaActorRecord | None
+        if key[1] == COORDINATOR:
+            process = self.state.coordinators.get(key[0])
+        else:
+            process = self.state.brokers.get(key[0]) if key[1] == BROKER else self.state.replica_actors.get(key)
         return process.incarnation if process else ""
 
     # --- snapshots ---------------------------------------------------------------------------------------------------
@@ -121,6 +129,13 @@ class MetadataImage:
         for broker_id, slot, over in dump.superseded:
             image._superseded[broker_id, slot] = deque(over, maxlen=_REMEMBERED_INCARNATIONS)
         return image
+
+
+def _process_of(record: Record) -> Process:
+    """Which process a record may be about."""
+    if isinstance(record, CoordinatorRecord):
+        return record.coordinator_id, COORDINATOR
+    return getattr(record, "broker_id", -1), getattr(record, "slot", BROKER)
 
 
 def state_records(state: ClusterState) -> list[Record]:

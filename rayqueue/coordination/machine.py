@@ -33,7 +33,7 @@ from rayqueue.coordination.events import (
     WatchEnded,
     WatchStarted,
 )
-from rayqueue.coordination.image import MetadataImage
+from rayqueue.coordination.image import COORDINATOR, MetadataImage
 from rayqueue.coordination.leadership import after_loss, after_return
 from rayqueue.coordination.records import (
     BrokerStateRecord,
@@ -42,12 +42,20 @@ from rayqueue.coordination.records import (
     Record,
     ReplicaActorRecord,
     ReplicaActorStateRecord,
+    encode_record,
 )
 from rayqueue.coordination.sessions import BROKER, Sessions
 from rayqueue.coordination.unclean import after_come_back
 from rayqueue.coordination.upkeep import Upkeep
 from rayqueue.coordination.views import describe_cluster
-from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ProtocolError, RayQueueError, RequestTimeout
+from rayqueue.errors import (
+    BrokerNotAvailable,
+    ClusterMismatch,
+    ProtocolError,
+    RayQueueError,
+    RecordTooLarge,
+    RequestTimeout,
+)
 from rayqueue.protocol.messages import (
     AllocateProducerIds,
     AlterConfigRequest,
@@ -72,6 +80,8 @@ from rayqueue.protocol.messages import (
 # Longest wait of a metadata request for an index that is not there yet.
 METADATA_WAIT_MS = 2_000
 MAX_WAIT_MS = 10 * 60 * 1000
+# What a command may add to the metadata log: it travels to the other copies in one message.
+COMMAND_BYTES_MAX = 12 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -191,6 +201,7 @@ class CoordinatorMachine:
             return
         else:
             result = self._command(request)
+        _check_size(result.records)
         self._append(result.records, effects)
         if hasattr(result.response, "index"):
             result.response.index = self.end
@@ -216,6 +227,7 @@ class CoordinatorMachine:
             case AlterConfigRequest():
                 return commands_topics.alter_config(self.state, request, self.around)
             case RegisterCoordinator():
+                self._refuse_superseded((request.coordinator_id, COORDINATOR), request.incarnation)
                 return commands_processes.register_coordinator(self.state, request)
             case RegisterBroker():
                 self._refuse_superseded((request.broker_id, -1), request.incarnation)
@@ -358,3 +370,13 @@ class CoordinatorMachine:
         assert 0 <= self.committed <= self.end
         assert all(call == parked.call for call, parked in self._parked.items())
         self._sessions.validate()
+
+
+def _check_size(records: list[Record]) -> None:
+    """Raises RecordTooLarge, before anything has changed, when a command makes more than one message can carry."""
+    size = sum(len(encode_record(record)) for record in records)
+    if size > COMMAND_BYTES_MAX:
+        raise RecordTooLarge(
+            f"this would add {size} bytes to the metadata log; a request may add {COMMAND_BYTES_MAX}: ask for fewer "
+            "topics or partitions at once, or for a smaller schema"
+        )

@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
 import pytest
 
 import rayqueue
 from rayqueue.actors import coordinator as coordinator_module
 from rayqueue.actors.broker import Broker
+from rayqueue.actors.coordinator import Coordinator
+from rayqueue.actors.options import CoordinatorOptions
 from rayqueue.actors.partition_replica import PartitionReplica
 from rayqueue.coordination.quorum.config import QuorumConfig
-from rayqueue.errors import BrokerNotAvailable, NotController
+from rayqueue.errors import BrokerNotAvailable, NotController, RecordTooLarge
 from rayqueue.protocol.messages import AllocateProducerIds, CreateTopicsRequest, ProducerIdBlock, TopicSpec
-from rayqueue.testing.inprocess import InProcessCluster
+from rayqueue.testing.inprocess import HOST, InProcessCluster
 from tests.integration.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -220,3 +223,39 @@ def test_processes_that_were_started_with_one_address_find_the_others_after_a_re
         again.stop()
         replica.stop()
         del cluster.brokers[1]
+
+
+def test_coordinators_that_have_all_moved_find_each_other_when_they_are_told(tmp_path: Path) -> None:
+    """Each knows where the others were; a new address would come by the log, and there is none without a majority."""
+    with InProcessCluster(tmp_path, brokers=1, coordinators=3) as cluster:
+        eventually(lambda: voters(cluster) == [0, 1, 2], WAIT_S, "three voters")
+        wait_level(cluster)
+        old = {i: one.port for i, one in cluster.coordinators.items()}
+        cluster_id, config = cluster.coordinator.cluster_id, cluster.config
+    made = []
+    for i in old:
+        (tmp_path / f"coordinator-{i}" / "ports" / "coordinator").unlink()
+        options = CoordinatorOptions("c", str(tmp_path), HOST, HOST, config, coordinator_id=i, cluster_id=cluster_id)
+        made.append(Coordinator(options))
+    try:
+        eventually(lambda: all(one.report().state == "waiting" for one in made), WAIT_S, "coordinators that wait")
+        assert not set(old.values()) & {one.port for one in made}
+        for one in made:
+            one.meet({other.options.coordinator_id: (HOST, other.port) for other in made})
+        eventually(lambda: any(one.active for one in made), WAIT_S, "an active one")
+        now = {one.options.coordinator_id: (HOST, one.port) for one in made}
+        eventually(lambda: all(one.known == now for one in made), WAIT_S, "what the log says of addresses")
+    finally:
+        for one in made:
+            one.stop()
+
+
+def test_a_command_that_would_not_fit_into_a_message_is_refused_and_nothing_else_happens(
+    cluster: InProcessCluster, admin: rayqueue.AdminClient
+) -> None:
+    epoch = cluster.coordinator.quorum.epoch
+    wide = pa.schema([pa.field("x" * (13 << 20), pa.int64())])
+    with pytest.raises(RecordTooLarge, match="smaller schema"):
+        admin.create_topic("wide", schema=wide)
+    admin.create_topic("t")
+    assert names(admin) == {"t"} and cluster.coordinator.quorum.epoch == epoch

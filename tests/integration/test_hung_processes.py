@@ -74,17 +74,20 @@ def test_a_leader_that_is_stopped_is_replaced_and_ended(cluster: Cluster, admin:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("role", ["broker", "coordinator"])
-def test_a_broker_or_a_coordinator_that_is_stopped_holds_up_nobody(
+def test_a_broker_or_the_active_coordinator_that_is_stopped_holds_up_nobody(
     cluster: Cluster, admin: rayqueue.AdminClient, role: str
 ) -> None:
-    """Leaders stay where they are; it goes on where it was."""
+    """Leaders stay where they are; it goes on where it was, a coordinator as a standby."""
     writer = Writer(cluster.bootstrap_servers)
     writer.wait_for_more()
     eventually(lambda: all_in_sync(admin), TIMEOUT_S, "a full ISR")
     epochs = {one.partition: one.leader_epoch for one in admin.describe_topic(TOPIC).partitions}
-    stopped = pids(cluster, role)[0]
+    stopped = cluster.status().coordinator.pid if role == "coordinator" else pids(cluster, role)[0]
     os.kill(stopped, signal.SIGSTOP)
     try:
+        if role == "coordinator":
+            admin.create_topic("meanwhile")
+            assert cluster.status().coordinator.pid != stopped
         until = time.monotonic() + 2.5
         while time.monotonic() < until:
             writer.wait_for_more(20)
@@ -92,7 +95,8 @@ def test_a_broker_or_a_coordinator_that_is_stopped_holds_up_nobody(
         os.kill(stopped, signal.SIGCONT)
     writer.wait_for_more()
     eventually(lambda: cluster.status().healthy, TIMEOUT_S, "a healthy status")
-    assert pids(cluster, role)[0] == stopped
+    (again,) = [p for p in cluster.status().processes if p.pid == stopped]
+    assert again.role == role and again.standing in ("", "standby")
     assert {one.partition: one.leader_epoch for one in admin.describe_topic(TOPIC).partitions} == epochs
     writer.stop()
     check(writer, cluster.bootstrap_servers)

@@ -7,9 +7,9 @@ from typing import get_args
 
 import pytest
 
-from rayqueue.coordination.image import MetadataImage, state_records
+from rayqueue.coordination.image import COORDINATOR, MetadataImage, state_records
 from rayqueue.coordination.records import Record, decode_record
-from rayqueue.errors import CorruptRecord
+from rayqueue.errors import ClusterMismatch, CorruptRecord
 from rayqueue.protocol.messages import (
     AllocateProducerIds,
     AlterConfigRequest,
@@ -111,3 +111,14 @@ def test_nothing_is_an_empty_image_and_other_bytes_are_none() -> None:
     for data in (b"?", MetadataImage().dump()[:-1], b"\x94\x01\x91\xc4\x01?\x90\x90"):
         with pytest.raises(CorruptRecord, match="snapshot"):
             MetadataImage.load(data)
+
+
+def test_a_coordinator_that_was_replaced_does_not_take_its_number_back() -> None:
+    harness = Harness()
+    for incarnation, directory in (("old", "d0"), ("new", "d1")):
+        harness.call(RegisterCoordinator(0, directory, incarnation, "h", 1, "n"))
+    for state in (harness.machine.image, MetadataImage.load(harness.machine.image.dump())):
+        assert state.is_superseded((0, COORDINATOR), "old") and not state.is_superseded((0, COORDINATOR), "new")
+    with pytest.raises(ClusterMismatch, match="successor"):
+        harness.call(RegisterCoordinator(0, "d0", "old", "h", 1, "n"))
+    assert harness.state.coordinators[0].directory_id == "d1"
