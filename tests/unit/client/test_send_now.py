@@ -15,6 +15,7 @@ from rayqueue.client.io.interrupts import Uninterrupted
 from rayqueue.client.io.producer_sender import Sender
 from rayqueue.producer import Producer
 from rayqueue.protocol.messages import PartitionInfo
+from tests.integration.waiting import eventually
 from tests.interrupting import Interrupter, codes_of
 from tests.unit.client.fake_cluster import WAIT_S, FakeCluster, FakeLink, producing
 
@@ -74,8 +75,7 @@ def test_tables_without_room_go_together_when_there_is(cluster: FakeCluster, pro
     futures = [producer.produce_batch("t", [{"value": b"%d" % number}]) for number in range(40)]
     cluster.wait_for(lambda: len(cluster.requests) == before + 5)
     link = cluster.links[0]
-    while not all(future.done() for future in futures):
-        cluster.wait_for(lambda: link.unanswered)
+    while eventually(lambda: link.unanswered or all(future.done() for future in futures), WAIT_S) is not True:
         link.answer()
     assert [future.result(WAIT_S) for future in futures] == [[(0, number + 1, 1)] for number in range(40)]
     assert len(cluster.requests) < before + 10, "40 tables"
