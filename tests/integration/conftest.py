@@ -1,4 +1,5 @@
-"""What the consumers' tests share: a cluster for each of their modules, and both ways of reading."""
+"""What integration tests share: an admin client of a module's cluster; and the consumers' a cluster for each of their
+modules, and both ways of reading."""
 
 from __future__ import annotations
 
@@ -6,8 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from rayqueue import AdminClient
 from rayqueue.testing.inprocess import InProcessCluster
 from tests.integration.consumer_cluster import World
+
+
+@pytest.fixture
+def admin(cluster: InProcessCluster) -> Iterator[AdminClient]:
+    """Of the cluster that the module has as its fixture."""
+    with AdminClient(bootstrap_servers=cluster.bootstrap_servers) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,6 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture
-def admin(cluster):
-    with AdminClient(cluster.bootstrap_servers) as client:
-        yield client
-
-
-@pytest.fixture
 def topic(request, admin):
     """A topic of three partitions with a name of its own."""
     name = request.node.name.split("[")[0]

@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 
 import rayqueue
-from rayqueue import AdminClient
 from rayqueue.cli.main import cli
 from rayqueue.testing.inprocess import InProcessCluster
 from tests.integration.cli_session import TIMEOUT_S, environment, runner, shell_in, topic_for
@@ -23,12 +22,6 @@ from tests.integration.cli_session import TIMEOUT_S, environment, runner, shell_
 def cluster(tmp_path_factory):
     with InProcessCluster(tmp_path_factory.mktemp("cli"), brokers=2) as running:
         yield running
-
-
-@pytest.fixture
-def admin(cluster):
-    with AdminClient(cluster.bootstrap_servers) as client:
-        yield client
 
 
 @pytest.fixture

@@ -19,12 +19,6 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture
-def admin(cluster):
-    with AdminClient(cluster.bootstrap_servers) as client:
-        yield client
-
-
-@pytest.fixture
 def topic(request, admin):
     yield from topic_for(request, admin)
 

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from rayqueue import AdminClient
 from rayqueue.testing.inprocess import InProcessCluster
 from tests.integration.cli_session import runner
 from tests.integration.waiting import eventually
@@ -16,12 +15,6 @@ TIMEOUT_S = 20.0
 def cluster(tmp_path_factory):
     with InProcessCluster(tmp_path_factory.mktemp("cli"), brokers=3) as running:
         yield running
-
-
-@pytest.fixture
-def admin(cluster):
-    with AdminClient(cluster.bootstrap_servers) as client:
-        yield client
 
 
 @pytest.fixture

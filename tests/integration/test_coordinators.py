@@ -54,12 +54,6 @@ def cluster(tmp_path: Path) -> Iterator[InProcessCluster]:
         yield made
 
 
-@pytest.fixture
-def admin(cluster: InProcessCluster) -> Iterator[rayqueue.AdminClient]:
-    with rayqueue.AdminClient(bootstrap_servers=cluster.bootstrap_servers) as made:
-        yield made
-
-
 def names(admin: rayqueue.AdminClient) -> set[str]:
     return set(admin.list_topics())
 

@@ -23,12 +23,6 @@ def cluster(tmp_path: Path) -> Iterator[InProcessCluster]:
         yield running
 
 
-@pytest.fixture
-def admin(cluster: InProcessCluster) -> Iterator[rayqueue.AdminClient]:
-    with rayqueue.AdminClient(bootstrap_servers=cluster.bootstrap_servers) as client:
-        yield client
-
-
 def settled(admin: rayqueue.AdminClient) -> bool:
     return not admin.list_partition_reassignments()
 

@@ -31,12 +31,6 @@ def cluster(tmp_path: Path) -> Iterator[InProcessCluster]:
         yield running
 
 
-@pytest.fixture
-def admin(cluster: InProcessCluster) -> Iterator[rayqueue.AdminClient]:
-    with rayqueue.AdminClient(bootstrap_servers=cluster.bootstrap_servers) as client:
-        yield client
-
-
 def hosted(cluster: InProcessCluster, broker_id: int, partition: int = 0) -> HostedPartition:
     (found,) = [one for one in cluster.replicas[broker_id, 0]._table if one.partition == partition]
     return found
