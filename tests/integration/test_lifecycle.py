@@ -271,26 +271,6 @@ def test_a_hung_broker_is_named_by_the_status_and_its_partitions_are_served(runn
     eventually(lambda: running.status().healthy, "the cluster does not become healthy")
 
 
-def test_a_founder_that_lost_its_directory_joins_the_cluster_it_founded(one_ray: None, tmp_path: Path) -> None:
-    """Ray starts it again as it was started at first: to found a cluster."""
-    settings = {"num.replica.actors": 1, "num.standby.replica.actors": 0}
-    with start("founded", brokers=3, data_dir=tmp_path, config=settings) as cluster:
-        with rayqueue.AdminClient(bootstrap_servers=cluster.bootstrap_servers) as admin:
-            admin.create_topic("kept")
-        before = cluster.status()
-        (founder,) = [p for p in before.processes if p.coordinator_id == 0]
-        shutil.rmtree(founder.data_dir)
-        os.kill(founder.pid, signal.SIGKILL)
-        eventually(lambda: status("founded").coordinator.pid not in (0, founder.pid), "no other is active")
-        again = start("founded", brokers=3)
-        assert again.cluster_id == cluster.cluster_id
-        eventually(lambda: status("founded").healthy, "the founder is not back")
-        seen = status("founded")
-        assert seen.cluster_id == before.cluster_id and seen.voters == [0, 1, 2]
-        assert [topic.name for topic in seen.topics] == ["kept"]
-        assert [p.broker_id for p in seen.brokers] == [0, 1, 2]
-
-
 # --- stopped and started ----------------------------------------------------------------------------------------------
 
 
