@@ -199,8 +199,6 @@ class HostedPartition:
                     self._hands.resign(self, effect)
                 case ev.ReportLogEnd():
                     self._hands.report(self, effect)
-                case ev.Recover():
-                    self._restore(now_ms, wall_ms)
 
     def _answer_follower(self, effect: ev.Feed | ev.RefuseFetch | ev.StopFeeding) -> None:
         key = effect.follower, effect.incarnation
@@ -264,13 +262,6 @@ class HostedPartition:
             else:
                 log.warning("%r: records are deleted later: %s", self, error)
 
-    def _restore(self, now_ms: int, wall_ms: int) -> None:
-        try:
-            self.replica.restore(self._producers(wall_ms))
-        except RayQueueError as error:
-            # The log did not only refuse a write, it is offline: this partition fails, the others here go on.
-            self.step(ev.LogFailed(str(error)), now_ms, wall_ms)
-
     def write(self, now_ms: int, wall_ms: int) -> None:
         """Writes all waiting batches in one go: the group of the group commit."""
         pending, self._pending = self._pending, []
@@ -279,6 +270,8 @@ class HostedPartition:
         except RayQueueError as error:
             log.error("%s-%d: append failed: %s", self.topic, self.partition, error)
             self.step(ev.WriteFailed(str(error)), now_ms, wall_ms)
+            if not self.log.online:  # not only this write was refused: this partition fails, the others here go on
+                self.step(ev.LogFailed(str(error)), now_ms, wall_ms)
             return
         self.step(ev.Written(), now_ms, wall_ms)
         self._tell_followers()

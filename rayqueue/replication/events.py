@@ -228,10 +228,6 @@ class AdvanceStart(msgspec.Struct, frozen=True, gc=False):
     start: int
 
 
-class Recover(msgspec.Struct, frozen=True, gc=False):
-    """The log was cut back after a failed write: read the producers' state from it again (`Replica.restore`)."""
-
-
 # --- effects: to clients -------------------------------------------------------------------------------------------
 
 
@@ -329,7 +325,7 @@ class AckFetch(msgspec.Struct, frozen=True, gc=False):
     end: int
 
 
-LogEffect = Append | Flush | Truncate | ResetLog | AdvanceStart | Recover
+LogEffect = Append | Flush | Truncate | ResetLog | AdvanceStart
 LeaderEffect = Reply | Feed | RefuseFetch | StopFeeding | ProposeIsr | Resign
 FollowerEffect = Follow | Unfollow | AckFetch | ReportLogEnd
 Effect = LogEffect | HighWatermark | LeaderEffect | FollowerEffect

@@ -48,13 +48,14 @@ class LogFacts:
         """A batch that is on its way into the log."""
         if header.leader_epoch > self.epochs.last:
             self.epochs.note(header.leader_epoch, header.base_offset)
-        self.producers.append(header, wall_ms)
+        self.producers.append(header, wall_ms, self.written_end)
         self.log_end = header.last_offset + 1
 
     def cut_back(self) -> None:
-        """What was on its way did not get there. (The shell brings the producers back: `Recover`.)"""
+        """What was on its way did not get there."""
         self.log_end = self.written_end
         self.epochs.truncate(self.log_end)
+        self.producers.cut_back(self.log_end)
 
     def cut(self, log_start: int, log_end: int, epochs: LeaderEpochs, producers: ProducerStates) -> None:
         """The log after a truncation."""

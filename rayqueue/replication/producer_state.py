@@ -36,7 +36,8 @@ class Remembered(msgspec.Struct, array_like=True, gc=False):
 class ProducerEntry(msgspec.Struct, array_like=True):
     """One producer.
 
-    Invariants: batches is in order of offset, with at most REMEMBERED_BATCHES; next_sequence follows the last of it.
+    Invariants: batches is in order of offset, and holds the last REMEMBERED_BATCHES of those that are written and all
+    that are not (a few more may stay until the next one comes); next_sequence follows the last of it.
     """
 
     producer_epoch: int
@@ -73,7 +74,7 @@ class ProducerStates:
         if entry is None:
             # Never seen, expired, or taken by retention: any sequence may be the first (as Kafka).
             return None
-        for seen in entry.batches:
+        for seen in entry.batches[-REMEMBERED_BATCHES:]:
             same = seen.base_sequence == base_sequence and seen.record_count == count
             if same and seen.producer_epoch == producer_epoch:
                 return Duplicate(seen.base_offset, seen.last_offset, seen.timestamp)
@@ -89,8 +90,9 @@ class ProducerStates:
             )
         return None
 
-    def append(self, header: BatchHeader, wall_ms: int) -> None:
-        """Notes a batch that has been given its offsets."""
+    def append(self, header: BatchHeader, wall_ms: int, written_end: int) -> None:
+        """Notes a batch that has been given its offsets. Below `written_end` the log is written: what is above may yet
+        be cut back, and for it nothing is forgotten."""
         if header.producer_id == NO_PRODUCER:
             return
         entry = self._entries.get(header.producer_id)
@@ -104,12 +106,25 @@ class ProducerStates:
             header.last_offset,
             header.max_timestamp,
         )
-        entry.batches.append(seen)
-        if len(entry.batches) > REMEMBERED_BATCHES:
-            del entry.batches[0]
+        batches = entry.batches
+        batches.append(seen)
+        while len(batches) > REMEMBERED_BATCHES and batches[REMEMBERED_BATCHES].last_offset < written_end:
+            del batches[0]
         entry.producer_epoch = header.producer_epoch
         entry.next_sequence = sequence_after(header.base_sequence, header.record_count)
         entry.last_ms = wall_ms
+
+    def cut_back(self, end: int) -> None:
+        """The batches above `end` were not written. All that was known before them is known again, also of batches
+        that the log does not hold any more: it must not be read from there."""
+        for key, entry in list(self._entries.items()):
+            kept = [batch for batch in entry.batches if batch.last_offset < end]
+            if not kept:
+                del self._entries[key]
+                continue
+            last, entry.batches = kept[-1], kept
+            entry.producer_epoch = last.producer_epoch
+            entry.next_sequence = sequence_after(last.base_sequence, last.record_count)
 
     def expire(self, before_ms: int) -> int:
         """Forgets producers whose last batch is older; says how many."""
@@ -130,12 +145,11 @@ class ProducerStates:
         """Notes batches read back from the log, in order. When they came is not known (their timestamps may be those
         of old events): they count as new, so that no producer is forgotten because of a restart."""
         for header in headers:
-            self.append(header, wall_ms)
+            self.append(header, wall_ms, header.last_offset + 1)
 
     def validate(self) -> None:
         """Every invariant of ProducerEntry."""
         for entry in self._entries.values():
-            assert len(entry.batches) <= REMEMBERED_BATCHES
             before = -1
             for batch in entry.batches:
                 assert before < batch.base_offset

@@ -110,10 +110,6 @@ class Replica:
         if isinstance(self.role, Leader):
             self.role.configure(config)
 
-    def restore(self, producers: ProducerStates) -> None:
-        """After `Recover`: the producers as the log now has them."""
-        self._log.producers = producers
-
     def resign(self, error: str, message: str) -> list[ev.Effect]:
         """The replica is closed, or gone: it plays no role any more."""
         role, self.role = self.role, None
@@ -233,12 +229,9 @@ class Replica:
 
     def _write_failed(self, message: str, now_ms: int) -> list[ev.Effect]:
         self._log.cut_back()
-        effects: list[ev.Effect] = []
         if isinstance(self.role, Leader):
-            effects = self.role.write_failed(message)
-        elif self.role is not None:
-            effects = self.role.write_failed(now_ms)
-        return [*effects, ev.Recover()]
+            return self.role.write_failed(message)
+        return self.role.write_failed(now_ms) if self.role is not None else []
 
     def _go_offline(self, message: str) -> list[ev.Effect]:
         """For good: what the disk holds is not known any more. A leader should be replaced."""

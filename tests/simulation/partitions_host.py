@@ -207,9 +207,6 @@ class Host:
 
         self.scheduler.after(self.random.randint(100, self.world.flush_us_max) + self.slow_us, done)
 
-    def _recover(self, effect: ev.Recover) -> None:
-        self.machine.restore(self.log.producers(0))
-
     def _truncate(self, effect: ev.Truncate | ev.ResetLog) -> None:
         """By a thread of its own, which takes its time."""
         assert self._cut is None
@@ -373,7 +370,6 @@ _PERFORM: dict[type, Callable[[Host, Any], None]] = {
     ev.Truncate: Host._truncate,
     ev.ResetLog: Host._truncate,
     ev.AdvanceStart: Host._advance_start,
-    ev.Recover: Host._recover,
     ev.HighWatermark: Host._mark,
     ev.Feed: Host._feed,
     ev.RefuseFetch: Host._refuse,

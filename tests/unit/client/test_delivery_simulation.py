@@ -55,7 +55,7 @@ class Log:
             return seen.base_offset
         base, self.end = self.end, self.end + count
         stamp = (header.producer_id, header.producer_epoch, header.base_sequence)
-        self.states.append(BatchHeader(base, self.end - 1, count, 0, *stamp, 0, 0, 0, 0), 0)
+        self.states.append(BatchHeader(base, self.end - 1, count, 0, *stamp, 0, 0, 0, 0), 0, self.end)
         self.rows.append(row)
         return base
 

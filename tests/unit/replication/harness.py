@@ -85,8 +85,6 @@ class Host:
                 self.flushing = True
                 if not self.holds_flushes:
                     self.flush()
-            case ev.Recover():
-                self.replica.restore(log.producers(WALL))
             case ev.Truncate() | ev.ResetLog():
                 self.asked_to_cut = effect
                 if not self.holds_cuts:

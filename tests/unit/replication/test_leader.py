@@ -13,7 +13,7 @@ from rayqueue.protocol.messages import LOG_APPEND_TIME, ProduceBatch
 from rayqueue.replication import events as ev
 from rayqueue.replication.leader_epochs import LeaderEpochs
 from rayqueue.replication.log_facts import LogFacts
-from rayqueue.replication.producer_state import ProducerStates
+from rayqueue.replication.producer_state import REMEMBERED_BATCHES, ProducerStates
 from rayqueue.replication.replica import Replica
 
 DEFAULTS = TopicConfig.parse({})
@@ -37,7 +37,6 @@ class Shell:
         self.replies: dict[Any, ev.Reply] = {}
         self.flushes = 0
         self.high_watermarks: list[int] = []
-        self.recovers = 0
         self.step(ev.Assign(ev.Assignment(1, 3, 0, [1], [1], {1: "one"})))
 
     def step(self, event: ev.Event, now: int = NOW) -> list[ev.Effect]:
@@ -54,8 +53,6 @@ class Shell:
                     self.flushes += 1
                 case ev.HighWatermark(offset=offset):
                     self.high_watermarks.append(offset)
-                case ev.Recover():
-                    self.recovers += 1
         return effects
 
     def produce(self, ref: Any, one: ProduceBatch, acks: int = -1) -> None:
@@ -193,14 +190,32 @@ def test_a_failed_write_fails_its_batches_and_gives_their_offsets_again() -> Non
     shell.step(ev.WriteFailed("no space left on device"))
     assert shell.replies["lost"].error == "StorageError"
     assert "no space" in shell.replies["lost"].message
-    assert shell.recovers == 1
-    states = ProducerStates()
-    states.replay([append.header for append in shell.log], WALL)
-    shell.leader.restore(states)
     shell.produce("again", batch(3, 7, 0, 2))
     shell.write()
     assert shell.replies["again"].base_offset == 2
     assert shell.high_watermarks == [2, 5]
+
+
+def test_a_failed_write_forgets_no_batch_that_was_deleted_since() -> None:
+    shell = Shell()
+    for sequence in range(REMEMBERED_BATCHES):
+        shell.produce(f"first {sequence}", batch(1, 7, 0, sequence))
+    shell.write()
+    shell.step(ev.StartMoved(REMEMBERED_BATCHES))
+    for sequence in range(REMEMBERED_BATCHES, 3 * REMEMBERED_BATCHES):
+        shell.produce(f"lost {sequence}", batch(1, 7, 0, sequence))
+    shell.produce("lost", batch(1, 8, 0, 0))
+    shell.unwritten = []
+    shell.step(ev.WriteFailed("no space left on device"))
+    for sequence in range(REMEMBERED_BATCHES):
+        shell.produce(f"again {sequence}", batch(1, 7, 0, sequence))
+        assert shell.replies[f"again {sequence}"].base_offset == sequence
+    shell.produce("gap", batch(1, 7, 0, REMEMBERED_BATCHES + 1))
+    assert shell.replies["gap"].error == "OutOfOrderSequence"
+    shell.produce("anew", batch(1, 7, 0, REMEMBERED_BATCHES))
+    shell.produce("other", batch(1, 8, 0, 0))
+    shell.write()
+    assert [shell.replies[ref].base_offset for ref in ("anew", "other")] == [5, 6]
 
 
 def test_a_failed_fsync_takes_the_partition_offline_for_good() -> None:
@@ -286,9 +301,6 @@ def test_any_history_has_dense_offsets_one_answer_each_and_no_duplicate(steps: A
             case ("fail",) if shell.unwritten:
                 shell.unwritten = []
                 shell.step(ev.WriteFailed("disk full"))
-                states = ProducerStates()
-                states.replay([a.header for a in shell.log], WALL)
-                shell.leader.restore(states)
                 kept = {a.header.base_sequence for a in shell.log}
                 sent = [b for b in sent if b.base_sequence in kept]
                 sequence = states_next(shell)
