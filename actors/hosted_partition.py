@@ -255,6 +255,7 @@ class HostedPartition:
     def _advance_start(self, now_ms: int, wall_ms: int) -> None:
         """Deletes what the leader has deleted. On a full disk it is left for the next round of retention."""
         try:
+            self._keep_producers(self.replica.log_start)
             self.log.delete_before(self.replica.log_start)
         except RayQueueError as error:
             if not self.log.online:
@@ -329,16 +330,28 @@ class HostedPartition:
 
     def _enforce_retention(self, now_ms: int, wall_ms: int) -> None:
         try:
-            if self.log.enforce_retention(wall_ms, self.high_watermark):
+            if self.log.enforce_retention(wall_ms, self.high_watermark, self._keep_producers):
                 self._start_moved(now_ms, wall_ms)
         except StorageError as error:
             log.error("%s-%d: retention failed: %s", self.topic, self.partition, error)
 
     def delete_before(self, offset: int, now_ms: int, wall_ms: int) -> int:
         """Deletes records before `offset`; the new log start."""
+        self._keep_producers(offset)
         start = self.log.delete_before(offset)
         self._start_moved(now_ms, wall_ms)
         return start
+
+    def _keep_producers(self, start: int) -> None:
+        """Before the records below `start` are deleted: of what they say of their producers there would be nothing
+        left after a restart, and a retry of one of them would be taken again."""
+        producers = self.replica.producers
+        if not len(producers) or not self.log.log_start_offset < start <= self.log.log_end_offset:
+            return
+        try:
+            self.log.write_snapshot(start, producers.dump_below(start), durable=True)
+        except StorageError as error:
+            log.warning("%s-%d: no producer snapshot before records go: %s", self.topic, self.partition, error)
 
     def _start_moved(self, now_ms: int, wall_ms: int) -> None:
         self.step(ev.StartMoved(self.log.log_start_offset), now_ms, wall_ms)

@@ -115,8 +115,8 @@ class ProducerStates:
         entry.last_ms = wall_ms
 
     def cut_back(self, end: int) -> None:
-        """The batches above `end` were not written. All that was known before them is known again, also of batches
-        that the log does not hold any more: it must not be read from there."""
+        """Forgets the batches above `end`, which were not written. All that was known before them is known again, also
+        of batches that the log does not hold any more: it must not be read from there."""
         for key, entry in list(self._entries.items()):
             kept = [batch for batch in entry.batches if batch.last_offset < end]
             if not kept:
@@ -136,6 +136,13 @@ class ProducerStates:
     def dump(self) -> bytes:
         """All of it, for a snapshot beside the log."""
         return _encoder.encode(self._entries)
+
+    def dump_below(self, end: int) -> bytes:
+        """What is known of the batches below `end`, for a snapshot there."""
+        states = ProducerStates()
+        states.load(self.dump())
+        states.cut_back(end)
+        return states.dump()
 
     def load(self, snapshot: bytes) -> None:
         """Takes a snapshot's place; msgspec.DecodeError when it is none."""

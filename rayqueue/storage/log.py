@@ -6,7 +6,7 @@ to one thread, the writer. `flush` may run in a second one. `read` and the look-
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -226,12 +226,13 @@ class Log:
 
     # --- deleting --------------------------------------------------------------------------------------------------
 
-    def enforce_retention(self, now_ms: int, high_watermark: int) -> bool:
+    def enforce_retention(self, now_ms: int, high_watermark: int, before: Callable[[int], None] | None = None) -> bool:
         """Deletes the oldest segments that `retention.ms`, `.bytes` and `.records` no longer allow, up to the high
         watermark; closes files and mappings that nobody used since the last call.
 
         Args:
             now_ms: wall clock, ms.
+            before: called with the new log start before anything is deleted.
 
         Returns:
             Whether the log start moved.
@@ -247,7 +248,10 @@ class Log:
         except OSError as error:
             raise StorageError(f"cannot read the log in {state.directory}: {error}") from error
         if doomed:
-            self._durability.move_start(segments[doomed - 1].next_offset)
+            end = segments[doomed - 1].next_offset
+            if before is not None:
+                before(end)
+            self._durability.move_start(end)
         if state.segments and retention.wants_roll(state.segments[-1], self._config):
             self._close_active()
         if not state.used:
@@ -313,8 +317,9 @@ class Log:
 
     # --- the rest --------------------------------------------------------------------------------------------------
 
-    def write_snapshot(self, offset: int, data: bytes) -> None:
-        """Keeps producer state as of `offset`; the newest two are kept.
+    def write_snapshot(self, offset: int, data: bytes, durable: bool = False) -> None:
+        """Keeps producer state as of `offset`; the newest two are kept. One that is durable is so, name and all, when
+        records below it are deleted: it tells of them.
 
         Raises:
             StorageError: it was not written. The log stays usable.
@@ -322,7 +327,7 @@ class Log:
         state = self._state
         state.check_online()
         try:
-            snapshots.write(state.files, state.directory, offset, data)
+            snapshots.write(state.files, state.directory, offset, data, durable)
         except OSError as error:
             raise StorageError(f"cannot write a snapshot in {state.directory}: {error}") from error
 

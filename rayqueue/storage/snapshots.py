@@ -1,6 +1,7 @@
 """Snapshots of producer state: `<offset, 20 digits>.snapshot`, a CRC32C (4 bytes, little endian) and opaque bytes.
 
-A snapshot spares reading the index from the log start; without one nothing is lost, so it is not fsynced.
+A snapshot spares reading the index from the log start; without one nothing is lost, so it is not fsynced. But for that
+at the log start: it tells of producers whose records are deleted.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ def _path(directory: str, offset: int) -> str:
     return os.path.join(directory, f"{offset:020d}{SUFFIX}")
 
 
-def write(files: FileSystem, directory: str, offset: int, data: bytes) -> None:
+def write(files: FileSystem, directory: str, offset: int, data: bytes, durable: bool = False) -> None:
     """Keeps the state as of `offset`, and of the older snapshots only the newest.
 
     Raises:
         OSError: it was not written.
     """
     files.make_directory(directory)
-    replace_file(files, _path(directory, offset), google_crc32c.value(data).to_bytes(4, "little") + data, durable=False)
+    replace_file(files, _path(directory, offset), google_crc32c.value(data).to_bytes(4, "little") + data, durable)
     for old in _offsets(files, directory)[:-_KEPT]:
         files.remove(_path(directory, old))
 

@@ -25,6 +25,7 @@ class MemoryLog:
     def __init__(self, start: int = 0) -> None:
         self.start = self.end = self.flushed_end = start
         self.cuts = 0
+        self._deleted = ProducerStates()  # what a snapshot at `start` keeps of the producers below
         self.batches: list[BatchHeader] = []
         self._bases: list[int] = []
 
@@ -64,6 +65,7 @@ class MemoryLog:
         self.cuts += 1
         self.batches.clear()
         self._bases.clear()
+        self._deleted = ProducerStates()
         self.start = self.end = self.flushed_end = start
 
     def advance_start(self, start: int) -> None:
@@ -73,6 +75,7 @@ class MemoryLog:
         gone = 0
         while gone < len(self.batches) and self.batches[gone].last_offset < self.start:
             gone += 1
+        self._deleted.replay(self.batches[:gone], 0)
         del self.batches[:gone], self._bases[:gone]
 
     def lose_power(self, random: Random) -> int:
@@ -91,8 +94,9 @@ class MemoryLog:
         return epochs
 
     def producers(self, wall_ms: int) -> ProducerStates:
-        """Read from the batches."""
+        """Read from the snapshot and the batches."""
         states = ProducerStates()
+        states.load(self._deleted.dump())
         states.replay(self.batches, wall_ms)
         return states
 
