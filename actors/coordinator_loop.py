@@ -81,7 +81,7 @@ class CoordinatorLoop:
         self._reads: dict[int, tuple[Callable[[], None], int]] = {}  # what answers a call, and its number
         self._changes: set[int] = set()
         self._lost: set[int] = set()  # proposals that were refused
-        self._open_ms = 0
+        self._open_ms: int | None = 0  # when to look for the copy; None: not before `reopen`
         self._now_ms = self._wall_ms = 0
         self._stale = False  # the image has moved since `applied` was told
         self.node: QuorumNode | None = None
@@ -94,7 +94,7 @@ class CoordinatorLoop:
         """A turn: takes events and does what is due."""
         self._now_ms, self._wall_ms = now_ms, wall_ms
         try:
-            if self.node is None and now_ms >= self._open_ms:
+            if self.node is None and self._open_ms is not None and now_ms >= self._open_ms:
                 self.open(now_ms)
             for event in taken:
                 self._take(event)
@@ -126,6 +126,7 @@ class CoordinatorLoop:
             self.image = MetadataImage(self._config.topic_defaults)
             self._hub.start_from([], 0)
             self.node = self._open_node(now_ms, self._tell)
+            self._open_ms = None
             if self.node is None:
                 self._standing("empty")
             else:
@@ -135,7 +136,6 @@ class CoordinatorLoop:
             raise
         except RayQueueError as error:
             raise StorageError(str(error)) from error
-        self._open_ms = now_ms + OPEN_RETRY_MS
 
     def reopen(self) -> None:
         """The next turn looks for the copy, which has just been made."""
@@ -257,8 +257,9 @@ class CoordinatorLoop:
                 self._stale = True
             case qe.TakeSnapshot(index=index):
                 assert self.node is not None
-                self.node.post(qe.SnapshotTaken(index, self.image.dump()))
-                self._hub.start_from(self.image.records(), self.image.end)
+                records = self.image.records()
+                self.node.post(qe.SnapshotTaken(index, self.image.dump(records)))
+                self._hub.start_from(records, self.image.end)
             case qe.BecomeActive(epoch=epoch):
                 self._become_active(epoch)
             case qe.StepDown(epoch=epoch):

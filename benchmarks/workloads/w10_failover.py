@@ -24,11 +24,10 @@ from benchmarks.workloads.w10_kill import (
     RATE,
     ROUNDS_S,
     Kill,
-    SteadyConsumer,
-    SteadyProducer,
     check_alive_before,
     kill,
     longest_gap_ms,
+    steady_loads,
     stop,
 )
 
@@ -53,11 +52,7 @@ def _rayqueue(bench: Bench, outcome: Outcome) -> None:
     with ExitStack() as stack:
         cluster, system = three_brokers.start(bench, stack, "w10-failover")
         topic = stack.enter_context(system.topic())
-        settings = {"client": system.client(), "topic": topic}
-        producer = stack.enter_context(bench.process(SteadyProducer, "steady-producer", **settings))
-        consumer = stack.enter_context(bench.process(SteadyConsumer, "steady-consumer", **settings))
-        consumer.call("start")
-        producer.call("start", rate=RATE)
+        producer, consumer = steady_loads(bench, stack, system.client(), topic)
         kills = []
         for _ in rounds(min(KILLS_MAX, bench.scale.repeats), ROUNDS_S):
             cluster.wait_in_sync()

@@ -160,6 +160,16 @@ def longest_gap_ms(times: Sequence[int], begin: int, end: int) -> float:
     return max(later - earlier for earlier, later in zip(moments, moments[1:], strict=False)) / 1e6
 
 
+def steady_loads(bench: Bench, stack: ExitStack, client: dict[str, Any], topic: str) -> tuple[Load, Load]:
+    """A producer and a consumer of a topic, at work; they end with `stack`."""
+    settings = {"client": client, "topic": topic}
+    producer = stack.enter_context(bench.process(SteadyProducer, "steady-producer", **settings))
+    consumer = stack.enter_context(bench.process(SteadyConsumer, "steady-consumer", **settings))
+    consumer.call("start")
+    producer.call("start", rate=RATE)
+    return producer, consumer
+
+
 def measure(bench: Bench, outcome: Outcome) -> None:
     """Kills leader and coordinator, each some times, of a cluster with one replica actor, which leads everything."""
     if elsewhere(bench, outcome, "leader and coordinator killed"):
@@ -172,11 +182,7 @@ def measure(bench: Bench, outcome: Outcome) -> None:
     with ExitStack() as stack:
         cluster, system = stack.enter_context(own_cluster(bench, "w10-kill", config=config))
         topic = stack.enter_context(system.topic())
-        settings = {"client": system.client(), "topic": topic}
-        producer = stack.enter_context(bench.process(SteadyProducer, "steady-producer", **settings))
-        consumer = stack.enter_context(bench.process(SteadyConsumer, "steady-consumer", **settings))
-        consumer.call("start")
-        producer.call("start", rate=RATE)
+        producer, consumer = steady_loads(bench, stack, system.client(), topic)
         kills = [kill(bench, cluster, role) for role in (REPLICA, COORDINATOR) for _ in rounds(times, ROUNDS_S)]
         acks, received = stop(producer, consumer)
     for one in kills:

@@ -26,12 +26,10 @@ from benchmarks.workloads.w10_clusters import REPLICA, elsewhere, has_processes,
 from benchmarks.workloads.w10_kill import (
     KILLS_MAX,
     QUIET_S,
-    RATE,
     Kill,
-    SteadyConsumer,
-    SteadyProducer,
     check_alive_before,
     longest_gap_ms,
+    steady_loads,
     stop,
 )
 
@@ -126,14 +124,11 @@ def _lose(bench: Bench, number: int) -> float:
     directory = bench.directory / f"w10-nodes-{number}"
     with ExitStack() as stack:
         nodes = stack.enter_context(bench.process(ThreeNodes, "three-nodes", directory=str(directory)))
-        settings = {"client": nodes.call("client"), "topic": nodes.call("topic")}
-        producer = stack.enter_context(bench.process(SteadyProducer, "steady-producer", **settings))
-        consumer = stack.enter_context(bench.process(SteadyConsumer, "steady-consumer", **settings))
-        consumer.call("start")
-        producer.call("start", rate=RATE)
+        topic = nodes.call("topic")
+        producer, consumer = steady_loads(bench, stack, nodes.call("client"), topic)
         quiet = time.monotonic_ns()
         wait(QUIET_S)
-        at = nodes.call("lose_leader", topic=settings["topic"])
+        at = nodes.call("lose_leader", topic=topic)
         wait(WATCH_S)
         lost = Kill("node", quiet, at, time.monotonic_ns(), 0.0)
         acks, _ = stop(producer, consumer)

@@ -103,11 +103,11 @@ class MetadataImage:
         """The fewest records, encoded, that give this state."""
         return [encode_record(record) for record in state_records(self.state)]
 
-    def dump(self) -> bytes:
-        """All of it, for `load`."""
+    def dump(self, records: list[bytes] | None = None) -> bytes:
+        """All of it, for `load`. records: `records()`, if they are in hand."""
         superseded = [(*key, list(over)) for key, over in self._superseded.items()]
         registered = [(*key, index) for key, index in self.registered.items()]
-        return _encoder.encode(_Dump(self.end, self.records(), superseded, registered))
+        return _encoder.encode(_Dump(self.end, self.records() if records is None else records, superseded, registered))
 
     @classmethod
     def load(cls, data: bytes, topic_defaults: Mapping[str, str] | None = None) -> MetadataImage:
