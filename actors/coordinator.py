@@ -224,6 +224,7 @@ class Coordinator:
             if self._loop.node is None:
                 self._directory.meet(addresses)
                 self._directory.join(cluster_id)
+                self._know(self.cluster_id)  # else it would refuse the very connections that bring the log
                 self._loop.reopen()
 
         self._driver.call(join)
@@ -380,9 +381,12 @@ class Coordinator:
 
     def _on_applied(self, state: ClusterState) -> None:
         self._directory.note(state)
-        if self._server is not None and state.cluster_id:
-            self._server.identity.cluster_id = state.cluster_id
+        self._know(state.cluster_id)
         self._joining.look(state)
+
+    def _know(self, cluster_id: str) -> None:
+        if self._server is not None and cluster_id:
+            self._server.identity.cluster_id = cluster_id
 
     def _on_standing(self, standing: BaseException | str) -> None:
         if isinstance(standing, BrokerNotAvailable):

@@ -126,6 +126,23 @@ def test_a_copy_that_was_lost_with_its_disk_joins_anew_as_another_one(
     assert new.look_committed(lambda state: sorted(state.topics)) == ["t", "u"]
 
 
+def test_a_founder_that_lost_its_disk_joins_when_it_is_told_the_cluster_while_it_already_listens(
+    cluster: InProcessCluster, tmp_path: Path
+) -> None:
+    """It is started as it was at first, and so does not know that there is a cluster."""
+    wait_level(cluster)
+    founder = cluster.stop_coordinator(0)
+    shutil.rmtree(tmp_path / f"coordinator-{founder}")
+    others = {i: (HOST, one.port) for i, one in cluster.coordinators.items() if i != founder}
+    active = wait_active(cluster, founder)
+    options = CoordinatorOptions("inprocess", str(tmp_path), HOST, HOST, cluster.config, node_id="node-0")
+    new = cluster.coordinators[founder] = Coordinator(options)
+    eventually(lambda: new.report().state == "running" and new.standing == "empty", WAIT_S, "an empty coordinator")
+    new.join(cluster.coordinators[active].cluster_id, others)
+    eventually(lambda: voters(cluster) == [0, 1, 2] and new.standing == "standby", WAIT_S, "the new copy votes")
+    wait_level(cluster)
+
+
 def test_ids_are_never_handed_out_twice_whoever_is_active(cluster: InProcessCluster) -> None:
     blocks: list[ProducerIdBlock] = []
     for _ in range(3):
