@@ -113,14 +113,15 @@ class HostedPartition:
         return LogFacts(start, end, end, self.log.flushed_offset, committed, epochs, self._producers(wall_ms))
 
     def _producers(self, wall_ms: int) -> ProducerStates:
-        """What the log says of its producers: the latest snapshot, and the index entries after it."""
+        """What the log says of its producers: the latest snapshot, and the index entries after it. One from before the
+        log's start lacks what was deleted since: by it a producer that went on would be refused."""
         states = ProducerStates()
         start = self.log.log_start_offset
         snapshot = self.log.latest_snapshot()
-        if snapshot is not None and snapshot[0] <= self.log.log_end_offset:
+        if snapshot is not None and start <= snapshot[0] <= self.log.log_end_offset:
             try:
                 states.load(snapshot[1])
-                start = max(start, snapshot[0])
+                start = snapshot[0]
             except msgspec.DecodeError as error:
                 log.warning(
                     "%s: a producer snapshot is damaged, reading the whole index instead: %s", self.topic, error

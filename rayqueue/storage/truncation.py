@@ -77,13 +77,15 @@ def _cut(state: LogState, durability: Durability, row: int, kept: Entries, end: 
 
 
 def _reset(state: LogState, durability: Durability, start: int) -> None:
+    # What was deleted below the start was committed; of anything else the log held before, nothing is known to be so.
+    sound = start if start == state.log_start else -1
     try:
         _pin(state.segments)
         durability.note_cut(start, start)
     except OSError as error:
         raise _failed(state, error) from error
     try:
-        _drop(state, state.segments, -1)
+        _drop(state, state.segments, sound)
     except OSError as error:
         raise state.go_offline(error) from error
     state.segments = ()

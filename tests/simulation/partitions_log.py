@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from random import Random
 
 from rayqueue.protocol.messages import BatchHeader
-from rayqueue.replication.leader_epochs import LeaderEpochs
+from rayqueue.replication.leader_epochs import NO_EPOCH, LeaderEpochs
 from rayqueue.replication.log_facts import LogFacts
 from rayqueue.replication.producer_state import ProducerStates
 
@@ -25,7 +25,8 @@ class MemoryLog:
     def __init__(self, start: int = 0) -> None:
         self.start = self.end = self.flushed_end = start
         self.cuts = 0
-        self._deleted = ProducerStates()  # what a snapshot at `start` keeps of the producers below
+        # Of what is deleted: the producers, as a snapshot at `start` keeps them, and the last leader epoch.
+        self._deleted, self._deleted_epoch = ProducerStates(), NO_EPOCH
         self.batches: list[BatchHeader] = []
         self._bases: list[int] = []
 
@@ -61,11 +62,13 @@ class MemoryLog:
         self.flushed_end = min(self.flushed_end, self.end)
 
     def reset(self, start: int) -> None:
-        """Empties the log; it begins at `start`."""
+        """Empties the log; it begins at `start`. Where it began there before, what it knew of deleted batches holds."""
         self.cuts += 1
         self.batches.clear()
         self._bases.clear()
-        self._deleted = ProducerStates()
+        if start != self.start:
+            self._deleted = ProducerStates()
+        self._deleted_epoch = NO_EPOCH
         self.start = self.end = self.flushed_end = start
 
     def advance_start(self, start: int) -> None:
@@ -76,6 +79,7 @@ class MemoryLog:
         while gone < len(self.batches) and self.batches[gone].last_offset < self.start:
             gone += 1
         self._deleted.replay(self.batches[:gone], 0)
+        self._deleted_epoch = self.batches[gone - 1].leader_epoch if gone else self._deleted_epoch
         del self.batches[:gone], self._bases[:gone]
 
     def lose_power(self, random: Random) -> int:
@@ -87,8 +91,9 @@ class MemoryLog:
         return before - len(self.batches)
 
     def epochs(self) -> LeaderEpochs:
-        """Read from the batches."""
+        """Read from the batches; that in which records were deleted last begins with the log."""
         epochs = LeaderEpochs()
+        epochs.note(self._deleted_epoch, self.batches[0].base_offset if self.batches else self.start)
         for batch in self.batches:
             epochs.note(batch.leader_epoch, batch.base_offset)
         return epochs
