@@ -138,18 +138,20 @@ class FollowStream(PushStream[FeedSubscription]):
 
     def refuse(self, subscription: FeedSubscription, refusal: ev.RefuseFetch) -> None:
         """Answers that it is not fed."""
-        partition = subscription.partition
+        partition, producers = subscription.partition, refusal.producers
+        start = partition.log.log_start_offset if refusal.error != "OffsetOutOfRange" else refusal.end
         self._close(
             subscription,
             FollowPart(
                 subscription.id,
                 subscription.leader_epoch,
                 partition.high_watermark,
-                partition.log.log_start_offset,
+                start,
                 partition.log.log_end_offset,
                 error=refusal.error,
                 epoch=refusal.epoch,
                 end=refusal.end,
+                producers=b"" if producers is None else producers.dump(),
             ),
         )
 

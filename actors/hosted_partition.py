@@ -245,6 +245,8 @@ class HostedPartition:
             log.error("%r cannot follow, it is tried again: %s", self, event.message)
         self._cut_refused = isinstance(event, ev.CutFailed)
         self.step(event, now_ms, wall_ms)
+        if isinstance(event, ev.Truncated) and event.log_start == event.log_end:
+            self._write_deleted(event.log_start)  # as the leader told it
         self.high_watermark = self.replica.high_watermark  # it may have moved without an effect, either way
         self.log.note_committed(self.high_watermark)
         if self.dirty:
@@ -346,13 +348,17 @@ class HostedPartition:
     def _keep_producers(self, start: int) -> None:
         """Before the records below `start` are deleted: of what they say of their producers there would be nothing
         left after a restart, and a retry of one of them would be taken again."""
+        if self.log.log_start_offset < start <= self.log.log_end_offset:
+            self._write_deleted(start)
+
+    def _write_deleted(self, start: int) -> None:
         producers = self.replica.producers
-        if not len(producers) or not self.log.log_start_offset < start <= self.log.log_end_offset:
+        if not len(producers):
             return
         try:
-            self.log.write_snapshot(start, producers.dump_below(start), durable=True)
+            self.log.write_snapshot(start, producers.below(start).dump(), durable=True)
         except StorageError as error:
-            log.warning("%s-%d: no producer snapshot before records go: %s", self.topic, self.partition, error)
+            log.warning("%s-%d: no producer snapshot of what is deleted: %s", self.topic, self.partition, error)
 
     def _start_moved(self, now_ms: int, wall_ms: int) -> None:
         self.step(ev.StartMoved(self.log.log_start_offset), now_ms, wall_ms)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import pyarrow as pa
 
 from rayqueue.client.data_channel import DataChannel, Exchange
@@ -29,6 +30,7 @@ from rayqueue.protocol.messages import (
     Hello,
 )
 from rayqueue.replication import events as ev
+from rayqueue.replication.producer_state import ProducerStates
 from rayqueue.storage.index import batch_header, sound_entries, unpack_entries
 
 if TYPE_CHECKING:
@@ -247,16 +249,28 @@ def _event(part: FollowPart, row: pa.Buffer | None) -> ev.FollowerEvent:
     """
     epoch = part.leader_epoch
     if part.error == "OffsetOutOfRange":
-        return ev.OutOfRange(epoch, part.log_start, part.log_end)
+        return ev.OutOfRange(epoch, part.log_start, part.log_end, _producers(part))
     if part.error:
         return ev.FeedRefused(epoch, part.error)
     if part.epoch >= 0 or part.end >= 0:
-        return ev.Diverged(epoch, part.epoch, part.end)
+        return ev.Diverged(epoch, part.epoch, part.end, _producers(part))
     headers: list[BatchHeader] = []
     batches: list[FedBatch] = []
     if row is not None:
         headers, batches = _batches(part.entries, row)
     return ev.Fed(epoch, headers, list(batches), part.high_watermark, part.log_start)
+
+
+def _producers(part: FollowPart) -> ProducerStates | None:
+    """What the leader knows of producers; None: it does not say."""
+    if not part.producers:
+        return None
+    states = ProducerStates()
+    try:
+        states.load(part.producers)
+    except msgspec.DecodeError as error:
+        raise CorruptRecord(f"the leader's producers are damaged: {error}") from error
+    return states
 
 
 def _batches(raw: bytes, row: pa.Buffer) -> tuple[list[BatchHeader], list[FedBatch]]:

@@ -301,6 +301,8 @@ class FollowPart(msgspec.Struct, array_like=True):
         error: the subscription has ended with this error; "OffsetOutOfRange" with log_start and log_end.
         epoch, end: when epoch is not -1 the subscription has ended, because the logs diverge: of the epochs up to the
             follower's last the leader's latest is `epoch`, and ends at `end`.
+        producers: when the follower's log has to begin anew: what the leader knows of them below where that is
+            (`replication.producer_state`); empty: not told.
     """
 
     subscription: int
@@ -312,6 +314,7 @@ class FollowPart(msgspec.Struct, array_like=True):
     error: str = ""
     epoch: int = -1
     end: int = -1
+    producers: bytes = b""
 
 
 class FollowResponse(msgspec.Struct, array_like=True):

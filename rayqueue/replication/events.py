@@ -163,19 +163,23 @@ class Fed(msgspec.Struct, gc=False):
 
 
 class Diverged(msgspec.Struct, frozen=True, gc=False):
-    """The logs part: of the epochs up to the follower's last one the leader's latest is `epoch`, and ends at `end`."""
+    """The logs part: of the epochs up to the follower's last one the leader's latest is `epoch`, and ends at `end`.
+    producers: when it has none of them, as they are known below `end`."""
 
     leader_epoch: int
     epoch: int
     end: int
+    producers: ProducerStates | None = None
 
 
 class OutOfRange(msgspec.Struct, frozen=True, gc=False):
-    """The leader's log does not reach to where this one ends."""
+    """The leader's log does not reach to where this one ends. producers: as they are known below `log_start`; None: the
+    answer is not its machine's, what it was feeding was deleted."""
 
     leader_epoch: int
     log_start: int
     log_end: int
+    producers: ProducerStates | None = None
 
 
 class FeedRefused(msgspec.Struct, frozen=True, gc=False):
@@ -260,13 +264,15 @@ class Feed(msgspec.Struct, frozen=True, gc=False):
 
 
 class RefuseFetch(msgspec.Struct, frozen=True, gc=False):
-    """Answer a `FetchFrom`. error "": the logs diverge, (epoch, end) is for `Diverged`."""
+    """Answer a `FetchFrom`. error "": the logs diverge, (epoch, end, producers) is for `Diverged`. "OffsetOutOfRange":
+    the log starts at `end`, as it is for `OutOfRange` with the producers."""
 
     follower: int
     incarnation: str
     error: str
     epoch: int = -1
     end: int = -1
+    producers: ProducerStates | None = None
 
 
 class StopFeeding(msgspec.Struct, frozen=True, gc=False):

@@ -26,6 +26,7 @@ from rayqueue.replication.flushing import Flushing
 from rayqueue.replication.leader_epochs import NO_EPOCH
 from rayqueue.replication.limits import Limits
 from rayqueue.replication.log_facts import LogFacts
+from rayqueue.replication.producer_state import ProducerStates
 
 NOTHING = -1
 
@@ -64,6 +65,7 @@ class Follower:
         self._leader_high_watermark = NOTHING  # as last fed
         self._leader_log_start = NOTHING
         self._held_back: ev.Fed | None = None  # in CUTTING: what is to be appended to the emptied log
+        self._given: ProducerStates | None = None  # in CUTTING: what is known of producers below the emptied log
         self._missed = False  # in CUTTING: and there was more on that stream, which is not held back
 
     def start(self) -> list[ev.Effect]:
@@ -107,8 +109,10 @@ class Follower:
             case ev.Fed():
                 return self._fed(event, now_ms, wall_ms)
             case ev.Diverged(epoch=epoch, end=end):
+                self._given = event.producers if epoch == NO_EPOCH else None
                 return self._diverged(epoch, end, now_ms)
             case ev.OutOfRange(log_start=start, log_end=end):
+                self._given = event.producers
                 return self._out_of_range(start, end, now_ms)
             case ev.FeedRefused() | ev.FeedLost():
                 return self._wait(now_ms)
@@ -143,7 +147,7 @@ class Follower:
 
     def _begin_at(self, start: int, event: ev.Fed) -> list[ev.Effect]:
         self.state = State.CUTTING
-        self._held_back, self._missed = event, False
+        self._held_back, self._missed, self._given = event, False, self._log.producers
         return [ev.ResetLog(start)]
 
     def _diverged(self, epoch: int, end: int, now_ms: int) -> list[ev.Effect]:
@@ -170,10 +174,11 @@ class Follower:
         return [ev.Truncate(end) if end > log.log_start else ev.ResetLog(end)]
 
     def _out_of_range(self, log_start: int, log_end: int, now_ms: int) -> list[ev.Effect]:
-        """The leader's log begins beyond the end of this one; or this one is empty, and begins beyond the leader's."""
+        """The leader's log begins beyond the end of this one; or this one is empty, and begins beyond the leader's. It
+        must be its machine that says so: it knows the producers of what is deleted, by which a retry is recognised."""
         log = self._log
         before, beyond = log.log_end < log_start, log.log_end > log_end and log.last_epoch == NO_EPOCH
-        if not (before or beyond) or not log.settled:
+        if not (before or beyond) or not log.settled or self._given is None:
             return self._wait(now_ms)  # the leader's log has changed meanwhile
         self.state = State.CUTTING
         return [ev.ResetLog(log_start)]
@@ -183,6 +188,8 @@ class Follower:
         held_back, self._held_back = self._held_back, None
         if self.state is not State.CUTTING:
             return []
+        if self._given is not None:
+            self._log.producers = self._given
         if held_back is None:
             return self._follow()
         effects = self._fed(held_back, now_ms, wall_ms)

@@ -28,6 +28,7 @@ from rayqueue.replication.in_sync import InSync
 from rayqueue.replication.leader_epochs import NO_EPOCH
 from rayqueue.replication.limits import Limits
 from rayqueue.replication.log_facts import LogFacts
+from rayqueue.replication.producer_state import ProducerStates
 from rayqueue.replication.progress import Progress
 
 
@@ -205,14 +206,15 @@ class Leader:
         return [ev.Feed(event.follower, event.incarnation, event.offset)]
 
     def _divergence(self, event: ev.FetchFrom) -> ev.RefuseFetch | None:
-        """Where a follower's log is not the beginning of this one (KIP-101, KIP-279, asked for as in KIP-595)."""
+        """Where a follower's log is not the beginning of this one (KIP-101, KIP-279, asked for as in KIP-595). One that
+        has to begin anew, above what is deleted here, is told what that says of its producers."""
         log = self._log
         empty = event.last_epoch == NO_EPOCH
         if event.offset < log.log_start or (empty and event.offset > log.log_end):
-            return _refuse(event, "OffsetOutOfRange")
+            return _refuse(event, "OffsetOutOfRange", end=log.log_start, producers=log.producers.below(log.log_start))
         epoch, end = log.epochs.end_of(event.last_epoch, log.log_end)
         if not empty and (epoch < event.last_epoch or end < event.offset):
-            return _refuse(event, "", epoch, end)
+            return _refuse(event, "", epoch, end, log.producers.below(end) if epoch == NO_EPOCH else None)
         return None
 
     def fetch_acked(self, event: ev.FetchAcked, now_ms: int) -> list[ev.Effect]:
@@ -341,5 +343,7 @@ class Leader:
             assert follower.end <= self._log.written_end
 
 
-def _refuse(event: ev.FetchFrom, error: str, epoch: int = -1, end: int = -1) -> ev.RefuseFetch:
-    return ev.RefuseFetch(event.follower, event.incarnation, error, epoch, end)
+def _refuse(
+    event: ev.FetchFrom, error: str, epoch: int = -1, end: int = -1, producers: ProducerStates | None = None
+) -> ev.RefuseFetch:
+    return ev.RefuseFetch(event.follower, event.incarnation, error, epoch, end, producers)

@@ -137,12 +137,12 @@ class ProducerStates:
         """All of it, for a snapshot beside the log."""
         return _encoder.encode(self._entries)
 
-    def dump_below(self, end: int) -> bytes:
-        """What is known of the batches below `end`, for a snapshot there."""
+    def below(self, end: int) -> ProducerStates:
+        """What is known of the batches below `end`; a copy."""
         states = ProducerStates()
         states.load(self.dump())
         states.cut_back(end)
-        return states.dump()
+        return states
 
     def load(self, snapshot: bytes) -> None:
         """Takes a snapshot's place; msgspec.DecodeError when it is none."""

@@ -111,6 +111,8 @@ class Host:
         if type(event) is ev.Assign:
             return self._assign(event, now_ms)
         effects = machine.step(event, now_ms, wall_ms)
+        if type(event) is ev.Truncated and event.log_start == event.log_end:
+            self.log.keep(machine.producers)
         if self.world.trace.on:
             self._note(event, effects)
         self.checker.stepped(self)
@@ -287,9 +289,9 @@ class Host:
         if feeding is not None and feeding.stream is self._asking:
             del self.feeds[effect.follower]
         epoch = self._asking.epoch
-        answer: ev.Event = ev.Diverged(epoch, effect.epoch, effect.end)
+        answer: ev.Event = ev.Diverged(epoch, effect.epoch, effect.end, effect.producers)
         if effect.error == "OffsetOutOfRange":
-            answer = ev.OutOfRange(epoch, self.log.start, self.log.end)
+            answer = ev.OutOfRange(epoch, effect.end, self.log.end, effect.producers)
         elif effect.error:
             answer = ev.FeedRefused(epoch, effect.error)
         self._asking.send(False, answer)

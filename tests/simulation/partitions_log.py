@@ -71,6 +71,10 @@ class MemoryLog:
         self._deleted_epoch = NO_EPOCH
         self.start = self.end = self.flushed_end = start
 
+    def keep(self, producers: ProducerStates) -> None:
+        """A snapshot at the start of an emptied log, of what the leader has told of its producers."""
+        self._deleted = producers.below(self.start)
+
     def advance_start(self, start: int) -> None:
         """Deletes what is wholly below `start`."""
         assert start <= self.end

@@ -108,10 +108,10 @@ class Host:
     def _refusal(self, refusal: ev.RefuseFetch) -> ev.Event:
         epoch = self.replica.leader_epoch
         if refusal.error == "OffsetOutOfRange":
-            return ev.OutOfRange(epoch, self.log.start, self.log.end)
+            return ev.OutOfRange(epoch, refusal.end, self.log.end, refusal.producers)
         if refusal.error:
             return ev.FeedRefused(epoch, refusal.error)
-        return ev.Diverged(epoch, refusal.epoch, refusal.end)
+        return ev.Diverged(epoch, refusal.epoch, refusal.end, refusal.producers)
 
     def cut(self) -> None:
         """What it asked for last."""
@@ -124,6 +124,8 @@ class Host:
         elif effect is not None:
             log.reset(effect.start)
         self.step(ev.Truncated(log.start, log.end, log.epochs(), log.producers(WALL)))
+        if log.start == log.end:
+            log.keep(self.replica.producers)
 
     def flush(self) -> None:
         """The flush under way is done."""

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from rayqueue.protocol.messages import BatchHeader
 from rayqueue.replication import events as ev
 from rayqueue.replication.follower import State
+from rayqueue.replication.producer_state import ProducerStates
 from tests.simulation.partitions_log import MemoryLog
-from tests.unit.replication.harness import Cluster, Host, header
+from tests.unit.replication.harness import Cluster, Host, batch, header
 
 
 def log_of(*epochs: int) -> MemoryLog:
@@ -167,6 +168,40 @@ def test_a_flush_that_was_under_way_when_the_log_was_cut_says_nothing_of_the_new
     assert host.flushing, "so it is flushed again"
     host.flush()
     assert host.effects[-1] == ev.AckFetch(9, 3)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_follower_that_begins_anew_knows_the_producers_of_what_is_deleted(restarted: bool) -> None:
+    """Found by the simulation: the batch was committed and deleted; the follower leads, and its retry comes."""
+    cluster = Cluster(2, **{"min.insync.replicas": 1})
+    cluster.cuts.add(frozenset((1, 2)))
+    cluster.lead(1, [1])
+    first = cluster[1].produce("first", batch(2, producer=7, sequence=0))
+    assert first is not None and first.base_offset == 0
+    cluster[1].log.advance_start(2)
+    cluster[1].step(ev.StartMoved(2))
+    cluster.cuts.clear()
+    cluster.sent.clear()
+    cluster.restart(2)
+    cluster.lead(1, [1])
+    cluster.run()
+    assert [effect for effect in cluster[2].effects if isinstance(effect, ev.ResetLog)] == [ev.ResetLog(2)]
+    if restarted:
+        cluster.restart(2)
+    cluster.lead(2, [2])
+    retry = cluster[2].produce("retry", batch(2, producer=7, sequence=0))
+    assert retry is not None and (retry.base_offset, retry.error) == (0, "")
+    following = cluster[2].produce("following", batch(1, producer=7, sequence=2))
+    assert following is not None and following.base_offset == 2
+
+
+def test_what_was_fed_and_is_deleted_is_asked_for_again_so_that_the_leaders_machine_answers() -> None:
+    cluster, host = following(log_of(1, 1))
+    host.step(ev.Fed(9, [], [], 2, 0))
+    assert host.step(ev.OutOfRange(9, 5, 6)) == []
+    cluster.pass_ms(100)
+    assert host.effects[-1] == ev.Follow(1, 9, 2, 1)
+    assert host.step(ev.OutOfRange(9, 5, 6, ProducerStates())) == [ev.ResetLog(5)]
 
 
 # --- what comes over the wire ---------------------------------------------------------------------------------------
