@@ -264,7 +264,8 @@ class FollowPartition(msgspec.Struct, array_like=True):
     Attributes:
         subscription: chosen by the follower, never used again on the stream.
         leader_epoch: under which it follows.
-        offset, last_epoch: where its log ends, and of which leader epoch its last batch is, -1 for none.
+        offset, last_epoch: where its log ends, and of which leader epoch its last batch is, also where that is
+            deleted; -1: not known.
     """
 
     subscription: int

@@ -115,8 +115,8 @@ class Produce(msgspec.Struct, gc=False):
 
 
 class FetchFrom(msgspec.Struct, frozen=True, gc=False):
-    """A follower begins, or begins anew: its log ends at `offset`, and its last batch is of `last_epoch` (-1: it holds
-    no batch). Answered by `Feed` or `RefuseFetch`."""
+    """A follower begins, or begins anew: its log ends at `offset`, and its last batch is of `last_epoch`, also where
+    that is deleted (-1: it knows of none). Answered by `Feed` or `RefuseFetch`."""
 
     follower: int
     incarnation: str
@@ -215,13 +215,15 @@ class Flush(msgspec.Struct, frozen=True, gc=False):
 
 
 class Truncate(msgspec.Struct, frozen=True, gc=False):
-    """Cut the log back to `end`, then tell `Truncated` or `CutFailed`."""
+    """Cut the log back to `end`, then tell `Truncated` or `CutFailed`. At its start nothing is left of it but what it
+    knows of what was deleted below: the producers, and the last leader epoch."""
 
     end: int
 
 
 class ResetLog(msgspec.Struct, frozen=True, gc=False):
-    """Empty the log and let it begin at `start`, then tell `Truncated` or `CutFailed`."""
+    """Empty the log and let it begin anew at `start`, with nothing known of what was below; then tell `Truncated` or
+    `CutFailed`."""
 
     start: int
 

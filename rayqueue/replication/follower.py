@@ -155,8 +155,11 @@ class Follower:
         its newest one before ends, and asks for that one: the leader's end may lie inside of a batch here (KIP-279).
 
         A leader that has none of these epochs has deleted all before its `end`: this log begins there anew, and no
-        lower, for if it were to lead it must not give the offsets below again. As little does it go below its own
-        start, where all was committed and is deleted.
+        lower, for if it were to lead it must not give the offsets below again.
+
+        All below this log's own start was committed. A leader that does not have it came from an unclean election: what
+        it holds there is not what was deleted here, and of the records that it gets acked some may lie there. So this
+        log, which is in no ISR by then, begins from 0: with all that the leader has.
         """
         log = self._log
         if self.state is State.FED or not log.settled:
@@ -167,11 +170,11 @@ class Follower:
                 return self._fault(now_ms)
             self.state = State.CUTTING
             return [ev.ResetLog(end)]
-        end = min(end, my_end) if mine == epoch else max(my_end, log.log_start)
+        end = min(end, my_end) if mine == epoch else my_end
         if not 0 <= end < log.log_end:
             return self._fault(now_ms)
         self.state = State.CUTTING
-        return [ev.Truncate(end) if end > log.log_start else ev.ResetLog(end)]
+        return [ev.Truncate(end) if end >= log.log_start else ev.ResetLog(0)]
 
     def _out_of_range(self, log_start: int, log_end: int, now_ms: int) -> list[ev.Effect]:
         """The leader's log begins beyond the end of this one; or this one is empty, and begins beyond the leader's. It

@@ -213,9 +213,12 @@ class Leader:
         if event.offset < log.log_start or (empty and event.offset > log.log_end):
             return _refuse(event, "OffsetOutOfRange", end=log.log_start, producers=log.producers.below(log.log_start))
         epoch, end = log.epochs.end_of(event.last_epoch, log.log_end)
-        if not empty and (epoch < event.last_epoch or end < event.offset):
-            return _refuse(event, "", epoch, end, log.producers.below(end) if epoch == NO_EPOCH else None)
-        return None
+        if empty or (epoch == event.last_epoch and end >= event.offset):
+            return None
+        if epoch != NO_EPOCH:
+            return _refuse(event, "", epoch, end)
+        end = max(end, log.log_start)
+        return _refuse(event, "", epoch, end, log.producers.below(end))
 
     def fetch_acked(self, event: ev.FetchAcked, now_ms: int) -> list[ev.Effect]:
         """A follower holds the log up to `end`. What an incarnation acked under this epoch stays true of it, however

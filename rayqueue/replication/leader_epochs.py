@@ -9,7 +9,8 @@ NO_EPOCH = -1
 
 
 class LeaderEpochs:
-    """(epoch, offset of its first record), ascending.
+    """(epoch, offset of its first record), ascending. The first one's may be deleted: then it is an offset before the
+    log's start, at which the log held a record of that epoch.
 
     Args:
         entries: as the log has them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rayqueue.protocol.messages import BatchHeader
-from rayqueue.replication.leader_epochs import NO_EPOCH, LeaderEpochs
+from rayqueue.replication.leader_epochs import LeaderEpochs
 from rayqueue.replication.producer_state import ProducerStates
 
 
@@ -36,8 +36,8 @@ class LogFacts:
 
     @property
     def last_epoch(self) -> int:
-        """The epoch of the last batch, NO_EPOCH in an empty log."""
-        return self.epochs.last if self.log_end > self.log_start else NO_EPOCH
+        """The epoch of the last batch, also where that is deleted; NO_EPOCH where nothing is known of any."""
+        return self.epochs.last
 
     @property
     def settled(self) -> bool:

@@ -164,15 +164,19 @@ class Durability:
             self._state.check_online()
             yield
 
-    def note_cut(self, end: int, start: int) -> None:
+    def note_cut(self, end: int, start: int, sound: int) -> None:
         """Before the log is cut back to `end`, or to nothing where `start` is the end: from `end` on nothing counts as
         durable any more, and that is durable when this returns. Called `alone`.
+
+        Args:
+            sound: below it what is known of leader epochs still holds.
 
         Raises:
             OSError: it could not be noted; nothing has changed.
         """
         state = self._state
-        before = self._flushed, state.generation, state.log_start, state.committed
+        before = self._flushed, state.generation, state.log_start, state.committed, state.epochs
+        state.epochs = [epoch for epoch in state.epochs if epoch[1] < sound]
         self._flushed = end if start == end else min(self._flushed, end)
         state.committed = min(state.committed, end)
         state.log_start = start
@@ -181,7 +185,7 @@ class Durability:
             state.files.make_directory(state.directory)
             self._write_checkpoint()
         except OSError:
-            self._flushed, state.generation, state.log_start, state.committed = before
+            self._flushed, state.generation, state.log_start, state.committed, state.epochs = before
             raise
 
     def repair_index(self, segment: Segment) -> None:

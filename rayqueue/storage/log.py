@@ -293,7 +293,8 @@ class Log:
 
     def truncate(self, offset: int) -> int:
         """Cuts the log back to `offset`, or to the start of the batch that holds it: for a follower whose leader has
-        other records there. Bytes that are kept may be written anew, so this takes time, and the log has a new
+        other records there. One that is cut back to its start still knows the producers and the leader epoch of what
+        was deleted below. Bytes that are kept may be written anew, so this takes time, and the log has a new
         generation; a crash meanwhile leaves the old log or a part of it that reaches at least to the cut.
 
         Returns:
@@ -308,7 +309,8 @@ class Log:
         return self._state.log_end
 
     def reset(self, start: int) -> None:
-        """Removes all records; the log begins at `start` (KIP-101: a follower whose leader has deleted more).
+        """Removes all records; the log begins at `start` (KIP-101: a follower whose leader has deleted more), and knows
+        nothing of what was below.
 
         Raises:
             StorageError: as `truncate`.

@@ -58,9 +58,8 @@ def wants_roll(active: Segment, config: TopicConfig) -> bool:
 
 
 def epochs_from(epochs: Sequence[tuple[int, int]], start: int) -> list[tuple[int, int]]:
-    """The leader epochs of a log that starts at `start`: those before it end, the one it lies in begins there."""
+    """The leader epochs of a log that starts at `start`. Of those before it only the last one is kept, as that of the
+    record before the start: by it an emptied log still tells whether another one ever held what is deleted here."""
     kept = [(epoch, first) for epoch, first in epochs if first >= start]
     before = [epoch for epoch, first in epochs if first < start]
-    if before and (not kept or kept[0][1] > start):
-        kept.insert(0, (before[-1], start))
-    return kept
+    return [(before[-1], start - 1), *kept] if before else kept

@@ -32,7 +32,7 @@ def truncate(state: LogState, durability: Durability, offset: int) -> None:
             return
         row = bisect_right(state.segments, offset, key=lambda segment: segment.base_offset) - 1
         if row < 0:
-            _reset(state, durability, offset)
+            _empty(state, durability, offset, sound=-1)
             return
         segment = state.segments[row]
         try:
@@ -41,7 +41,8 @@ def truncate(state: LogState, durability: Durability, offset: int) -> None:
             raise _failed(state, error) from error
         end = int(kept[-1]["last_offset"]) + 1 if len(kept) else segment.base_offset
         if end <= state.log_start:
-            _reset(state, durability, end)
+            # What was deleted below the start was committed: what was known of it stays true.
+            _empty(state, durability, end, sound=end if end == state.log_start else -1)
         else:
             _cut(state, durability, row, kept, end)
 
@@ -49,7 +50,7 @@ def truncate(state: LogState, durability: Durability, offset: int) -> None:
 def reset(state: LogState, durability: Durability, start: int) -> None:
     """See `Log.reset`."""
     with durability.alone():
-        _reset(state, durability, start)
+        _empty(state, durability, start, sound=-1)
 
 
 def _cut(state: LogState, durability: Durability, row: int, kept: Entries, end: int) -> None:
@@ -60,7 +61,7 @@ def _cut(state: LogState, durability: Durability, row: int, kept: Entries, end: 
         _pin(state.segments[row:])
         if len(kept):
             _write_anew(state, segment, kept, beside)
-        durability.note_cut(end, state.log_start)
+        durability.note_cut(end, state.log_start, end)
     except OSError as error:
         raise _failed(state, error, beside) from error
     try:
@@ -72,16 +73,13 @@ def _cut(state: LogState, durability: Durability, row: int, kept: Entries, end: 
     except OSError as error:
         raise state.go_offline(error) from error
     state.segments = left
-    state.epochs = [epoch for epoch in state.epochs if epoch[1] < end]
     state.log_end = end
 
 
-def _reset(state: LogState, durability: Durability, start: int) -> None:
-    # What was deleted below the start was committed; of anything else the log held before, nothing is known to be so.
-    sound = start if start == state.log_start else -1
+def _empty(state: LogState, durability: Durability, start: int, sound: int) -> None:
     try:
         _pin(state.segments)
-        durability.note_cut(start, start)
+        durability.note_cut(start, start, sound)
     except OSError as error:
         raise _failed(state, error) from error
     try:
@@ -89,7 +87,6 @@ def _reset(state: LogState, durability: Durability, start: int) -> None:
     except OSError as error:
         raise state.go_offline(error) from error
     state.segments = ()
-    state.epochs = []
     state.log_end = start
 
 

@@ -62,13 +62,11 @@ class MemoryLog:
         self.flushed_end = min(self.flushed_end, self.end)
 
     def reset(self, start: int) -> None:
-        """Empties the log; it begins at `start`. Where it began there before, what it knew of deleted batches holds."""
+        """Empties the log; it begins at `start`, and knows nothing of what was below."""
         self.cuts += 1
         self.batches.clear()
         self._bases.clear()
-        if start != self.start:
-            self._deleted = ProducerStates()
-        self._deleted_epoch = NO_EPOCH
+        self._deleted, self._deleted_epoch = ProducerStates(), NO_EPOCH
         self.start = self.end = self.flushed_end = start
 
     def keep(self, producers: ProducerStates) -> None:
@@ -95,9 +93,9 @@ class MemoryLog:
         return before - len(self.batches)
 
     def epochs(self) -> LeaderEpochs:
-        """Read from the batches; that in which records were deleted last begins with the log."""
+        """Read from the batches, and that of the last one that is deleted."""
         epochs = LeaderEpochs()
-        epochs.note(self._deleted_epoch, self.batches[0].base_offset if self.batches else self.start)
+        epochs.note(self._deleted_epoch, (self.batches[0].base_offset if self.batches else self.start) - 1)
         for batch in self.batches:
             epochs.note(batch.leader_epoch, batch.base_offset)
         return epochs

@@ -86,7 +86,7 @@ def test_a_follower_that_cuts_all_it_has_keeps_what_it_knew_of_what_was_deleted_
     partition = opened(tmp_path / "p")
     deleted(partition, 2)
     partition.assign(assignment(OTHER, 6), None, 0, 0)
-    event = partition.cut(ev.ResetLog(2))
+    event = partition.cut(ev.Truncate(2))
     assert isinstance(event, ev.Truncated) and (event.log_start, event.log_end) == (2, 2)
     assert event.producers.check(*FIRST, 2) == Duplicate(0, 1, 1_001)
     assert event.producers.check(*SECOND, 2) is None

@@ -227,3 +227,20 @@ class Cluster:
 
     def marks(self) -> list[int]:
         return [host.replica.high_watermark for host in self.hosts.values()]
+
+
+def log_of(*epochs: int) -> MemoryLog:
+    """A log with one record of each of these epochs."""
+    log = MemoryLog()
+    log.append([header(offset, epoch) for offset, epoch in enumerate(epochs)])
+    return log
+
+
+def following(log: MemoryLog, epoch: int = 9) -> tuple[Cluster, Host]:
+    """Broker 2 follows broker 1, and has just asked."""
+    cluster = Cluster(2)
+    cluster.epoch = epoch - 1
+    host = cluster.restart(2, log)
+    cluster.lead(1, [1], told=[2])
+    cluster.sent.clear()
+    return cluster, host

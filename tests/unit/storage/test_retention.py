@@ -167,13 +167,12 @@ def test_leader_epochs_follow_the_log_start(tmp_path: Path) -> None:
     log = open_log(tmp_path / "p", segment_bytes=4096)
     for epoch in (1, 3, 5):
         fill(log, 4, epoch=epoch)
-    log.delete_before(6)
-    assert log.leader_epochs == [(3, 6), (5, 8)]
-    log.close()
-    assert open_log(tmp_path / "p").leader_epochs == [(3, 6), (5, 8)]
-    log = open_log(tmp_path / "p")
-    log.delete_before(8)
-    assert log.leader_epochs == [(5, 8)]
+    for start, wanted in ((6, [(3, 5), (5, 8)]), (8, [(3, 7), (5, 8)]), (12, [(5, 11)])):
+        log.delete_before(start)
+        assert log.leader_epochs == wanted
+        log.close()
+        log = open_log(tmp_path / "p", segment_bytes=4096)
+        assert log.leader_epochs == wanted, "also that of what is deleted, when there is nothing else"
 
 
 def test_a_reader_behind_the_start_is_told(tmp_path: Path) -> None:

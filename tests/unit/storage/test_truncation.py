@@ -109,9 +109,21 @@ def test_a_log_that_is_reset_is_empty_and_begins_where_it_was_told(tmp_path: Pat
     assert (log.log_start_offset, log.log_end_offset, log.flushed_offset) == (start, start, start)
     assert log.latest_snapshot() is None and log.leader_epochs == [] and log.size_bytes == 0
     again = opened(tmp_path / "p")
-    assert (again.log_start_offset, again.log_end_offset) == (start, start)
+    assert (again.log_start_offset, again.log_end_offset, again.leader_epochs) == (start, start, [])
     fill(log, 2, epoch=3)
     assert values(log) == expected(start, start + 2) and log.leader_epochs == [(3, start)]
+
+
+def test_a_log_that_is_cut_back_to_its_start_knows_the_epoch_of_what_was_deleted_before(tmp_path: Path) -> None:
+    log = opened(tmp_path / "p")
+    for epoch in (2, 4):
+        fill(log, 5, epoch=epoch)
+    log.delete_before(4)
+    log.truncate(4)
+    assert (log.log_start_offset, log.log_end_offset, log.leader_epochs) == (4, 4, [(2, 3)])
+    assert opened(tmp_path / "p").leader_epochs == [(2, 3)]
+    log.reset(4)
+    assert log.leader_epochs == opened(tmp_path / "p").leader_epochs == []
 
 
 def test_a_log_that_was_never_written_to_can_be_reset(tmp_path: Path) -> None:
