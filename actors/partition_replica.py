@@ -38,7 +38,7 @@ from rayqueue.actors.replica_hands import CutDone, Later, ReplicaHands
 from rayqueue.actors.start_mark import StartMark
 from rayqueue.coordination.records import Record
 from rayqueue.coordination.state import ClusterState
-from rayqueue.errors import RayQueueError
+from rayqueue.errors import ProcessReplaced, RayQueueError
 from rayqueue.protocol.messages import (
     PROTOCOL_VERSION,
     DeleteRecordsRequest,
@@ -117,6 +117,7 @@ class PartitionReplica:
         self._lock = DirectoryLock(replica_lock(self._root, slot)) if lock is None else lock
         self._mark = StartMark(self._root, slot)
         self._unclean = False
+        self._registered_at = 0  # index of the metadata log just after our registration
         self._stopping = threading.Event()
         self._starter = threading.Thread(target=self._start, name="replica-start", daemon=True)
         self._starter.start()
@@ -198,8 +199,11 @@ class PartitionReplica:
         attempt = 0
         while not self._stopping.is_set():
             try:
-                self._coordinator.call("register_replica_actor", request, Registered, REGISTER_TIMEOUT_S)
+                answer = self._coordinator.call("register_replica_actor", request, Registered, REGISTER_TIMEOUT_S)
+                self._registered_at = answer.index
                 break
+            except ProcessReplaced:
+                raise  # an earlier one of our requests was taken, then a late one of a process that is over
             except RayQueueError as error:
                 self.progress.waiting(f"the coordinator does not take the registration yet: {error}")
                 attempt += 1
@@ -270,6 +274,10 @@ class PartitionReplica:
         mine = state.replica_actors.get((self.options.broker_id, self.slot))
         if mine is not None and mine.incarnation == self.incarnation:
             self.progress.running()
+        elif mine is not None and end >= self._registered_at and not self._stopping.is_set():
+            # We hold the slot's lock, so that one is over, and was heard late; or we are, and have not noticed. Nothing
+            # of ours is taken any more: the next process of this actor registers anew.
+            self._on_failure(ProcessReplaced(f"process {mine.incarnation} is registered in our place"))
 
     def _inside(self, function: Callable[[], None]) -> None:
         self._driver.call(function, timeout_s=None)

@@ -31,6 +31,10 @@ class ClusterMismatch(RayQueueError):
     """An address or a data directory belongs to another cluster, broker or incarnation."""
 
 
+class ProcessReplaced(ClusterMismatch):
+    """Another process is registered in the place of this one, which must end: nothing of it is taken any more."""
+
+
 class AuthenticationError(RayQueueError):
     """The token is missing or wrong."""
 

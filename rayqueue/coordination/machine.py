@@ -51,6 +51,7 @@ from rayqueue.coordination.views import describe_cluster
 from rayqueue.errors import (
     BrokerNotAvailable,
     ClusterMismatch,
+    ProcessReplaced,
     ProtocolError,
     RayQueueError,
     RecordTooLarge,
@@ -288,10 +289,11 @@ class CoordinatorMachine:
             effects.append(Warn(f"UNCLEAN ELECTION: {what}; what only {had} held is lost, also if it was acked"))
 
     def _refuse_superseded(self, process: tuple[int, int], incarnation: str) -> None:
-        # A process is killed while its registration is under way; its successor registers; then the old request
-        # arrives. Taken, it would name a dead process as leader, and nobody would put that right.
+        # A process is killed, its successor registers, then a copy of the old request arrives. Taken, it would name a
+        # dead process as leader. A request of which no copy was heard before is taken all the same, whenever it comes:
+        # then the successor reads in the log that it was replaced, ends, and another registers.
         if self.image.is_superseded(process, incarnation):
-            raise ClusterMismatch(f"process {incarnation} has a successor already: it must end")
+            raise ProcessReplaced(f"process {incarnation} has a successor already: it must end")
 
     # --- answers -------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import pytest
 from rayqueue.coordination.events import Applied, WatchStarted
 from rayqueue.coordination.machine import METADATA_WAIT_MS, FormatCluster
 from rayqueue.coordination.sessions import BROKER_SESSION_MS
-from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ConfigError, ProtocolError
+from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ConfigError, ProcessReplaced, ProtocolError
 from rayqueue.protocol.messages import (
     AllocateProducerIds,
     AlterConfigRequest,
@@ -90,6 +90,20 @@ def test_a_late_registration_of_a_dead_process_is_refused(cluster: Harness) -> N
         with pytest.raises(ClusterMismatch):
             cluster.call(register(1, "b1.0"))
         cluster.restart()  # the log alone remembers it
+
+
+def test_a_late_registration_never_heard_before_is_taken_and_who_it_replaced_must_end(cluster: Harness) -> None:
+    """Seed 1111 of the simulated partitions: nothing tells such a request from one of a new process."""
+    cluster.create("t")
+    cluster.actor(0, 0, generation=2)
+    late = RegisterReplicaActor(0, 0, "a0/0.1", "127.0.0.1", 9200)  # killed before anybody had heard of it
+    cluster.call(late)
+    with pytest.raises(ProcessReplaced):
+        cluster.actor(0, 0, generation=2)
+    cluster.actor(0, 0, generation=3)
+    with pytest.raises(ProcessReplaced):
+        cluster.call(late)
+    assert cluster.state.replica_actors[0, 0].incarnation == "a0/0.3" and (0, 0) not in cluster.state.lost
 
 
 def test_a_broker_id_stays_with_its_directory(cluster: Harness) -> None:
