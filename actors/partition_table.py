@@ -78,24 +78,29 @@ class _Told(NamedTuple):
     leader_process: LeaderProcess | None
 
 
-def _told(state: ClusterState, record: PartitionRecord, me: int) -> _Told:
+def assignment_of(state: ClusterState, record: PartitionRecord, me: int) -> ev.Assignment:
+    """What the metadata log says of a partition to its replica on broker `me`."""
     incarnations: dict[int, str] = {}
     for broker_id in record.replicas:
         slot = state.slot_of(record, broker_id)
         actor = None if slot is None else state.replica_actors.get((broker_id, slot))
         if actor is not None:
             incarnations[broker_id] = actor.incarnation
+    return ev.Assignment(
+        record.leader,
+        record.leader_epoch,
+        record.partition_epoch,
+        record.replicas,
+        record.isr,
+        incarnations,
+        report=awaits_logs(record) and UncleanReplica(me) in record.unclean,
+    )
+
+
+def _told(state: ClusterState, record: PartitionRecord, me: int) -> _Told:
     leader = state.leader_actor(record)
     return _Told(
-        ev.Assignment(
-            record.leader,
-            record.leader_epoch,
-            record.partition_epoch,
-            record.replicas,
-            record.isr,
-            incarnations,
-            report=awaits_logs(record) and UncleanReplica(me) in record.unclean,
-        ),
+        assignment_of(state, record, me),
         None if leader is None else LeaderProcess(leader.host, leader.port, leader.broker_id, leader.incarnation),
     )
 

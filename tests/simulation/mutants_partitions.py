@@ -1,4 +1,5 @@
-"""Bugs planted into the core of replication, one method each: the simulator must catch them, and stay able to."""
+"""Bugs planted into the cores of replication and coordination, and into their shells, one function each: the simulator
+must catch them, and stay able to."""
 
 from __future__ import annotations
 
@@ -7,6 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
+
+from rayqueue.coordination import commands_partitions, commands_processes, leadership, unclean
+from rayqueue.coordination.records import PartitionRecord
+from rayqueue.coordination.state import ClusterState, Topic
+from rayqueue.coordination.unclean import awaits_logs
 from rayqueue.replication import events as ev
 from rayqueue.replication.flushing import Flushing
 from rayqueue.replication.follower import Follower, State
@@ -14,8 +21,6 @@ from rayqueue.replication.in_sync import InSync
 from rayqueue.replication.leader import Leader
 from rayqueue.replication.progress import Progress
 from tests.simulation.partitions_broker import Broker
-from tests.simulation.partitions_coordinator import Image
-from tests.simulation.partitions_host import Host
 
 
 def ack_before_replication(self: Leader, durable: int) -> int:
@@ -41,7 +46,7 @@ def skip_the_flush(self: Flushing) -> None:
     self.durable_end = max(self.durable_end, self._log.written_end)
 
 
-def lead_on_after_a_restart(self: Host, image: Image) -> bool:
+def lead_on_after_a_restart(self: Broker, state: ClusterState) -> bool:
     """What was committed for the process before is taken for one's own."""
     return True
 
@@ -78,23 +83,54 @@ def cut_where_the_leader_says(self: Follower, epoch: int, end: int, now_ms: int)
     return [ev.Truncate(end) if end >= log.log_start else ev.ResetLog(end)]
 
 
-def count_unclean_starts_as_clean(self: Broker) -> list[int]:
+def count_unclean_starts_as_clean(self: Broker) -> bool:
     """Whatever the machine has lost, its replicas are as good as they were."""
+    return False
+
+
+def leave_a_process_that_was_replaced(self: Broker) -> None:
+    """It goes on, though nobody takes anything of it any more."""
+
+
+def start_unnoticed(state: ClusterState, broker_id: int, slot: int) -> list[PartitionRecord]:
+    """A new process is as good as the one before: in sync, and the leader in the same epoch."""
     return []
 
 
-MUTANTS: Mapping[str, tuple[type, str, Callable[..., Any]]] = {
+def join_by_number(state: ClusterState, partition: PartitionRecord, broker_id: int, incarnation: str) -> None:
+    """Whichever process of a broker was caught up, the one that is there now joins the ISR (KIP-903 tells why not)."""
+
+
+def eligible_for_ever(state: ClusterState, topic: Topic, partition: PartitionRecord, isr: list[int]) -> list[int]:
+    """Who leaves the ISR may lead, also where those that are left go on without it."""
+    return sorted({*partition.elr, *partition.isr} - set(isr))
+
+
+def lead_by_first_come(state: ClusterState, partition: PartitionRecord, there: int) -> PartitionRecord | None:
+    """Of those that started uncleanly the first that is there leads, whatever the others may hold."""
+    if not awaits_logs(partition):
+        return None
+    epochs = {"leader_epoch": partition.leader_epoch + 1, "partition_epoch": partition.partition_epoch + 1}
+    return msgspec.structs.replace(partition, leader=there, isr=[there], unclean=[], **epochs)
+
+
+MUTANTS: Mapping[str, tuple[Any, str, Callable[..., Any]]] = {
     "ack before replication": (Leader, "_committed_end", ack_before_replication),
     "truncate by high watermark": (Follower, "start", truncate_by_high_watermark),
     "no epoch check on a follower": (Follower, "_of_my_epoch", follow_any_epoch),
     "skipped flush": (Flushing, "_settle", skip_the_flush),
-    "old epoch after a restart": (Host, "_is_mine", lead_on_after_a_restart),
+    "old epoch after a restart": (Broker, "is_mine", lead_on_after_a_restart),
     "shrunk ISR before it is committed": (InSync, "propose", shrink_at_once),
     "join without the epoch start": (Leader, "_may_join", join_without_epoch_start),
     "ack of a stale incarnation": (Leader, "_counts", count_any_incarnation),
     "refused addition forgotten": (InSync, "refuse", forget_what_was_refused),
     "cut inside of a batch": (Follower, "_diverged", cut_where_the_leader_says),
-    "unclean start counted as clean": (Broker, "lost", count_unclean_starts_as_clean),
+    "unclean start counted as clean": (Broker, "started_uncleanly", count_unclean_starts_as_clean),
+    "replaced process goes on": (Broker, "start_anew", leave_a_process_that_was_replaced),
+    "start that changes nothing": (commands_processes, "after_start", start_unnoticed),
+    "member by its number": (commands_partitions, "_check_member", join_by_number),
+    "eligible for ever": (leadership, "_eligible", eligible_for_ever),
+    "logs not compared": (unclean, "_by_log", lead_by_first_come),
 }
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rayqueue.config import TopicConfig
+from rayqueue.coordination.state import ClusterState
+from rayqueue.protocol.messages import BEAT_INTERVAL_MS
 from rayqueue.replication import events as ev
 from rayqueue.testing.simulation.clock import Clock
-from tests.simulation.partitions_coordinator import COORDINATOR, Beat, Image, Register
+from rayqueue.testing.simulation.process import Process
+from tests.simulation.partitions_coordinator import COORDINATOR, Answer, Batch, Beat, Register, Registered
 from tests.simulation.partitions_host import Host
 from tests.simulation.partitions_log import MemoryLog
+from tests.simulation.partitions_metadata import Metadata, registered
 from tests.simulation.partitions_stream import Packet, Stream
 
 if TYPE_CHECKING:
     from tests.simulation.partitions_world import World
 
-BEAT_US = 150_000
+BEAT_US = BEAT_INTERVAL_MS * 1000
 SLOWEST_REGISTRATION_US = 60_000
 
 
@@ -34,6 +39,7 @@ class Broker:
 
     Attributes:
         tainted: partitions that have lost what was not durable, until they are in sync again.
+        registered_at: index of the metadata log after the registration of this process; None: not answered yet.
     """
 
     def __init__(self, world: World, broker_id: int, partitions: int) -> None:
@@ -45,45 +51,63 @@ class Broker:
         self.tainted: set[int] = set()
         self.starts = 0
         self.alive = self.paused = False
-        self.index = -1
-        self._unclean: list[int] = []
+        self._unclean = False
+        self.registered_at: int | None = None
         world.network.attach(broker_id, self._heard)
 
     @property
     def incarnation(self) -> str:
         return f"{self.broker_id}.{self.starts}"
 
+    @property
+    def processes(self) -> list[Process]:
+        """The threads of its process, those of its replicas first."""
+        return [*(host.process for host in self.hosts), self.metadata.process]
+
     # --- life --------------------------------------------------------------------------------------------------------
 
     def start(self, config: TopicConfig) -> None:
         """A new process."""
         self.starts += 1
-        self.alive, self.paused, self.index = True, False, -1
+        self.alive, self.paused, self.registered_at = True, False, None
+        self.metadata = Metadata(self)
         for host in self.hosts:
             host.start(config, self.incarnation)
-        self.world.scheduler.after(
-            self.world.random.randint(1_000, SLOWEST_REGISTRATION_US), lambda: self._register(self.starts)
-        )
-        self._beat(self.starts)
+        delay_us = self.world.random.randint(1_000, SLOWEST_REGISTRATION_US)
+        self.world.scheduler.after(delay_us, partial(self._register, self.starts))
 
     def _register(self, start: int) -> None:
-        """Until the metadata log knows of this process."""
-        if not self.alive or start != self.starts or self.index >= 0:
+        """Until the coordinator has answered."""
+        if not self.alive or start != self.starts or self.registered_at is not None:
             return
         if not self.paused:
-            self._send(Register(self.broker_id, self.incarnation, self.lost()))
-        self.world.scheduler.after(4 * SLOWEST_REGISTRATION_US, lambda: self._register(start))
+            self._send(Register(self.broker_id, self.incarnation, self.started_uncleanly()))
+        self.world.scheduler.after(4 * SLOWEST_REGISTRATION_US, partial(self._register, start))
 
-    def lost(self) -> list[int]:
-        """The partitions whose last start was unclean, as it says when it registers."""
-        return list(self._unclean)
+    def started_uncleanly(self) -> bool:
+        """What it says when it registers (`StartMark`): the machine went down, and nobody has heard of that."""
+        return self._unclean
+
+    def is_mine(self, state: ClusterState) -> bool:
+        """What the metadata log says is for a process when it knows of that process, and not of one before."""
+        return registered(state, self.broker_id) == self.incarnation
+
+    def start_anew(self) -> None:
+        """The metadata log has another process in this one's place: one that is over, for they are started one after
+        the other, and was heard late. Nothing of this one is taken any more: it ends, and another is started."""
+        self.kill()
+        self.world.scheduler.after(self.world.random.randint(1_000, 50_000), partial(self._start_once, self.starts))
+
+    def _start_once(self, starts: int) -> None:
+        if not self.alive and starts == self.starts:
+            self.start(self.world.config)
 
     def _beat(self, start: int) -> None:
         if not self.alive or start != self.starts:
             return
-        if not self.paused and self.index >= 0:
-            self._send(Beat(self.broker_id, self.incarnation, self.index))
-        self.world.scheduler.after(BEAT_US, lambda: self._beat(start))
+        if not self.paused:
+            self._send(Beat(self.broker_id, self.incarnation, self.metadata.index))
+        self.world.scheduler.after(BEAT_US, partial(self._beat, start))
 
     def _send(self, message: Any) -> None:
         self.world.network.send(self.broker_id, COORDINATOR, message)
@@ -91,10 +115,9 @@ class Broker:
     def kill(self) -> None:
         """The processes die; the page cache lives."""
         self.alive = self.paused = False
-        for host in self.hosts:
-            host.process.end()
+        for process in self.processes:
+            process.end()
         self.break_streams(20_000)
-        self._unclean = [number for number in self._unclean if number in self.tainted]
 
     def lose_power(self, disk_too: bool = False) -> int:
         """The machine dies, and what was not durable; or all of it. How many batches are gone."""
@@ -110,8 +133,13 @@ class Broker:
             # Where every ack was of something durable the tail that is lost is nobody's (unclean, in design.md).
             if not safe and (disk_too or host.log.end < end):
                 self.tainted.add(host.partition)
-        self._unclean = sorted(self.tainted)
+        self._unclean = True
         return lost
+
+    def write_back(self) -> None:
+        """The kernel has written all that it had in its page cache; the process does not know."""
+        for host in self.hosts:
+            host.log.flushed_end = host.log.end
 
     def joined(self, partition: int, incarnation: str) -> None:
         """The coordinator has taken it into the ISR: whatever it had lost, it has again, if that was after the loss."""
@@ -121,14 +149,14 @@ class Broker:
     def pause(self) -> None:
         """SIGSTOP."""
         self.paused = True
-        for host in self.hosts:
-            host.process.pause()
+        for process in self.processes:
+            process.pause()
 
     def resume(self) -> None:
         """SIGCONT."""
         self.paused = False
-        for host in self.hosts:
-            host.process.resume()
+        for process in self.processes:
+            process.resume()
 
     def break_streams(self, slowest_us: int) -> None:
         """All connections of this machine."""
@@ -146,15 +174,18 @@ class Broker:
             stream = message.stream
             host = self.hosts[stream.follower.partition]
             message.stream.arrived(message, host.deliver, host.process)
-        elif kind is Image:
-            if not self.alive:
-                return
-            if message.index > self.index and message.incarnations.get(self.broker_id) == self.incarnation:
-                self.index = message.index
-            for host in self.hosts:
-                host.process.post(message)
+        elif not self.alive:
+            return
+        elif kind is Batch:
+            self.metadata.process.post(message)
         elif kind is Request:
             self.hosts[message.partition].process.post(ev.Produce(message, message.acks, message.batch))
-        else:
-            host, refused = message
-            host.process.post(refused)
+        elif kind is Answer:
+            if message.asked.incarnation == self.incarnation:
+                self.hosts[message.asked.partition].process.post(message)
+        elif kind is Registered and message.incarnation == self.incarnation and not self.paused:
+            if message.index < 0:
+                self.start_anew()
+            elif self.registered_at is None:
+                self.registered_at, self._unclean = message.index, False
+                self._beat(self.starts)

@@ -55,6 +55,7 @@ class Checker:
         self._only_leader(host)
         if self._world.coordinator.partitions[host.partition].leader_epoch == host.machine.leader_epoch:
             self._holds(host, 0, "leads")
+            host.broker.tainted.discard(host.partition)  # what it lost was nobody's
 
     def _only_leader(self, host: Host) -> None:
         key = (host.partition, host.machine.leader_epoch)
@@ -153,7 +154,7 @@ class Checker:
         """ "" when all replicas of all partitions are in sync, equal, and everything is committed; else what is not."""
         for partition, committed in enumerate(self.committed):
             state = self._world.coordinator.partitions[partition]
-            if sorted(state.isr) != state.replicas:
+            if sorted(state.isr) != sorted(state.replicas):
                 return f"partition {partition}: in sync are {state.isr}, led by {state.leader}"
             for broker in self._world.brokers.values():
                 host = broker.hosts[partition]

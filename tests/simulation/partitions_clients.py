@@ -39,7 +39,7 @@ class Client:
         self._later(self._next)
 
     def _later(self, action: Any) -> None:
-        self.world.scheduler.after(self.random.randint(1, self._think_us), action)
+        self.world.scheduler.after(1 + int(self.random.random() * self._think_us), action)
 
     def _next(self) -> None:
         raise AssertionError

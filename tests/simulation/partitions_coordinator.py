@@ -1,48 +1,95 @@
-"""The coordinator of simulated partitions: a model, one machine that commits at once, of the rules in design.md.
+"""The coordinator of simulated partitions: `CoordinatorMachine` itself, with a shell as the actors' shell is.
 
-* Liveness by heartbeats; who is silent for a lease is fenced: out of every ISR, but for the last member of one.
-* An ISR is changed by compare-and-set on (leader epoch, partition epoch), with the registered incarnation of each
-  member (KIP-497, KIP-903). A change that is taken raises the partition epoch, also when it changes nothing.
-* Whoever leaves an ISR that falls below min.insync.replicas stays eligible (KIP-966): the high watermark stands.
-* A new process is a new incarnation. What it led is led under a new leader epoch. One whose machine has lost what was
-  not durable is taken out of ISR and eligible replicas first.
+::
+
+    Ask, Register ──▶ Call ──▶ machine ── Append ──▶ (quorum: some time) ──▶ image, log ── Committed ──▶ machine
+    Beat ──▶ WatchStarted, Applied     who says nothing for a lease ──▶ WatchEnded        Publish ──▶ Batch ──▶ brokers
+
+The quorum is modelled by what it promises: what is committed stays, in order; of what was proposed and not committed
+when the active coordinator fails some may be committed after all, the first of it. The next coordinator is a new
+machine on the image of what is committed, under a higher epoch; it knows of no stream and of no call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
+from rayqueue.config import BrokerConfig
+from rayqueue.coordination.commands import Surroundings
+from rayqueue.coordination.events import (
+    Append,
+    Applied,
+    Call,
+    Committed,
+    Effect,
+    Event,
+    Publish,
+    Refuse,
+    Reply,
+    Stalled,
+    Tick,
+    WatchEnded,
+    WatchStarted,
+)
+from rayqueue.coordination.image import MetadataImage, state_records
+from rayqueue.coordination.machine import CoordinatorMachine, FormatCluster
+from rayqueue.coordination.records import PartitionRecord, Record
+from rayqueue.errors import RayQueueError
+from rayqueue.protocol.messages import (
+    AlterPartition,
+    AlterPartitionsRequest,
+    AlterPartitionsResponse,
+    CreateTopicsRequest,
+    LogEnd,
+    RegisterBroker,
+    RegisterReplicaActor,
+    ReportLogEnds,
+    ResignLeaderRequest,
+    TopicSpec,
+)
 from rayqueue.replication import events as ev
+from rayqueue.testing.simulation.clock import Clock
+from rayqueue.testing.simulation.process import Process
 
 if TYPE_CHECKING:
     from tests.simulation.partitions_world import World
 
-LEASE_MS = 700
-TICK_US = 100_000
+LEASE_MS = 600  # who says nothing for so long has its stream ended
+LOOK_US = 100_000
 COORDINATOR = 0  # its address
+TOPIC = b"t" * 16
+SLOT = 0  # a broker has one replica actor, and dies with it
+REBALANCE_S = 3
 
 
-class Image(msgspec.Struct, frozen=True):
-    """What the metadata log says."""
+class Batch(NamedTuple):
+    """Records of the metadata log from index `first` on; with `first` 0 a snapshot of all below `end`."""
 
-    index: int
-    incarnations: dict[int, str]
-    assignments: list[ev.Assignment]
+    first: int
+    end: int
+    epoch: int
+    records: Sequence[Record]
 
 
 class Register(NamedTuple):
-    """A new process. unclean: partitions that have lost what was not durable."""
+    """A new process. unclean: what its machine had not made durable may be lost."""
 
     broker_id: int
     incarnation: str
-    unclean: Sequence[int]
+    unclean: bool
 
 
-class Beat(msgspec.Struct, frozen=True):
-    """A heartbeat. index: of the image it has."""
+class Registered(NamedTuple):
+    """The answer. index: of the metadata log, just after the registration; -1: it has a successor, and must end."""
+
+    incarnation: str
+    index: int
+
+
+class Beat(NamedTuple):
+    """A process lives, and has acted on the metadata log below `index`."""
 
     broker_id: int
     incarnation: str
@@ -50,75 +97,128 @@ class Beat(msgspec.Struct, frozen=True):
 
 
 class Dead(NamedTuple):
-    """A broker has seen this process die."""
+    """The connections of this process have broken."""
 
-    broker_id: int
     incarnation: str
 
 
-class FromLeader(NamedTuple):
-    """ProposeIsr or Resign."""
+class Ask(NamedTuple):
+    """A replica wants something."""
 
     broker_id: int
     incarnation: str
     partition: int
-    effect: ev.ProposeIsr | ev.Resign
+    effect: ev.ProposeIsr | ev.Resign | ev.ReportLogEnd
 
 
-def start_of(incarnation: str) -> int:
-    """Which of its broker's processes it is, from 1 on."""
-    return int(incarnation.partition(".")[2])
+class Answer(NamedTuple):
+    """To `Ask`. error: by name; retriable: the outcome is not known."""
+
+    asked: Ask
+    error: str
+    retriable: bool = False
 
 
-class PartitionState(msgspec.Struct):
-    """One partition. Invariants: leader == NO_LEADER or leader in isr; isr and elr are disjoint."""
+class Watch:
+    """A stream of the metadata log."""
 
-    replicas: list[int]
-    isr: list[int]
-    elr: list[int]
-    leader: int
-    leader_epoch: int = 0
-    partition_epoch: int = 0
+    __slots__ = ("broker_id", "heard_us", "index")
+
+    def __init__(self, broker_id: int) -> None:
+        self.broker_id, self.index, self.heard_us = broker_id, 0, 0
+
+
+class OneSchema:
+    """Of the one topic, which has none."""
+
+    def log_schema(self, user_schema: bytes) -> bytes:
+        return user_schema
+
+    def columns(self, log_schema: bytes) -> dict[str, bool]:
+        return {}
 
 
 class Coordinator:
-    """Commits in memory; nothing of it is ever lost.
+    """The active coordinator, and the quorum behind it.
 
     Attributes:
-        away: it hears nothing and decides nothing.
+        image, log: of what is committed.
+        partitions: as they are committed.
+        away: there is no active coordinator.
+        slow_us: how much longer a majority takes.
+        lost_answers: how many there were, of every two one; -1: none is lost.
+        commits: how often something was committed.
     """
 
-    def __init__(self, world: World, partitions: int, brokers: Sequence[int], min_insync: int) -> None:
+    def __init__(self, world: World, partitions: int, brokers: Sequence[int], configs: dict[str, str]) -> None:
         self._world = world
-        self._min_insync = min_insync
         self.brokers = list(brokers)
-        self.partitions = [PartitionState(self.brokers, list(brokers), [], ev.NO_LEADER) for _ in range(partitions)]
-        self.registered: dict[int, str] = {}
-        self.alive: set[int] = set()
-        self.away = False
-        self.ignored = self.elections = self.refusals = 0
-        self._seen_us: dict[int, int] = {}
-        self._index = 0
-        self._told = 0
-        world.network.attach(COORDINATOR, self._heard)
-        world.scheduler.after(TICK_US, self._tick)
-
-    def image(self) -> Image:
-        """What is committed now."""
-        incarnations = dict(self.registered)
-        return Image(
-            self._index,
-            incarnations,
-            [
-                ev.Assignment(p.leader, p.leader_epoch, p.partition_epoch, list(p.replicas), list(p.isr), incarnations)
-                for p in self.partitions
-            ],
+        self._around = Surroundings(
+            BrokerConfig.parse({"leader.imbalance.check.interval.seconds": REBALANCE_S}), OneSchema(), lambda: TOPIC
         )
+        self.image = MetadataImage()
+        self.log: list[Record] = []
+        self.partitions: list[PartitionRecord] = []
+        self.lost_answers = -1
+        self.epoch = self.ignored = self.commits = self.slow_us = 0
+        self._begin()
+        self._found(partitions, configs)
+        world.network.attach(COORDINATOR, self._heard)
+        world.scheduler.after(LOOK_US, self._look)
 
-    def come_back(self) -> None:
-        """As a standby that takes over: it has heard of everybody."""
+    def _found(self, partitions: int, configs: dict[str, str]) -> None:
+        """A cluster in which all of this has been there for long; its processes have all just ended."""
+        spec = TopicSpec("t", partitions, len(self.brokers), configs, b"", "")
+        brokers = [RegisterBroker(one, f"dir {one}", f"{one}.0", "", 0, f"node {one}", 1) for one in self.brokers]
+        for request in (FormatCluster("simulated"), *brokers, CreateTopicsRequest([spec])):
+            for effect in self.machine.step(Call(0, request), self._clock.now_ms(), 0):
+                assert not isinstance(effect, Refuse), effect
+                if isinstance(effect, Append):
+                    self._commit(effect.records)
+            self.machine.step(Committed(self.image.end), self._clock.now_ms(), 0)
+        self.partitions = self.image.state.topics_by_id[TOPIC].partitions
+        self.crash()
+        self._begin()
+
+    # --- who is active -----------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        random = self._world.random
+        self.epoch += 1
         self.away = False
-        self._seen_us = dict.fromkeys(self._seen_us, self._world.scheduler.now_us)
+        self._clock = Clock(self._world.scheduler, random.uniform(0.97, 1.03), random.randrange(100_000))
+        image = MetadataImage.load(self.image.dump())
+        self.machine = CoordinatorMachine(self._around, image, self.epoch, ("", 0), self._clock.now_ms())
+        self.process = Process(self._world.scheduler, self._clock, self.machine, self._step, Tick(), self._perform)
+        self._calls: dict[int, Callable[[Any], None]] = {}
+        self._last_call = 0
+        self._watches: dict[str, Watch] = {}
+        self._ended: set[str] = set()
+        self._proposed: list[list[Record]] = []
+        self._committing = False
+        self.process.post(Tick())
+
+    def crash(self) -> None:
+        """The active coordinator is gone, and nobody is in its place yet."""
+        self.away = True
+        self.process.end()
+        for records in self._proposed[: self._world.random.randint(0, len(self._proposed))]:
+            self._commit(records)
+        self._proposed.clear()
+
+    def take_over(self) -> None:
+        """A standby is active."""
+        if self.away:
+            self._begin()
+
+    def resume(self) -> None:
+        """The process was stopped and goes on: what it has not heard meanwhile is not its watchers' fault."""
+        if self.away or not self.process.paused:
+            return
+        for watch in self._watches.values():
+            watch.heard_us = self._world.scheduler.now_us
+        self.process.resume()
+        self.process.post(Stalled())
 
     # --- what it hears -----------------------------------------------------------------------------------------------
 
@@ -127,136 +227,143 @@ class Coordinator:
             self.ignored += 1
             return
         match message:
-            case Register():
-                self._register(message)
+            case Register(broker_id, incarnation, unclean):
+                self._call(RegisterBroker(broker_id, f"dir {broker_id}", incarnation, "", 0, f"node {broker_id}", 1))
+                request = RegisterReplicaActor(broker_id, SLOT, incarnation, "", 0, unclean)
+                self._call(request, lambda answer: self._registered(message, answer))
             case Beat():
                 self._beat(message)
-            case Dead(broker_id=broker_id, incarnation=incarnation):
-                if self.registered.get(broker_id) == incarnation and broker_id in self.alive:
-                    self._fence(broker_id)
-            case FromLeader():
-                self._from_leader(message)
-        self._tell()
+            case Dead(incarnation):
+                self._ended.add(incarnation)
+                self._end_watch(incarnation)
+            case Ask():
+                self._call(_request(message), lambda answer: self._answer(message, answer))
 
-    def _register(self, message: Register) -> None:
-        broker_id = message.broker_id
-        if start_of(message.incarnation) <= start_of(self.registered.get(broker_id, ".0")):
-            # Again, the answer may be lost; or late, of a process that has had a successor already.
-            self._beat(Beat(broker_id, message.incarnation, -1))
+    def _call(self, request: Any, answer: Callable[[Any], None] = lambda _: None) -> None:
+        self._last_call += 1
+        self._calls[self._last_call] = answer
+        self.process.post(Call(self._last_call, request))
+
+    def _registered(self, message: Register, answer: Any) -> None:
+        if isinstance(answer, RayQueueError) and answer.retriable:
             return
-        if broker_id in self.alive:
-            self._fence(broker_id)
-        for number in message.unclean:
-            state = self.partitions[number]
-            if broker_id in state.isr or broker_id in state.elr:
-                isr = [one for one in state.isr if one != broker_id]
-                elr = [one for one in state.elr if one != broker_id]
-                self._commit(number, isr, elr, ev.NO_LEADER if state.leader not in isr else state.leader)
-        self.registered[broker_id] = message.incarnation
-        self.alive.add(broker_id)
-        self._seen_us[broker_id] = self._world.scheduler.now_us
-        self._index += 1
-        self._elect_all()
+        index = -1 if isinstance(answer, RayQueueError) else answer.index
+        self._world.network.send(COORDINATOR, message.broker_id, Registered(message.incarnation, index))
 
-    def _beat(self, message: Beat) -> None:
-        if self.registered.get(message.broker_id) != message.incarnation:
+    def _answer(self, asked: Ask, answer: Any) -> None:
+        error, retriable = "", False
+        if isinstance(answer, RayQueueError):
+            error, retriable = type(answer).__name__, answer.retriable
+        elif isinstance(answer, AlterPartitionsResponse):
+            (error,) = answer.errors
+        if self.lost_answers >= 0 and self._world.random.random() < 0.5:
+            self.lost_answers += 1
             return
-        self._seen_us[message.broker_id] = self._world.scheduler.now_us
-        if message.broker_id not in self.alive:
-            self.alive.add(message.broker_id)
-            self._elect_all()
-        if message.index < self._index:
-            self._world.network.send(COORDINATOR, message.broker_id, self.image())
+        self._world.network.send(COORDINATOR, asked.broker_id, Answer(asked, error, retriable))
 
-    def _from_leader(self, message: FromLeader) -> None:
-        if self.registered.get(message.broker_id) != message.incarnation:
+    # --- streams of the metadata log ---------------------------------------------------------------------------------
+
+    def _beat(self, beat: Beat) -> None:
+        if beat.incarnation in self._ended:
             return
-        number, effect = message.partition, message.effect
-        state = self.partitions[number]
-        if isinstance(effect, ev.Resign):
-            if (state.leader, state.leader_epoch) == (message.broker_id, effect.leader_epoch):
-                self._fence(message.broker_id)
+        watch = self._watches.get(beat.incarnation)
+        if watch is None:
+            watch = self._watches[beat.incarnation] = Watch(beat.broker_id)
+            self.process.post(WatchStarted(beat.incarnation))
+        watch.heard_us = self._world.scheduler.now_us
+        if beat.index > watch.index:
+            watch.index = beat.index
+            self.process.post(Applied(beat.incarnation, beat.index))
+        if watch.index < self.machine.committed and not self.process.paused:
+            self._send(watch)
+
+    def _end_watch(self, incarnation: str) -> None:
+        if self._watches.pop(incarnation, None) is not None:
+            self.process.post(WatchEnded(incarnation))
+
+    def _look(self) -> None:
+        self._world.scheduler.after(LOOK_US, self._look)
+        if self.away or self.process.paused:
             return
-        error = self._problem(state, message.broker_id, effect)
-        if error:
-            self.refusals += 1
-            refused = ev.IsrRefused(effect.partition_epoch, error)
-            self._world.to_leader(message, refused)
-            return
-        isr = [member for member, _ in effect.isr]
-        for member, incarnation in effect.isr:
-            if member not in state.isr:
-                self._world.brokers[member].joined(number, incarnation)
-        self._commit(number, isr, self._eligible(state, isr), state.leader)
+        late_us = self._world.scheduler.now_us - LEASE_MS * 1000
+        for incarnation in [one for one, watch in self._watches.items() if watch.heard_us < late_us]:
+            self._end_watch(incarnation)
 
-    def _problem(self, state: PartitionState, broker_id: int, effect: ev.ProposeIsr) -> str:
-        if (state.leader, state.leader_epoch) != (broker_id, effect.leader_epoch):
-            return "FencedLeaderEpoch"
-        if state.partition_epoch != effect.partition_epoch:
-            return "InvalidUpdateVersion"
-        for member, incarnation in effect.isr:
-            if member not in self.alive or self.registered.get(member) != incarnation:
-                return "IneligibleReplica"
-        return ""
+    def _send(self, watch: Watch) -> None:
+        """From where it was heard to be: what was lost on the way is in what is sent next."""
+        first, end = watch.index, self.image.end
+        records = self.log[first:end] if first else state_records(self.image.state)
+        self._world.network.send(COORDINATOR, watch.broker_id, Batch(first, end, self.epoch, records))
 
-    # --- what it decides ---------------------------------------------------------------------------------------------
+    # --- the machine -------------------------------------------------------------------------------------------------
 
-    def _tick(self) -> None:
-        self._world.scheduler.after(TICK_US, self._tick)
-        if self.away:
-            return
-        now_us = self._world.scheduler.now_us
-        for broker_id in sorted(self.alive):
-            if now_us - self._seen_us[broker_id] > LEASE_MS * 1000:
-                self._fence(broker_id)
-        self._tell()
-
-    def _fence(self, broker_id: int) -> None:
-        """It is taken for dead, whatever it does."""
-        self.alive.discard(broker_id)
-        for number, state in enumerate(self.partitions):
-            isr = [one for one in state.isr if one != broker_id] or state.isr
-            leader = ev.NO_LEADER if state.leader == broker_id else state.leader
-            if (isr, leader) != (state.isr, state.leader):
-                self._commit(number, isr, self._eligible(state, isr), leader)
-        self._elect_all()
-
-    def _eligible(self, state: PartitionState, isr: list[int]) -> list[int]:
-        """Who holds all that is committed without being in sync: nothing is committed while the ISR is too small."""
-        if len(isr) >= self._min_insync:
-            return []
-        return [one for one in state.replicas if one in (*state.isr, *state.elr) and one not in isr]
-
-    def _elect_all(self) -> None:
-        for number, state in enumerate(self.partitions):
-            if state.leader != ev.NO_LEADER:
-                continue
-            of_isr = [one for one in state.isr if one in self.alive]
-            of_elr = [one for one in state.elr if one in self.alive]
-            if of_isr:
-                self._commit(number, state.isr, state.elr, self._world.random.choice(of_isr))
-            elif of_elr:
-                leader = self._world.random.choice(of_elr)
-                self._commit(number, [leader], self._eligible(state, [leader]), leader)
-
-    def _commit(self, number: int, isr: list[int], elr: list[int], leader: int) -> None:
-        state = self.partitions[number]
-        if leader != state.leader:
-            state.leader_epoch += 1
-            self.elections += leader != ev.NO_LEADER
-        state.isr, state.elr, state.leader = list(isr), list(elr), leader
-        state.partition_epoch += 1
-        self._index += 1
-        assert leader == ev.NO_LEADER or leader in isr
+    def _step(self, event: Event, now_ms: int) -> Sequence[Effect]:
+        end = self.machine.end
+        effects = self.machine.step(event, now_ms, 0)
+        if self.machine.end != end or isinstance(event, WatchStarted | WatchEnded):
+            self.machine.validate()
         if self._world.trace.on:
-            self._world.trace.add("coord", f"p{number} {state}")
-        self._world.checker.committed_isr(number)
+            self._world.trace.add(f"coord {self.epoch}", f"<- {event}")
+            for effect in effects:
+                self._world.trace.add(f"coord {self.epoch}", f"   {effect}")
+        return effects
 
-    def _tell(self) -> None:
-        """Everybody is sent what is new; who misses it asks with the next heartbeat."""
-        if self._told == self._index:
+    def _perform(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Append(records=records):
+                    self._proposed.append(records)
+                    self._propose()
+                case Publish():
+                    for watch in self._watches.values():
+                        self._send(watch)
+                case Reply(call=call, response=answer) | Refuse(call=call, error=answer):
+                    self._calls.pop(call)(answer)
+                case _:
+                    raise AssertionError(f"nobody allowed that: {effect}")
+
+    def _propose(self) -> None:
+        """A majority makes durable what is there; what comes meanwhile has to wait for the next time."""
+        if not self._committing and self._proposed:
+            self._committing = True
+            delay_us = self._world.random.randint(200, 3_000) + self.slow_us
+            self._world.scheduler.after(delay_us, partial(self._done, self.process, len(self._proposed)))
+
+    def _done(self, process: Process, count: int) -> None:
+        if not process.alive:
             return
-        self._told = self._index
-        image = self.image()
-        for broker_id in self.brokers:
-            self._world.network.send(COORDINATOR, broker_id, image)
+        self._committing = False
+        done, self._proposed = self._proposed[:count], self._proposed[count:]
+        for records in done:
+            self._commit(records)
+        process.post(Committed(self.image.end))
+        self._propose()
+
+    def _commit(self, records: Sequence[Record]) -> None:
+        self.commits += 1
+        for record in records:
+            change = record if self.partitions and isinstance(record, PartitionRecord) else None
+            before = self.partitions[change.partition] if change else None
+            self.log.append(record)
+            self.image.replay(record)
+            if before is not None and change is not None:
+                self._changed(before, change)
+
+    def _changed(self, before: PartitionRecord, after: PartitionRecord) -> None:
+        """A partition is another. Who is taken into the ISR by its leader holds again what it may have lost."""
+        if after.leader_epoch == before.leader_epoch:
+            for member in set(after.isr) - set(before.isr):
+                actor = self.image.state.replica_actors[member, SLOT]
+                self._world.brokers[member].joined(after.partition, actor.incarnation)
+        self._world.checker.committed_isr(after.partition)
+
+
+def _request(asked: Ask) -> Any:
+    who, number, effect = (asked.broker_id, SLOT, asked.incarnation), asked.partition, asked.effect
+    match effect:
+        case ev.ProposeIsr(isr=isr, leader_epoch=leader_epoch, partition_epoch=partition_epoch):
+            return AlterPartitionsRequest(*who, [AlterPartition(TOPIC, number, leader_epoch, partition_epoch, isr)])
+        case ev.Resign(leader_epoch=leader_epoch):
+            return ResignLeaderRequest(*who, TOPIC, number, leader_epoch)
+        case ev.ReportLogEnd(leader_epoch=leader_epoch, last_epoch=last_epoch, log_end=log_end):
+            return ReportLogEnds(*who, [LogEnd(TOPIC, number, leader_epoch, last_epoch, log_end)])

@@ -11,6 +11,7 @@ from rayqueue.testing.simulation.nemesis import Injected
 from rayqueue.testing.simulation.network import between
 from tests.simulation.partitions_broker import Broker
 from tests.simulation.partitions_coordinator import COORDINATOR, LEASE_MS, Dead
+from tests.simulation.partitions_faults_coordinator import CoordinatorFaults
 
 if TYPE_CHECKING:
     from tests.simulation.partitions_world import World
@@ -21,7 +22,7 @@ def nothing() -> None:
 
 
 class Faults:
-    """Faults of brokers, disks, links and the coordinator."""
+    """Faults of brokers, disks and links; see `CoordinatorFaults` for the others."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -32,12 +33,11 @@ class Faults:
         return {
             "kill": self.kill,
             "kill all": self.kill_all,
+            "quick restart": self.quick_restart,
             "power loss": self.power_loss,
             "lost disk": self.lost_disk,
             "pause": self.pause,
             "cut": self.cut,
-            "cut off from the coordinator": self.cut_off,
-            "coordinator away": self.coordinator_away,
             "delay": self.delay,
             "zombie leader": self.zombie,
             "late acks": self.late_acks,
@@ -47,9 +47,10 @@ class Faults:
             "failing disk": self.failing_disk,
             "delete records": self.delete_records,
             "wall clock": self.wall_clock,
+            **CoordinatorFaults(self._world, self.victim).all(),
         }
 
-    def _victim(self) -> Broker | None:
+    def victim(self) -> Broker | None:
         """Somebody who is up, a leader in two cases of three."""
         up = [broker for broker in self._world.brokers.values() if broker.alive and not broker.paused]
         leaders = [broker for broker in up if any(host.leading for host in broker.hosts)]
@@ -74,18 +75,29 @@ class Faults:
 
     def kill(self) -> Injected | None:
         """SIGKILL; the page cache lives."""
-        victim = self._victim()
+        victim = self.victim()
         if victim is None:
             return None
         led = sum(host.leading for host in victim.hosts)
         self._end(victim)
         return Injected(f"kill {victim.incarnation}", lambda: self._restart(victim), lambda: f"it led {led}")
 
+    def quick_restart(self) -> Injected | None:
+        """A process that leads nothing, if there is one, ends and is there again at once."""
+        up = [broker for broker in self._world.brokers.values() if broker.alive and not broker.paused]
+        if not up:
+            return None
+        victim = min(up, key=lambda broker: (sum(host.leading for host in broker.hosts), self._random.random()))
+        name = victim.incarnation
+        self._end(victim)
+        self._world.scheduler.after(self._random.randint(1_000, 20_000), lambda: self._restart(victim))
+        return Injected(f"quick restart of {name}", lambda: self._restart(victim), lambda: f"then {victim.incarnation}")
+
     def _end(self, victim: Broker) -> None:
         """Its broker sees the process die, mostly; else the lease has to run out."""
         victim.kill()
         if self._random.random() < 0.7:
-            self._world.network.send(COORDINATOR, COORDINATOR, Dead(victim.broker_id, victim.incarnation))
+            self._world.network.send(COORDINATOR, COORDINATOR, Dead(victim.incarnation))
 
     def _restart(self, broker: Broker) -> None:
         if not broker.alive:
@@ -104,16 +116,19 @@ class Faults:
         return Injected("kill all", heal, lambda: f"{len(up)} killed" if up else "")
 
     def power_loss(self) -> Injected | None:
-        """The machine loses power, and what was not durable; with an fsync before each ack several at once."""
-        victim = self._victim()
+        """Machines lose power, and what was not durable; without an fsync before each ack all but one of them have been
+        lucky, their kernels had written everything. None of them knows."""
+        victim = self.victim()
         if victim is None:
             return None
-        victims = [victim]
-        if self._world.config.flush_messages == 1:
-            others = [one for one in self._world.brokers.values() if one.alive and one is not victim]
-            victims += self._random.sample(others, self._random.choice((0, len(others) // 2, len(others))))
-        elif not self._may_lose(victim):
+        trusted = self._world.config.flush_messages == 1
+        if not trusted and not self._may_lose(victim):
             return None
+        others = [one for one in self._world.brokers.values() if one.alive and one is not victim]
+        others = self._random.sample(others, self._random.choice((0, len(others) // 2, len(others))))
+        for one in () if trusted else others:
+            one.write_back()
+        victims = [victim, *others]
         lost = [one.lose_power() for one in victims]
         names = ", ".join(one.incarnation for one in victims)
 
@@ -128,8 +143,9 @@ class Faults:
 
     def lost_disk(self) -> Injected | None:
         """The node is gone with its disk; an empty one takes its place."""
-        victim = self._victim()
-        if victim is None or not self._may_lose(victim):
+        victim = self.victim()
+        # A topic that flushes before each ack trusts its disks: there an unclean start is as good as a clean one.
+        if victim is None or self._world.config.flush_messages == 1 or not self._may_lose(victim):
             return None
         lost = victim.lose_power(disk_too=True)
         return Injected(
@@ -138,11 +154,11 @@ class Faults:
 
     def pause(self) -> Injected | None:
         """SIGSTOP, mostly past the lease."""
-        victim = self._victim()
+        victim = self.victim()
         if victim is None:
             return None
-        hosts, begun_us = victim.hosts, self._world.scheduler.now_us
-        processes = [host.process for host in hosts]
+        begun_us = self._world.scheduler.now_us
+        processes = victim.processes
         victim.pause()
 
         def heal() -> None:
@@ -162,7 +178,7 @@ class Faults:
     def cut(self) -> Injected | None:
         """Between two brokers, or one and all others, clients too; both ways or one."""
         world = self._world
-        victim = self._victim()
+        victim = self.victim()
         if victim is None:
             return None
         me, others = victim.broker_id, [one for one in world.brokers if one != victim.broker_id]
@@ -192,37 +208,9 @@ class Faults:
                 if me in ends and ends <= pair:
                     stream.break_soon(300_000)
 
-    def cut_off(self) -> Injected | None:
-        """A broker and the coordinator do not hear each other, or one does not hear the other."""
-        victim = self._victim()
-        if victim is None:
-            return None
-        network, before = self._world.network, self._world.network.cut_off
-        links = between([victim.broker_id], [COORDINATOR])
-        heal = network.cut(self._random.choice((links, links[:1], links[1:])))
-
-        def proof() -> str:
-            lost = network.cut_off - before
-            return f"{lost} messages lost" if lost else ""
-
-        return Injected(f"cut {victim.broker_id} off from the coordinator", heal, proof)
-
-    def coordinator_away(self) -> Injected | None:
-        """Nobody decides anything for a while."""
-        coordinator = self._world.coordinator
-        if coordinator.away:
-            return None
-        coordinator.away, before = True, coordinator.ignored
-
-        def proof() -> str:
-            count = coordinator.ignored - before
-            return f"{count} messages unheard" if count else ""
-
-        return Injected("coordinator away", coordinator.come_back, proof)
-
     def delay(self) -> Injected | None:
         """All that a broker says takes long, or all messages come twice or in another order."""
-        victim = self._victim()
+        victim = self.victim()
         if victim is None:
             return None
         network = self._world.network
@@ -237,7 +225,7 @@ class Faults:
 
     def zombie(self) -> Injected | None:
         """A broker does not hear the coordinator any more, clients still reach it, and what it pushes comes late."""
-        victim = self._victim()
+        victim = self.victim()
         if victim is None:
             return None
         network, me = self._world.network, victim.broker_id
@@ -291,7 +279,7 @@ class Faults:
 
     def half_open(self) -> Injected | None:
         """A follower takes its connections for broken and makes others; the leader does not know."""
-        victim = self._victim()
+        victim = self.victim()
         if victim is None:
             return None
         streams = [host.stream for host in victim.hosts if host.stream is not None and host.stream.answered]
@@ -307,7 +295,7 @@ class Faults:
 
     def slow(self) -> Injected | None:
         """A broker whose writes take long."""
-        victim = self._victim()
+        victim = self.victim()
         if victim is None:
             return None
         slow_us = self._random.choice((5_000, 50_000, 400_000))
@@ -326,7 +314,7 @@ class Faults:
 
     def full_disk(self) -> Injected | None:
         """No space is left; nothing of a write gets there."""
-        victim = self._victim()
+        victim = self.victim()
         if victim is None:
             return None
         before = sum(host.failed_writes for host in victim.hosts)
@@ -344,7 +332,7 @@ class Faults:
 
     def failing_disk(self) -> Injected | None:
         """A log fails for good, and its process with it: what it had not made durable may be gone."""
-        victim = self._victim()
+        victim = self.victim()
         if victim is None or not self._may_lose(victim):
             return None
         host = self._random.choice(victim.hosts)

@@ -17,17 +17,17 @@ from rayqueue.replication.limits import Limits
 from rayqueue.replication.producer_state import ProducerStates
 from rayqueue.replication.replica import Replica
 from rayqueue.testing.simulation.process import Process
+from tests.simulation.partitions_coordinator import COORDINATOR, Answer, Ask
 from tests.simulation.partitions_log import MemoryLog
 from tests.simulation.partitions_stream import Gone, Stream
 
 if TYPE_CHECKING:
     from tests.simulation.partitions_broker import Broker
-    from tests.simulation.partitions_coordinator import Image
     from tests.simulation.partitions_world import World
 
 TICK, WRITTEN, WRITE, CUT = ev.Tick(), ev.Written(), object(), object()
 LIMITS = Limits(lag_time_max_ms=600, backoff_ms=30)
-PROPOSE_AGAIN_US = 250_000
+ASK_AGAIN_US = 100_000  # as the actors do when a connection breaks
 PUSHED_BATCHES = 4
 
 
@@ -36,12 +36,6 @@ class Heard(NamedTuple):
 
     stream: Stream
     event: ev.Event
-
-
-class Refused(NamedTuple):
-    """The coordinator's answer to a proposal."""
-
-    event: ev.IsrRefused
 
 
 class Feeding:
@@ -73,7 +67,6 @@ class Host:
     def start(self, config: TopicConfig, incarnation: str) -> None:
         """A new process on what the disk holds."""
         self.config, self.incarnation = config, incarnation
-        self.index = -1
         self.machine = Replica(self.broker_id, self.log.facts(0), config, LIMITS)
         self.process = Process(self.scheduler, self.broker.clock, self.machine, self._step, TICK, self._perform)
         self.stream: Stream | None = None
@@ -83,7 +76,8 @@ class Host:
         self._unwritten: list[BatchHeader] = []
         self._write_due = False
         self._cut: ev.Truncate | ev.ResetLog | None = None  # under way: nothing is assigned meanwhile
-        self._image: Image | None = None  # what came meanwhile
+        self._told: ev.Assign | None = None  # what came meanwhile
+        self._wanted: dict[type, ev.ProposeIsr | ev.Resign | ev.ReportLogEnd] = {}  # of the coordinator
         self.seen_mark = self.machine.high_watermark
 
     @property
@@ -98,18 +92,16 @@ class Host:
             event = self._open(event)
         elif kind is Gone:
             event = self._lost(event)
-        elif kind is Refused:
-            event = event.event
+        elif kind is Answer:
+            event = self._answered(event)
         elif event is WRITE:
             event = self._write()
         elif event is CUT:
             event = self._cut_done()
-        elif kind is not ev.Assign and kind is not ev.Produce and kind not in _OWN:
-            event = self._read(event)
+        elif kind is ev.Assign:
+            return self._assign(event, now_ms)
         if event is None:
             return ()
-        if type(event) is ev.Assign:
-            return self._assign(event, now_ms)
         effects = machine.step(event, now_ms, wall_ms)
         if type(event) is ev.Truncated and event.log_start == event.log_end:
             self.log.keep(machine.producers)
@@ -143,7 +135,10 @@ class Host:
             self.world.trace.add(where, f"   {describe(effect)}")
 
     def _assign(self, event: ev.Assign, now_ms: int) -> Sequence[ev.Effect]:
-        """Told between two writes."""
+        """Told between two writes, and not while the log is being cut."""
+        if self._cut is not None:
+            self._told = event
+            return ()
         written = self._write()
         if written is not None:
             self._perform(self.machine.step(written, now_ms, 0))
@@ -155,19 +150,6 @@ class Host:
             self.checker.elected(self)
         self.checker.stepped(self)
         return effects
-
-    def _read(self, image: Image) -> ev.Assign | None:
-        """What the metadata log says is for this process when it knows of this process, and not of one before."""
-        if image.index <= self.index or not self._is_mine(image):
-            return None
-        if self._cut is not None:
-            self._image = image
-            return None
-        self.index = image.index
-        return ev.Assign(image.assignments[self.partition])
-
-    def _is_mine(self, image: Image) -> bool:
-        return image.incarnations.get(self.broker_id) == self.incarnation
 
     # --- effects -----------------------------------------------------------------------------------------------------
 
@@ -182,7 +164,8 @@ class Host:
         if not self._write_due:
             self._write_due = True
             process = self.process
-            self.scheduler.after(self.random.randint(10, 150) + self.slow_us, lambda: process.post(WRITE))
+            delay_us = 10 + int(self.random.random() * 140) + self.slow_us
+            self.scheduler.after(delay_us, lambda: process.post(WRITE))
 
     def _write(self) -> ev.Written | ev.WriteFailed | None:
         self._write_due = False
@@ -219,9 +202,9 @@ class Host:
         log, cut = self.log, self._cut
         assert cut is not None
         self._cut = None
-        image, self._image = self._image, None
-        if image is not None:
-            self.process.post(image)
+        told, self._told = self._told, None
+        if told is not None:
+            self.process.post(told)
         if self.disk_full:
             self.failed_writes += 1
             return ev.CutFailed("no space left on device")
@@ -302,22 +285,33 @@ class Host:
             feeding.stream.close(1)
             feeding.stream.break_soon()
 
-    def _propose(self, effect: ev.ProposeIsr) -> None:
+    # --- what it asks of the coordinator -----------------------------------------------------------------------------
+
+    def _want(self, effect: ev.ProposeIsr | ev.Resign | ev.ReportLogEnd) -> None:
+        """In place of what was wanted of that kind before."""
+        self._wanted[type(effect)] = effect
         self._ask_for(effect, self.process)
 
-    def _ask_for(self, effect: ev.ProposeIsr, process: Process) -> None:
-        """Until the answer is known: the role under which it was asked is over, or the partition epoch has moved."""
-        role = self.machine.role
-        if not process.alive or not isinstance(role, Leader) or self.machine.leader_epoch != effect.leader_epoch:
-            return
-        if role.in_sync.partition_epoch != effect.partition_epoch or not role.in_sync.outstanding:
+    def _ask_for(self, effect: ev.ProposeIsr | ev.Resign | ev.ReportLogEnd, process: Process) -> None:
+        """Until the answer is known."""
+        if not process.alive or self._wanted.get(type(effect)) is not effect:
             return
         if not process.paused:
-            self.world.to_coordinator(self, effect)
-        self.scheduler.after(PROPOSE_AGAIN_US, lambda: self._ask_for(effect, process))
+            asked = Ask(self.broker_id, self.incarnation, self.partition, effect)
+            self.world.network.send(self.broker_id, COORDINATOR, asked)
+        self.scheduler.after(ASK_AGAIN_US, lambda: self._ask_for(effect, process))
 
-    def _resign(self, effect: ev.Resign) -> None:
-        self.world.to_coordinator(self, effect)
+    def _answered(self, answer: Answer) -> ev.IsrRefused | None:
+        """As the actors' `IsrProposals` takes it."""
+        effect = answer.asked.effect
+        mismatch = isinstance(effect, ev.ReportLogEnd) and answer.error == "ClusterMismatch"
+        if answer.retriable or mismatch:
+            return None  # it is asked again
+        if self._wanted.get(type(effect)) is effect:
+            del self._wanted[type(effect)]
+        if not answer.error or not isinstance(effect, ev.ProposeIsr):
+            return None
+        return ev.IsrRefused(effect.partition_epoch, answer.error)
 
     # --- streams -----------------------------------------------------------------------------------------------------
 
@@ -364,7 +358,6 @@ def _short(value: Any) -> str:
     return type(value).__name__ if isinstance(value, ProducerStates) else str(value)
 
 
-_OWN = {ev.Tick, ev.Flushed, ev.LogFailed, ev.StartMoved}
 _PERFORM: dict[type, Callable[[Host, Any], None]] = {
     ev.Append: Host._append,
     ev.Reply: Host._reply,
@@ -376,8 +369,9 @@ _PERFORM: dict[type, Callable[[Host, Any], None]] = {
     ev.Feed: Host._feed,
     ev.RefuseFetch: Host._refuse,
     ev.StopFeeding: Host._stop_feeding,
-    ev.ProposeIsr: Host._propose,
-    ev.Resign: Host._resign,
+    ev.ProposeIsr: Host._want,
+    ev.Resign: Host._want,
+    ev.ReportLogEnd: Host._want,
     ev.Follow: Host._follow,
     ev.Unfollow: Host._unfollow,
     ev.AckFetch: Host._ack,

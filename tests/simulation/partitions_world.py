@@ -13,8 +13,8 @@ from rayqueue.testing.simulation.trace import Trace
 from tests.simulation.partitions_broker import Broker
 from tests.simulation.partitions_checker import Checker
 from tests.simulation.partitions_clients import Client, Consumer, Producer
-from tests.simulation.partitions_coordinator import COORDINATOR, Coordinator, FromLeader
-from tests.simulation.partitions_host import Host, Refused
+from tests.simulation.partitions_coordinator import Coordinator
+from tests.simulation.partitions_host import Host
 
 BROKERS, PARTITIONS, MIN_INSYNC = 3, 2, 2
 PRODUCERS, LOOSE_PRODUCERS, CONSUMERS = 3, 1, 3
@@ -29,10 +29,11 @@ class World:
         self.trace = Trace(scheduler, trace)
         self.network = Network(scheduler, random)
         flush_messages = random.choice((1, 1, 4, 2**63 - 1, 2**63 - 1, 2**63 - 1))
-        self.config = TopicConfig.parse({"min.insync.replicas": MIN_INSYNC, "flush.messages": flush_messages})
+        configs = {"min.insync.replicas": str(MIN_INSYNC), "flush.messages": str(flush_messages)}
+        self.config = TopicConfig.parse(configs)
         self.flush_us_max = random.choice((2_000, 50_000))
         self.checker = Checker(self, PARTITIONS)
-        self.coordinator = Coordinator(self, PARTITIONS, range(1, BROKERS + 1), MIN_INSYNC)
+        self.coordinator = Coordinator(self, PARTITIONS, range(1, BROKERS + 1), configs)
         self.brokers = {one: Broker(self, one, PARTITIONS) for one in self.coordinator.brokers}
         think_us = random.choice((20_000, 60_000, 150_000))
         self.producers = [Producer(self, f"producer {n}", think_us, n) for n in range(PRODUCERS)]
@@ -48,13 +49,3 @@ class World:
         request = reply.ref
         self.checker.answered(host, request, reply)
         self.network.send(host.broker_id, request.client, (request, reply))
-
-    def to_coordinator(self, host: Host, effect: ev.ProposeIsr | ev.Resign) -> None:
-        """A leader proposes, or resigns."""
-        message = FromLeader(host.broker_id, host.incarnation, host.partition, effect)
-        self.network.send(host.broker_id, COORDINATOR, message)
-
-    def to_leader(self, asked: FromLeader, refused: ev.IsrRefused) -> None:
-        """The coordinator refuses."""
-        host = self.brokers[asked.broker_id].hosts[asked.partition]
-        self.network.send(COORDINATOR, asked.broker_id, (host, Refused(refused)))

@@ -11,7 +11,7 @@ from tests.simulation.partitions import FAULTS, OPERATIONS, Simulation
 
 SOAK = int(os.environ.get("RAYQUEUE_SOAK", "1"))
 SEEDS_A_TEST = 10
-SEEDS_A_MUTANT = 60
+SEEDS_A_MUTANT = 120
 
 
 def check(seed: int) -> None:
@@ -33,11 +33,14 @@ def test_the_same_seed_is_the_same_run() -> None:
 
 # The faults that bring a bug to light soonest; each is found by the usual mix of faults too, in more seeds.
 KINDS = {
-    "no epoch check on a follower": ["zombie leader", "pause", "delay"],
+    "no epoch check on a follower": ["zombie leader", "pause", "late metadata"],
     "skipped flush": ["power loss"],
     "join without the epoch start": ["kill all", "slow follower", "kill", "cut"],
     "ack of a stale incarnation": ["late acks"],
-    "refused addition forgotten": ["cut off from the coordinator", "cut"],
+    "refused addition forgotten": ["lost answers", "late metadata", "quick restart"],
+    "member by its number": ["late acks", "delay"],
+    "logs not compared": ["power loss"],
+    "replaced process goes on": ["delay", "late acks"],
     "cut inside of a batch": ["zombie leader", "pause", "cut", "cut off from the coordinator"],
 }
 
