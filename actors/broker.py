@@ -17,6 +17,7 @@ from pathlib import Path
 from rayqueue.actors.calls import typed
 from rayqueue.actors.coordinator_addresses import CoordinatorAddresses, kept_addresses
 from rayqueue.actors.coordinator_channel import CoordinatorChannel
+from rayqueue.actors.driver import die
 from rayqueue.actors.flight import FlightServer
 from rayqueue.actors.identity import BrokerIdentity, DirectoryLock, bind_server, read_json, replica_lock, write_json
 from rayqueue.actors.logs import write_logs
@@ -29,7 +30,7 @@ from rayqueue.actors.replica_watch import ReplicaWatch
 from rayqueue.coordination.records import Record, ReplicaActorRecord
 from rayqueue.coordination.state import ClusterState
 from rayqueue.coordination.views import describe_cluster
-from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, RayQueueError
+from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ProcessReplaced, RayQueueError
 from rayqueue.protocol.messages import (
     PROTOCOL_VERSION,
     AllocateProducerIds,
@@ -70,13 +71,20 @@ class Broker:
         options: see there.
         start_replica: starts the replica actor of a slot unless it runs already; must not wait for it to be up. It is
             called again when the actor does not answer. From `pool_size` on: one that stands by.
+        on_failure: called when this process must not go on.
     """
 
-    def __init__(self, options: BrokerOptions, start_replica: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        options: BrokerOptions,
+        start_replica: Callable[[int], None],
+        on_failure: Callable[[BaseException], None] = die,
+    ) -> None:
         if options.logging.file:  # the process is all ours
             write_logs(options.logging)
             prepare_process()
         self.options = options
+        self._on_failure = on_failure
         self.incarnation = uuid.uuid4().hex
         self.progress = Progress()
         self._directory = Path(options.directory)
@@ -93,7 +101,10 @@ class Broker:
             self.incarnation,
             self._on_metadata,
             topic_defaults=options.config.topic_defaults,
+            on_failure=on_failure,
         )
+        self._following = False
+        self._registered_at = 0  # index of the metadata log just after our registration
         self._start_replica = start_replica
         self._watches = [
             ReplicaWatch(
@@ -134,6 +145,9 @@ class Broker:
             try:
                 self._serve()
                 break
+            except ProcessReplaced as error:  # an earlier request of ours was taken, then a late one of who is over
+                self._on_failure(error)
+                return
             except Exception as error:  # of any kind: a thread that ended here would say nothing, and never try again
                 if self._stopping.is_set():
                     return
@@ -172,10 +186,12 @@ class Broker:
                 self.options.port,
                 self.progress.waiting,
             )
-        index = self._register(identity, self._server.port)
-        self._follower.start()
+        self._registered_at = self._register(identity, self._server.port)
+        if not self._following:
+            self._following = True
+            self._follower.start()
         # The registration is on the disk of the coordinator, so its log will come; only then do we know ourselves.
-        while not self._follower.wait_for(index, RETRY_MAX_S):
+        while not self._follower.wait_for(self._registered_at, RETRY_MAX_S):
             if self._stopping.is_set():
                 return
         with self._ids_lock:
@@ -295,7 +311,13 @@ class Broker:
     # --- actions (gRPC's threads) ------------------------------------------------------------------------------------
 
     def _on_metadata(self, state: ClusterState, records: list[Record], end: int, coordinator_epoch: int) -> None:
-        """On the follower's thread. The image is all that a broker needs; it acts on none of it."""
+        """On the follower's thread. The image is all that a broker needs, unless it is not its own."""
+        mine = state.brokers.get(self.options.broker_id)
+        if mine is None or end < self._registered_at or self._stopping.is_set():
+            return
+        if mine.incarnation != self.incarnation:
+            # As in a replica actor: we hold the directory's lock, so that one is over, and was heard late.
+            self._on_failure(ProcessReplaced(f"process {mine.incarnation} is registered in our place"))
 
     def _metadata(self, request: MetadataRequest) -> MetadataResponse:
         return answer_metadata(request, self.options.config, self._read, self._create)
