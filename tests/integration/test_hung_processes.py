@@ -16,7 +16,7 @@ import ray
 
 import rayqueue
 from rayqueue.cluster import Cluster
-from tests.integration.test_kills import PARTITIONS, TIMEOUT_S, TOPIC, Writer, check, pids
+from tests.integration.test_kills import PARTITIONS, TIMEOUT_S, TOPIC, Writer, check
 from tests.integration.waiting import eventually
 
 
@@ -53,6 +53,17 @@ def process_of(cluster: Cluster, role: str, broker_id: int) -> int:
     return int(pid)
 
 
+def leader_epochs(admin: rayqueue.AdminClient) -> dict[int, int]:
+    return {one.partition: one.leader_epoch for one in admin.describe_topic(TOPIC).partitions}
+
+
+def serves(cluster: Cluster, broker_id: int) -> int:
+    """The broker's process, while it serves; else 0."""
+    return sum(
+        p.pid for p in cluster.status().processes if (p.role, p.broker_id, p.state) == ("broker", broker_id, "running")
+    )
+
+
 @pytest.mark.timeout(120)
 def test_a_leader_that_is_stopped_is_replaced_and_ended(cluster: Cluster, admin: rayqueue.AdminClient) -> None:
     writer = Writer(cluster.bootstrap_servers)
@@ -73,21 +84,62 @@ def test_a_leader_that_is_stopped_is_replaced_and_ended(cluster: Cluster, admin:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("role", ["broker", "coordinator"])
-def test_a_broker_or_the_active_coordinator_that_is_stopped_holds_up_nobody(
-    cluster: Cluster, admin: rayqueue.AdminClient, role: str
-) -> None:
-    """Leaders stay where they are; it goes on where it was, a coordinator as a standby."""
+def test_a_broker_that_is_stopped_holds_up_nobody_and_is_ended(cluster: Cluster, admin: rayqueue.AdminClient) -> None:
+    """Leaders stay where they are, the others answer for it, and a new process takes its place on the same node."""
     writer = Writer(cluster.bootstrap_servers)
     writer.wait_for_more()
     eventually(lambda: all_in_sync(admin), TIMEOUT_S, "a full ISR")
-    epochs = {one.partition: one.leader_epoch for one in admin.describe_topic(TOPIC).partitions}
-    stopped = cluster.status().coordinator.pid if role == "coordinator" else pids(cluster, role)[0]
+    epochs = leader_epochs(admin)
+    stopped = process_of(cluster, "broker", 0)
     os.kill(stopped, signal.SIGSTOP)
     try:
-        if role == "coordinator":
-            admin.create_topic("meanwhile")
-            assert cluster.status().coordinator.pid != stopped
+        with rayqueue.AdminClient(bootstrap_servers=cluster.bootstrap_servers) as fresh:
+            assert leaders(fresh) == leaders(admin), "others answer"
+        eventually(lambda: writer.wait_for_more(20) or serves(cluster, 0) not in (0, stopped), TIMEOUT_S, "a successor")
+    finally:
+        with pytest.raises(ProcessLookupError):
+            os.kill(stopped, signal.SIGCONT)
+    eventually(lambda: cluster.status().healthy, TIMEOUT_S, "a healthy status")
+    assert leader_epochs(admin) == epochs
+    writer.stop()
+    check(writer, cluster.bootstrap_servers)
+
+
+@pytest.mark.timeout(120)
+def test_a_broker_and_its_replica_actor_that_are_stopped_are_both_ended(
+    cluster: Cluster, admin: rayqueue.AdminClient
+) -> None:
+    """By the process that stands by: it ends the broker, whose successor ends the replica actor."""
+    writer = Writer(cluster.bootstrap_servers)
+    writer.wait_for_more()
+    broker_id = leaders(admin)[0]
+    stopped = [process_of(cluster, role, broker_id) for role in ("broker", "replica")]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        writer.wait_for_more()
+        eventually(lambda: serves(cluster, broker_id) not in (0, stopped[0]), TIMEOUT_S, "a successor")
+        eventually(lambda: all_in_sync(admin), TIMEOUT_S, "a full ISR")
+    finally:
+        for pid in stopped:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    writer.stop()
+    check(writer, cluster.bootstrap_servers)
+
+
+@pytest.mark.timeout(120)
+def test_the_active_coordinator_that_is_stopped_holds_up_nobody(cluster: Cluster, admin: rayqueue.AdminClient) -> None:
+    """Leaders stay where they are; it goes on as a standby."""
+    writer = Writer(cluster.bootstrap_servers)
+    writer.wait_for_more()
+    eventually(lambda: all_in_sync(admin), TIMEOUT_S, "a full ISR")
+    epochs = leader_epochs(admin)
+    stopped = cluster.status().coordinator.pid
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        admin.create_topic("meanwhile")
+        assert cluster.status().coordinator.pid != stopped
         until = time.monotonic() + 2.5
         while time.monotonic() < until:
             writer.wait_for_more(20)
@@ -96,7 +148,7 @@ def test_a_broker_or_the_active_coordinator_that_is_stopped_holds_up_nobody(
     writer.wait_for_more()
     eventually(lambda: cluster.status().healthy, TIMEOUT_S, "a healthy status")
     (again,) = [p for p in cluster.status().processes if p.pid == stopped]
-    assert again.role == role and again.standing in ("", "standby")
-    assert {one.partition: one.leader_epoch for one in admin.describe_topic(TOPIC).partitions} == epochs
+    assert again.role == "coordinator" and again.standing == "standby"
+    assert leader_epochs(admin) == epochs
     writer.stop()
     check(writer, cluster.bootstrap_servers)
