@@ -113,6 +113,13 @@ class Consumer(Positions):
 
         A partition without an offset keeps its position if it was assigned, else `auto.offset.reset` decides. Inside
         an on_assign callback it only moves the positions of the partitions just assigned.
+
+        While no broker answers, topics that are known from before are assigned all the same, and `poll` goes on when
+        brokers are back.
+
+        Raises:
+            UnknownTopicOrPartition: there is no such topic or partition.
+            BrokerNotAvailable: no broker has answered in `request.timeout.ms`, and a topic is new to this consumer.
         """
         with self._guard:
             single = isinstance(partitions, (TopicPartition, tuple))

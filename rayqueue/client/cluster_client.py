@@ -222,10 +222,12 @@ class ClusterClient:
         if cached and fresh and not refresh:
             return cached[1]
         check_topic_name(name)
-        response = self.refresh([name], auto_create=auto_create, timeout_s=timeout_s)
-        for topic in response.topics:
-            if topic.name == name:
-                return topic
+        # To create it only when it is missing: that may take long, and a broker that hangs would get as much time.
+        for create in (False, True) if auto_create else (False,):
+            response = self.refresh([name], auto_create=create, timeout_s=timeout_s)
+            for topic in response.topics:
+                if topic.name == name:
+                    return topic
         raise UnknownTopicOrPartition(self._unknown(name))
 
     def _unknown(self, name: str) -> str:

@@ -162,7 +162,8 @@ class Consumer:
                 self._consumer.assign(wanted)
                 break
             except RayQueueError as error:
-                # It asks a broker, within request.timeout.ms: with all of them away for longer that is an error.
+                # A new process asks a broker, within request.timeout.ms: with all of them away for longer that is an
+                # error.
                 if not error.retriable or time.monotonic() > deadline:
                     raise
         self._position = dict(offsets)

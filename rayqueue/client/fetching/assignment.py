@@ -8,11 +8,14 @@ from typing import Any
 
 from rayqueue.client.fetching.engine import Engine
 from rayqueue.client.subscription import Subscription, difference
-from rayqueue.errors import ConfigError, OffsetOutOfRange, UnknownTopicOrPartition
+from rayqueue.errors import ConfigError, OffsetOutOfRange, RayQueueError, UnknownTopicOrPartition
 from rayqueue.types import NO_OFFSET, OFFSET_BEGINNING, OFFSET_END, TopicPartition
 
 Callback = Callable[[Any, list[TopicPartition]], None]
 Key = tuple[str, int]
+
+# A broker that serves answers sooner. Topics that are known already need not wait longer for one.
+KNOWN_TIMEOUT_S = 1.0
 
 
 class Assignment:
@@ -61,6 +64,7 @@ class Assignment:
 
         Raises:
             UnknownTopicOrPartition: there is no such topic or partition.
+            BrokerNotAvailable: see `_look_at`.
         """
         starts = {(tp.topic, tp.partition): start_of(tp) for tp in partitions}
         names = tuple(dict.fromkeys(topic for topic, _ in starts))
@@ -101,16 +105,31 @@ class Assignment:
             revoke(self._owner(), [TopicPartition(*key) for key in gone])
 
     def _look_at(self, names: Iterable[str], everything: bool = False) -> None:
-        """Brings the machine fresh metadata of topics; a missing one is an error at once."""
-        client = self._engine.client
+        """Brings the machine fresh metadata of topics; a missing one is an error at once.
+
+        While no broker answers what is known of them has to do; topics that are not known are waited for.
+
+        Raises:
+            UnknownTopicOrPartition: there is none of that name.
+            BrokerNotAvailable: no broker has answered in `request.timeout.ms`.
+        """
+        client, leaders = self._engine.client, self._machine.leaders
         wanted = list(names)
-        response = client.refresh(None if everything else wanted, auto_create=bool(wanted))
+        asked = None if everything else wanted
+        known = asked is not None and all(name in leaders.topics for name in wanted)
+        try:
+            response = client.refresh(asked, timeout_s=KNOWN_TIMEOUT_S if known else None)
+        except RayQueueError as error:
+            if not (known and error.retriable):
+                raise
+            leaders.ask_by(self._engine.now_ms())  # by `poll`, which waits for brokers as it does for leaders
+            return
         found = {topic.name for topic in response.topics}
         for name in wanted:
             if name not in found:
                 client.topic(name, refresh=True, auto_create=True)  # raises, unless it has come up meanwhile
-                response = client.refresh(None if everything else wanted)
-        self._engine.learn(response.topics, None if everything else wanted, response.index)
+                response = client.refresh(asked)
+        self._engine.learn(response.topics, asked, response.index)
 
     # --- found out by metadata ---------------------------------------------------------------------------------
 
