@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rayqueue.actors.attendance import Attendance
 from rayqueue.actors.calls import typed
 from rayqueue.actors.coordinator_directory import CoordinatorDirectory
 from rayqueue.actors.coordinator_joining import CoordinatorJoining
@@ -89,10 +90,12 @@ class Coordinator:
             lambda watcher, index, epoch: self._driver.post((epoch, Applied(watcher, index))),
             lambda epoch: self._driver.post((epoch, Stalled())),
         )
+        self._attendance = Attendance()
         self._loop = CoordinatorLoop(
             options.config,
             lambda: (options.advertised_host, self.port),
             self._hub,
+            self._attendance,
             self._open_node,
             self._calls.answer,
             self._calls.fail,
@@ -194,6 +197,7 @@ class Coordinator:
             },
             exchanges={
                 "watch": self._hub.serve,
+                "attend": self._attendance.serve,
                 KIND: lambda exchange: serve_quorum(exchange, self._driver.post),
             },
             max_message_bytes=max(options.config.socket_request_max_bytes, 2 * COMMAND_BYTES_MAX),

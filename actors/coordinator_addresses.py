@@ -62,6 +62,12 @@ class CoordinatorAddresses:
             self._active = address
             self._order = [address, *(one for one in self._order if one != address)]
 
+    def prefer(self, address: Address) -> None:
+        """It says that it is the active one: it is tried first."""
+        with self._lock:
+            if address in self._order:
+                self._order = [address, *(one for one in self._order if one != address)]
+
     def failed(self, address: Address) -> None:
         """It is not active, or away, or hangs: the others first."""
         with self._lock:

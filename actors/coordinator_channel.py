@@ -19,14 +19,16 @@ ROUND_S = 0.05  # between two rounds over all addresses
 LOOK_S = 0.2  # how often a call that waits looks whether another coordinator is active meanwhile
 
 
-def open_exchange(address: Address, kind: str, cluster_id: str, token: str | None) -> Exchange:
+def open_exchange(
+    address: Address, kind: str, cluster_id: str, token: str | None, timeout_s: float = OPEN_TIMEOUT_S
+) -> Exchange:
     """A connection to a coordinator of this cluster.
 
     Raises:
         BrokerNotAvailable: nobody is there. RequestTimeout: it hangs. ClusterMismatch, AuthenticationError.
     """
     hello = Hello(PROTOCOL_VERSION, kind, cluster_id)
-    return DataChannel(*address, token, OPEN_TIMEOUT_S).exchange(hello, OPEN_TIMEOUT_S)
+    return DataChannel(*address, token, timeout_s).exchange(hello, timeout_s)
 
 
 class CoordinatorChannel:

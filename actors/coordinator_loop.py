@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from rayqueue.actors.attendance import Attendance
 from rayqueue.actors.quorum_node import QuorumNode, Told
 from rayqueue.actors.quorum_tending import QuorumTending
 from rayqueue.actors.topic_schemas import ArrowSchemas
@@ -50,7 +51,7 @@ class CoordinatorLoop:
 
     Args:
         config: the cluster's. address: where this coordinator listens.
-        hub: to whom the committed log is published.
+        hub: to whom the committed log is published. attendance: who is heard, and told when this one becomes active.
         open_node: opens the copy of the log (`now_ms`, where its news go); None: there is none yet.
         answer: answers a call with a response or an error; fail: all that are open, with an error.
         applied: told the state whenever more is committed.
@@ -62,6 +63,7 @@ class CoordinatorLoop:
         config: BrokerConfig,
         address: Callable[[], tuple[str, int]],
         hub: WatchHub,
+        attendance: Attendance,
         open_node: Callable[[int, Callable[[Told], None]], QuorumNode | None],
         answer: Callable[[int, Any], None],
         fail: Callable[[RayQueueError], None],
@@ -71,6 +73,7 @@ class CoordinatorLoop:
         self._config = config
         self._address = address
         self._hub = hub
+        self._attendance = attendance
         self._open_node = open_node
         self._answer = answer
         self._fail = fail
@@ -293,8 +296,10 @@ class CoordinatorLoop:
     def _become_active(self, epoch: int) -> None:
         around = Surroundings(self._config, ArrowSchemas(), lambda: uuid.uuid4().bytes)
         image = MetadataImage.load(self.image.dump(), self._config.topic_defaults)
-        self.machine = CoordinatorMachine(around, image, epoch, self._address(), self._now_ms)
+        silent_ms = self._attendance.silent_ms()
+        self.machine = CoordinatorMachine(around, image, epoch, self._address(), self._now_ms, silent_ms)
         self._hub.serve_epoch(self.image.end, epoch)
+        self._attendance.announce(epoch)
         self._standing("active")
         log.info("this coordinator is active in epoch %d, with %d records", epoch, self.image.end)
 
@@ -303,6 +308,7 @@ class CoordinatorLoop:
         self._reads.clear()
         self._changes.clear()
         self._hub.stop_serving()
+        self._attendance.retire()
         self._fail(why)
 
     def _dropped(self, token: int) -> None:

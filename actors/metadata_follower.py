@@ -13,14 +13,15 @@ from typing import TypeVar
 
 import msgspec
 
+from rayqueue.actors.attending import Attending
 from rayqueue.actors.beats import Beats
 from rayqueue.actors.coordinator_addresses import Address, CoordinatorAddresses
-from rayqueue.actors.coordinator_channel import open_exchange
+from rayqueue.actors.coordinator_channel import OPEN_TIMEOUT_S, open_exchange
 from rayqueue.actors.driver import die
 from rayqueue.client.data_channel import Exchange
 from rayqueue.coordination.records import Record, decode_record
 from rayqueue.coordination.state import ClusterState
-from rayqueue.errors import CorruptRecord, RayQueueError
+from rayqueue.errors import CorruptRecord, RayQueueError, RequestTimeout
 from rayqueue.protocol import codec
 from rayqueue.protocol.messages import BEAT_INTERVAL_MS, SESSION_TIMEOUT_MS, MetadataBatch, WatchRequest
 
@@ -31,6 +32,8 @@ T = TypeVar("T")
 AGAIN_S = 0.005
 RETRY_S = 0.025
 RETRY_MAX_S = 0.25  # a successor is found in this time
+# One that did not answer is not waited for as long the next time, and then ever longer: another one may be active.
+SUSPECT_TIMEOUT_S = 0.125
 
 OnBatch = Callable[[ClusterState, list[Record], int, int], None]
 
@@ -81,7 +84,11 @@ class MetadataFollower:
         self._thread = threading.Thread(target=self._run, name="metadata-follower", daemon=True)
         self._random = random.Random()
         self._beats = Beats(BEAT_INTERVAL_MS / 1000)
+        self._attending = Attending(addresses, cluster_id, token, watcher, self._on_active)
+        self._successor = threading.Event()  # somebody has become active: the next round is now
+        self._suspects: dict[Address, float] = {}  # s to wait for those that did not answer
         self._exchange: Exchange | None = None
+        self._at: Address | None = None  # who is followed
         self._heard = False
         self.state = ClusterState(self._topic_defaults)
         self.index = 0
@@ -90,6 +97,7 @@ class MetadataFollower:
     def start(self) -> None:
         """Starts following."""
         self._beats.start()
+        self._attending.look()
         self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
@@ -99,6 +107,8 @@ class MetadataFollower:
             Whether it has ended; not, when `on_batch` takes longer than `timeout_s`.
         """
         self._stop.set()
+        self._successor.set()
+        self._attending.stop()
         self._beats.stop()
         exchange = self._exchange
         if exchange is not None:
@@ -132,15 +142,28 @@ class MetadataFollower:
             attempt = 0 if served else attempt + 1
             # After a stream that served the next one at once: without one we count as gone.
             wait = min(RETRY_MAX_S, RETRY_S * 2 ** min(attempt, 10)) if attempt else AGAIN_S
-            self._stop.wait(wait * self._random.uniform(0.8, 1.2))
+            self._successor.wait(wait * self._random.uniform(0.8, 1.2))
+            self._successor.clear()
+
+    def _on_active(self, address: Address, epoch: int) -> None:
+        """On a thread of `Attending`: this coordinator is active. Whoever was before is not, and may hang."""
+        if epoch <= self.coordinator_epoch or address == self._at:
+            return
+        self._addresses.prefer(address)
+        self._successor.set()
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.abort()
 
     def _follow(self, address: Address) -> bool:
         """Follows this coordinator's log until the stream ends; whether it served at all."""
         self._heard = False
         if self._stop.is_set():
             return False
+        self._at = address
         try:
-            self._exchange = open_exchange(address, "watch", self._cluster_id, self._token)
+            timeout_s = self._suspects.get(address, OPEN_TIMEOUT_S)
+            self._exchange = open_exchange(address, "watch", self._cluster_id, self._token, timeout_s)
             self._exchange.send(codec.encode(WatchRequest(self.index, self._watcher)))
             self._beats.begin(self._exchange)
             while not self._stop.is_set():
@@ -148,10 +171,14 @@ class MetadataFollower:
                 self._take(batch)
                 self._beats.applied(self.index)
                 self._addresses.good(address)
+                self._suspects.pop(address, None)
         except RayQueueError as error:
             log.debug("no metadata from %s:%d: %s", *address, error)
+            if isinstance(error, RequestTimeout):
+                self._suspects[address] = min(OPEN_TIMEOUT_S, 2 * self._suspects.get(address, SUSPECT_TIMEOUT_S))
             self._addresses.failed(address)
         finally:
+            self._at = None
             self._beats.end()
             if self._exchange is not None:
                 self._exchange.close()
@@ -173,6 +200,7 @@ class MetadataFollower:
             self.index = batch.end
             self.coordinator_epoch = batch.coordinator_epoch
             self._addresses.learn((c.host, c.port) for c in self.state.coordinators.values())
+            self._attending.look()
             self._changed.notify_all()
             self._on_batch(self.state, records, self.index, self.coordinator_epoch)
 

@@ -12,6 +12,7 @@ Nothing uncommitted ever leaves: answers wait for their index, also those of cal
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,10 +122,16 @@ class CoordinatorMachine:
     """
 
     def __init__(
-        self, around: Surroundings, image: MetadataImage, epoch: int, address: tuple[str, int], now_ms: int
+        self,
+        around: Surroundings,
+        image: MetadataImage,
+        epoch: int,
+        address: tuple[str, int],
+        now_ms: int,
+        silent_ms: Mapping[str, int] | None = None,
     ) -> None:
         """image: of the whole log, all of it committed; this machine's own from now on. epoch: of this coordinator.
-        address: its host and port."""
+        address: its host and port. silent_ms: see `Sessions`."""
         self.around = around
         self.epoch = epoch
         self.address = address
@@ -133,7 +140,7 @@ class CoordinatorMachine:
         self.committed = image.end
         self._parked: dict[int, Parked] = {}
         self._applied: dict[str, int] = {}
-        self._sessions = Sessions(self.state, now_ms)
+        self._sessions = Sessions(self.state, now_ms, silent_ms)
         self._upkeep = Upkeep(self.state, around.config, now_ms)
 
     # --- events --------------------------------------------------------------------------------------------------

@@ -8,17 +8,21 @@ learns so from the metadata log, and its followers refuse its epoch.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from rayqueue.coordination.state import ClusterState
 
 # A broker whose watch stream is gone so long does not count as alive: nothing new is placed on it.
 BROKER_SESSION_MS = 6_000
 # A replica actor that has just registered, or that a new coordinator has not heard of yet, must open its stream in
-# this time. (It tries again after a third of a second at the latest.) With a node go its coordinator, which may be the
-# active one, and leaders: until others lead it takes this and an election.
+# this time; one of which it knows when it was last heard, in this time from then on. (Each tries again after a third of
+# a second at the latest.) With a node go its coordinator, which may be the active one, and leaders: until others lead
+# it takes this, or an election and INHERITED_GRACE_MS, whatever is longer.
 ACTOR_SESSION_MS = 1_500
 # One whose stream broke has this long to open another, which takes some 10 ms.
 ACTOR_GRACE_MS = 100
+# So long has, at a new coordinator, one that has been silent for as long as a session: it may have just come back.
+INHERITED_GRACE_MS = 300
 
 Process = tuple[int, int]  # broker id, slot; slot -1 is the broker itself
 BROKER = -1
@@ -31,13 +35,18 @@ class Sessions:
     not has no deadline.
     """
 
-    def __init__(self, state: ClusterState, now_ms: int) -> None:
+    def __init__(self, state: ClusterState, now_ms: int, silent_ms: Mapping[str, int] | None = None) -> None:
+        """silent_ms: by incarnation, since when a process has not been heard of, as far as that is known."""
         self._state = state
         self._streams: Counter[str] = Counter()  # by incarnation; there may be several for a moment
         self._deadlines: dict[Process, int] = {}
         self._incarnations: dict[Process, str] = {}  # whose deadline it is
         self._lenient_ms = now_ms  # until then streams end for what is not their processes' fault
         self.refresh(now_ms)
+        for key, incarnation in self._incarnations.items():
+            silent = (silent_ms or {}).get(incarnation)
+            if silent is not None and key[1] != BROKER:
+                self._deadlines[key] = now_ms + max(INHERITED_GRACE_MS, ACTOR_SESSION_MS - silent)
 
     def is_watching(self, incarnation: str) -> bool:
         """Whether the process of this incarnation has a stream open."""

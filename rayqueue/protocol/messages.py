@@ -716,6 +716,18 @@ class WatchBeat(msgspec.Struct, array_like=True, gc=False):
     applied: int
 
 
+class AttendRequest(msgspec.Struct, array_like=True):
+    """First message of an attend exchange: this process lives. WatchBeats follow, twice a second."""
+
+    watcher: str  # incarnation
+
+
+class ActiveCoordinator(msgspec.Struct, array_like=True):
+    """A coordinator's message on an attend exchange: it is the active one, in this epoch."""
+
+    epoch: int
+
+
 class MetadataBatch(msgspec.Struct, array_like=True):
     """An empty one fills a silence. Whole commands, committed.
 

@@ -152,3 +152,25 @@ def test_the_active_coordinator_that_is_stopped_holds_up_nobody(cluster: Cluster
     assert leader_epochs(admin) == epochs
     writer.stop()
     check(writer, cluster.bootstrap_servers)
+
+
+@pytest.mark.timeout(120)
+def test_a_leader_its_broker_and_the_active_coordinator_that_fall_silent_at_once(
+    cluster: Cluster, admin: rayqueue.AdminClient
+) -> None:
+    """What a node that is lost without a word is to the others: they elect a coordinator, and that one leaders."""
+    writer = Writer(cluster.bootstrap_servers)
+    writer.wait_for_more()
+    eventually(lambda: all_in_sync(admin), TIMEOUT_S, "a full ISR")
+    leader, active = leaders(admin)[0], cluster.status().coordinator.pid
+    stopped = [process_of(cluster, role, leader) for role in ("broker", "replica")]
+    for pid in (active, *stopped):
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        writer.wait_for_more(1)
+        eventually(lambda: leader not in leaders(admin).values(), TIMEOUT_S, "other leaders")
+    finally:
+        os.kill(active, signal.SIGCONT)
+    eventually(lambda: cluster.status().healthy and all_in_sync(admin), TIMEOUT_S, "a healthy cluster")
+    writer.stop()
+    check(writer, cluster.bootstrap_servers)

@@ -70,15 +70,16 @@ class Harness:
         if formatted:
             self.call(FormatCluster("c1"))
 
-    def restart(self) -> None:
-        """A new coordinator process on the same log; callers of the old one see a broken connection."""
+    def restart(self, silent_ms: dict[str, int] | None = None) -> None:
+        """A new coordinator process on the same log; callers of the old one see a broken connection. silent_ms: since
+        when it has not heard processes, by incarnation."""
         self.epoch += 1
         self.unanswered.clear()
         around = Surroundings(self.config, FakeSchemas(), lambda: next(self._ids).to_bytes(16, "big"))
         image = MetadataImage(self.config.topic_defaults)
         for data in self.log:
             image.replay(decode_record(data))
-        self.machine = CoordinatorMachine(around, image, self.epoch, ("127.0.0.1", 9000), self.now_ms)
+        self.machine = CoordinatorMachine(around, image, self.epoch, ("127.0.0.1", 9000), self.now_ms, silent_ms)
         self.published = len(self.log)
         self.machine.validate()
 
