@@ -153,7 +153,7 @@ def _prepare(
     chosen = _asked(chosen)
     reports, python_path = _look_at_nodes(chosen)
     check_versions(reports)
-    cluster_id, copies = cluster_on_disk(reports)
+    cluster_id, copies = cluster_on_disk(reports, python_path)
     here = ray.get_runtime_context().get_node_id()
     mine = next((report for report in reports if report.node_id == here), reports[0])
     loopback = is_loopback(config.listen_host, {report.address for report in reports})

@@ -17,6 +17,7 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import rayqueue
+from rayqueue.actors.metadata_copies import Copy, choose
 from rayqueue.actors.ray_environment import runtime_env
 from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ConfigError, StorageError
 
@@ -33,6 +34,7 @@ class NodeReport(msgspec.Struct):
             is wrong with it.
         data_dir: as it is on that node (absolute). cpus: of the machine.
         coordinators: coordinator id → cluster id of the copies of the metadata log that lie there ("": not known).
+        directories: coordinator id → directory id of the same.
         brokers: broker id → cluster id of the directories that lie there.
     """
 
@@ -44,6 +46,7 @@ class NodeReport(msgspec.Struct):
     data_dir: str = ""
     cpus: int = 1
     coordinators: dict[int, str] = {}
+    directories: dict[int, str] = {}
     brokers: dict[int, str] = {}
 
     @property
@@ -84,6 +87,7 @@ def _look() -> Callable[[str], dict[str, Any]]:
             return found
         brokers: dict[int, str] = {}
         coordinators: dict[int, str] = {}
+        directories: dict[int, str] = {}
         try:
             entries = os.listdir(found["data_dir"])
         except FileNotFoundError:
@@ -93,9 +97,12 @@ def _look() -> Callable[[str], dict[str, Any]]:
             kind, _, number = entry.rpartition("-")
             if kind in ("", "coordinator") and number.isdigit() and os.path.exists(path):
                 with open(path) as file:
-                    cluster_id = json.load(file)["cluster_id"]
-                (coordinators if kind else brokers)[int(number)] = cluster_id
+                    identity = json.load(file)
+                (coordinators if kind else brokers)[int(number)] = identity["cluster_id"]
+                if kind:
+                    directories[int(number)] = identity["directory_id"]
         found["coordinators"] = coordinators
+        found["directories"] = directories
         found["brokers"] = brokers
         return found
 
@@ -139,12 +146,12 @@ def check_versions(reports: list[NodeReport]) -> None:
             )
 
 
-def cluster_on_disk(reports: list[NodeReport]) -> tuple[str, dict[int, NodeReport]]:
+def cluster_on_disk(reports: list[NodeReport], python_path: str = "") -> tuple[str, dict[int, NodeReport]]:
     """The cluster id that lies on the nodes' disks ("" for none), and by coordinator id the node with that copy of its
-    metadata.
+    metadata; of two with the same number, the one that the cluster counts on (`metadata_copies`).
 
     Raises:
-        ClusterMismatch: several clusters. StorageError: brokers lie there, but no metadata.
+        ClusterMismatch: several clusters. StorageError: brokers lie there, but no metadata; or it cannot be read.
     """
     ids = {cluster_id for report in reports for cluster_id in report.clusters}
     if len(ids) > 1:
@@ -156,8 +163,10 @@ def cluster_on_disk(reports: list[NodeReport]) -> tuple[str, dict[int, NodeRepor
         raise ClusterMismatch(f"the data directories hold several clusters ({where}): use another data_dir")
     copies: dict[int, NodeReport] = {}
     for report in reports:
-        for coordinator_id in report.coordinators:
-            copies.setdefault(coordinator_id, report)
+        for coordinator_id, directory_id in report.directories.items():
+            first = copies.setdefault(coordinator_id, report)
+            if first.directories[coordinator_id] != directory_id or first.data_dir != report.data_dir:
+                return next(iter(ids), ""), _counted_on(reports, python_path)
     if ids and not copies:
         places = ", ".join(f"{report.address} {report.data_dir}" for report in reports if report.brokers)
         raise StorageError(
@@ -165,6 +174,40 @@ def cluster_on_disk(reports: list[NodeReport]) -> tuple[str, dict[int, NodeRepor
             "(coordinator-*/): start the nodes that have, or use another data_dir"
         )
     return (ids.pop() if ids else ""), copies
+
+
+def _read_copies() -> Callable[[str, list[int]], list[Any]]:
+    """The function that looks into coordinators' directories; nested, so that it is pickled by value."""
+
+    def read_copies(data_dir: str, coordinator_ids: list[int]) -> list[Any]:
+        from rayqueue.actors.metadata_copies import read_copy
+
+        return [read_copy(data_dir, one) for one in coordinator_ids]
+
+    return read_copies
+
+
+def _counted_on(reports: list[NodeReport], python_path: str) -> dict[int, NodeReport]:
+    """By coordinator id, the node with the copy that is the cluster's, where there are several."""
+    function = _read_copies()
+    references = [run_on(r.node_id, python_path, function, r.data_dir, sorted(r.directories)) for r in reports]
+    homes: list[tuple[Copy, NodeReport]] = []
+    for reference, report in zip(references, reports, strict=True):
+        try:
+            homes += [(copy, report) for copy in ray.get(reference, timeout=PROBE_TIMEOUT_S)]
+        except ray.exceptions.RayError as error:
+            where = f"{report.data_dir} on node {report.address} ({report.node_id[:8]})"
+            raise StorageError(f"the metadata in {where} cannot be read: {str(error).splitlines()[0]}") from error
+    chosen = choose(copy for copy, _ in homes)
+    for copy, report in homes:
+        if chosen[copy.me.broker_id] is not copy:
+            log.warning(
+                "coordinator-%d in %s on node %s is not the cluster's any more",
+                copy.me.broker_id,
+                report.data_dir,
+                report.address,
+            )
+    return {copy.me.broker_id: report for copy, report in homes if chosen[copy.me.broker_id] is copy}
 
 
 def _wait_gone() -> Callable[[list[int], float], list[int]]:

@@ -20,6 +20,7 @@ from rayqueue.actors.nodes import NodeReport, alive_nodes, check_versions, probe
 from rayqueue.actors.options import ANY_ADDRESS, LOOPBACK, BrokerOptions, CoordinatorOptions, Logging
 from rayqueue.actors.quorum_tending import SILENT_MS, VOTERS_MAX
 from rayqueue.coordination.machine import CoordinatorMachine
+from rayqueue.coordination.quorum.messages import Voter
 from rayqueue.coordination.quorum.status import QuorumStatus
 from rayqueue.coordination.quorum.voters import voters_wanted
 from rayqueue.coordination.reconcile import NodeView, Wanted, plan
@@ -154,16 +155,17 @@ class RayPlacer:
             return
         addresses = alive_nodes()
         self._look_at_new_nodes(addresses, self._coordinator.cluster_id)
-        missing = {voter.broker_id for voter in quorum.membership.voters} - {quorum.me.broker_id}
+        missing = set(quorum.membership.voters) - {quorum.me}
         for node_id in addresses.keys() - self.problems.keys():
-            for coordinator_id in missing.intersection(self._nodes[node_id].coordinators):
-                options = self._coordinator_options(self._coordinator.cluster_id, coordinator_id, self._nodes[node_id])
+            node = self._nodes[node_id]
+            for voter in missing.intersection(Voter(*one) for one in node.directories.items()):
+                options = self._coordinator_options(self._coordinator.cluster_id, voter.broker_id, node)
                 self._start_coordinator(options, [])
 
     def _reconcile_coordinators(self, there: _There, usable: dict[str, NodeReport], addresses: dict[str, str]) -> None:
         """As many coordinators as should vote. One whose node is gone is waited for, as its copy may come back with it;
         after a while another one gets its number, with a copy of its own."""
-        views = [NodeView(node_id, frozenset(report.coordinators)) for node_id, report in usable.items()]
+        views = [NodeView(node_id, _copies(report, there)) for node_id, report in usable.items()]
         known = [
             one
             for one, node_id in there.coordinators.items()
@@ -249,6 +251,13 @@ class RayPlacer:
         )
 
 
+def _copies(node: NodeReport, there: _There) -> frozenset[int]:
+    """Coordinators whose copies lie there; not one whose number another copy has by now."""
+    return frozenset(
+        one for one, directory in node.directories.items() if there.directories.get(one, directory) == directory
+    )
+
+
 def addresses(loopback: bool, listen_host: str | None, advertised_host: str | None, address: str) -> tuple[str, str]:
     """(host to listen on, host to tell others) of a process on a node with this address.
 
@@ -275,7 +284,8 @@ class _There(NamedTuple):
 
     Attributes:
         brokers: all ids. brokers_running: id → node of those whose process is there.
-        coordinators: id → node of all that have registered. coordinators_running: those heard of now.
+        coordinators: id → node of all that have registered, directories: id → directory id. coordinators_running:
+            those heard of now.
         silent_ms: by coordinator id, since when one has not been heard of.
     """
 
@@ -284,6 +294,7 @@ class _There(NamedTuple):
     brokers: list[int]
     brokers_running: dict[int, str]
     coordinators: dict[int, str]
+    directories: dict[int, str]
     coordinators_running: list[int]
     silent_ms: dict[int, int]
 
@@ -291,6 +302,9 @@ class _There(NamedTuple):
 def _there(state: ClusterState, machine: CoordinatorMachine, quorum: QuorumStatus) -> _There:
     brokers = {i: b.node_id for i, b in state.brokers.items() if machine.is_watching(b.incarnation)}
     coordinators = {one: record.node_id for one, record in state.coordinators.items()}
+    directories = {one: record.directory_id for one, record in state.coordinators.items()}
     silent = {quorum.me.broker_id: 0, **{peer.voter.broker_id: peer.silent_ms for peer in quorum.peers}}
     running = [one for one in coordinators if silent.get(one, SILENT_MS) < SILENT_MS]
-    return _There(machine.epoch, state.cluster_id, list(state.brokers), brokers, coordinators, running, silent)
+    return _There(
+        machine.epoch, state.cluster_id, list(state.brokers), brokers, coordinators, directories, running, silent
+    )

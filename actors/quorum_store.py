@@ -97,7 +97,7 @@ class QuorumStore:
         self._file: AppendFile | None = None
         try:
             files.make_directory(self._directory)
-            self.stored = self._read()
+            self.stored = read_stored(files, directory)
             if self.empty:
                 self.stored.entries = list(first_entries)
             self._rewrite()
@@ -194,29 +194,34 @@ class QuorumStore:
         self._files.replace(temporary, path)
         self._files.sync_directory(self._directory)
 
-    # --- reading -----------------------------------------------------------------------------------------------------
-
-    def _read(self) -> Stored:
-        stored = Stored()
-        if self._files.size(self._snapshot) is not None:
-            payloads = _frames(self._files.read(self._snapshot), self._snapshot)
-            if not payloads:
-                raise CorruptRecord(f"{self._snapshot} is damaged: {_ADVICE}")
-            stored.snapshot = _decoded(_snapshots, payloads[0], self._snapshot)
-        if self._files.size(self._journal) is None:
-            if stored.snapshot.index:
-                raise CorruptRecord(f"{self._journal} is missing beside its snapshot: {_ADVICE}")
-            return stored
-        payloads = _frames(self._files.read(self._journal), self._journal)
-        if not payloads:
-            raise CorruptRecord(f"{self._journal} is damaged: {_ADVICE}")
-        for payload in payloads:
-            for kept in _decoded(_decoder, payload, self._journal):
-                _replay(stored, kept, self._journal)
-        return stored
-
 
 _ADVICE = "if a majority of the other coordinators is well, remove this directory: the node joins anew, as another copy"
+
+
+def read_stored(files: FileSystem, directory: Path) -> Stored:
+    """What a copy holds; changes nothing, so it may be another process's.
+
+    Raises:
+        OSError: it cannot be read. StorageError: it is of another version. CorruptRecord: it is damaged.
+    """
+    stored = Stored()
+    journal, snapshot = f"{directory}/journal", f"{directory}/snapshot"
+    if files.size(snapshot) is not None:
+        payloads = _frames(files.read(snapshot), snapshot)
+        if not payloads:
+            raise CorruptRecord(f"{snapshot} is damaged: {_ADVICE}")
+        stored.snapshot = _decoded(_snapshots, payloads[0], snapshot)
+    if files.size(journal) is None:
+        if stored.snapshot.index:
+            raise CorruptRecord(f"{journal} is missing beside its snapshot: {_ADVICE}")
+        return stored
+    payloads = _frames(files.read(journal), journal)
+    if not payloads:
+        raise CorruptRecord(f"{journal} is damaged: {_ADVICE}")
+    for payload in payloads:
+        for kept in _decoded(_decoder, payload, journal):
+            _replay(stored, kept, journal)
+    return stored
 
 
 def _replay(stored: Stored, kept: _Kept, path: str) -> None:
