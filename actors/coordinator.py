@@ -228,7 +228,7 @@ class Coordinator:
             if self._loop.node is None:
                 self._directory.meet(addresses)
                 self._directory.join(cluster_id)
-                self._know(self.cluster_id)  # else it would refuse the very connections that bring the log
+                self._know(self.cluster_id)  # else it refused the connections that bring the log
                 self._loop.reopen()
 
         self._driver.call(join)
@@ -320,14 +320,12 @@ class Coordinator:
         Raises:
             NotController: this coordinator is not active. BrokerNotAvailable: it does not serve at present.
         """
-        options, token, placer = self.options, self.token, self._placer
 
         def tell(_: ClusterState, machine: CoordinatorMachine) -> ClusterOverview:
             assert self._loop.node is not None
-            return describe(machine, self._loop.node.status, options, token, placer)
+            return describe(machine, self._loop.node.status, self.options, self.token, self._placer)
 
-        seen: ClusterOverview = self.look(tell)
-        return seen
+        return self.look(tell)  # type: ignore[no-any-return]  # as `tell` gave it
 
     def overview_if_active(self) -> ClusterOverview | str:
         """The same; or why there is none, in words. For callers that ask all coordinators at once."""
