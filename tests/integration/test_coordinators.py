@@ -141,6 +141,7 @@ def test_a_founder_that_lost_its_disk_joins_when_it_is_told_the_cluster_while_it
     new.join(cluster.coordinators[active].cluster_id, others)
     eventually(lambda: voters(cluster) == [0, 1, 2] and new.standing == "standby", WAIT_S, "the new copy votes")
     wait_level(cluster)
+    assert new.cluster_id == cluster.coordinators[active].cluster_id
 
 
 def test_ids_are_never_handed_out_twice_whoever_is_active(cluster: InProcessCluster) -> None:
