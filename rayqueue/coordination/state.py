@@ -186,9 +186,10 @@ class ClusterState:
     def _replay_partition(self, record: PartitionRecord) -> None:
         topic = self._known(record.topic_id)
         if record.partition < len(topic.partitions):
-            _count(topic, topic.partitions[record.partition], -1)
+            _recount(topic, topic.partitions[record.partition], record)
             topic.partitions[record.partition] = record
         elif record.partition == len(topic.partitions):
+            _recount(topic, None, record)
             topic.partitions.append(record)
             self.partition_count += 1
         else:
@@ -196,7 +197,6 @@ class ClusterState:
                 f"the metadata log has partition {record.partition} of topic {topic.name!r} "
                 f"after {len(topic.partitions)} partitions"
             )
-        _count(topic, record, 1)
         if record.target:
             self.reassigning.add((record.topic_id, record.partition))
         else:
@@ -295,8 +295,13 @@ def validate_partition(partition: PartitionRecord) -> None:
     assert set(partition.adding) == target - set(before), "what is being added is what the target has besides"
 
 
-def _count(topic: Topic, partition: PartitionRecord, difference: int) -> None:
-    factor = len(replicas_before(partition))
+def _recount(topic: Topic, before: PartitionRecord | None, after: PartitionRecord) -> None:
+    """Most changes of a partition leave its replicas as many as they were."""
+    factors = [None if one is None else len(replicas_before(one)) for one in (before, after)]
+    if factors[0] == factors[1]:
+        return
     counts = Counter(topic.factors)
-    counts[factor] += difference
+    for factor, difference in zip(factors, (-1, 1), strict=True):
+        if factor is not None:
+            counts[factor] += difference
     topic.factors = {one: count for one, count in sorted(counts.items()) if count}

@@ -57,8 +57,8 @@ class LeaderEpochs:
 
     def validate(self) -> None:
         """Every invariant."""
-        before = (NO_EPOCH, -1)
-        for epoch, start in zip(self._epochs, self._starts, strict=True):
-            assert before[0] < epoch and before[1] <= start
-            before = (epoch, start)
-        assert before[0] == self.last
+        epochs, starts = self._epochs, self._starts
+        assert len(epochs) == len(starts)
+        assert epochs == sorted(set(epochs)) and starts == sorted(starts)
+        assert not epochs or (epochs[0] > NO_EPOCH and starts[0] >= 0)
+        assert self.last == (epochs[-1] if epochs else NO_EPOCH)
