@@ -64,6 +64,7 @@ SEEDS ?= 5000
 soak: $(DEV)
 	RAYQUEUE_SOAK=$${RAYQUEUE_SOAK:-20} $(BIN)/python -m pytest --timeout 3600 -m "slow or not slow" tests/unit $(ARGS)
 	$(BIN)/python -m tests.simulation $(SEED) --count $(SEEDS)
+	$(BIN)/python -m tests.simulation.partitions $(SEED) --count $(SEEDS) --jobs 0
 
 # Faults are drawn for MINUTES, or ROUNDS times; as root, ARGS="--disk 64" adds a disk that fills up.
 MINUTES ?= 10
