@@ -166,6 +166,8 @@ class Consumer(Client):
         if self.offset > log.end or not host.machine.leading:
             self._believed.clear()
         if self.offset < log.start:
+            if not log.batches and not host.machine.leading:
+                return  # it has just been emptied, maybe to begin inside of a batch
             self.offset = log.start
             if log.batches and log.batches[0].base_offset < log.start:
                 self.offset = log.batches[0].last_offset + 1  # the checker compares whole batches

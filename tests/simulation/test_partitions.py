@@ -26,6 +26,12 @@ def test_whatever_happens_nothing_acked_is_lost_and_all_converges(first: int) ->
         check(seed)
 
 
+@pytest.mark.parametrize("seed", [400147])
+def test_what_failed_once(seed: int) -> None:
+    """400147: the consumer asked a follower whose log had just been emptied to begin inside of a batch."""
+    check(seed)
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     first, second = Simulation(7, trace=True).run(), Simulation(7, trace=True).run()
     assert first.trace == second.trace and first.faults == second.faults
