@@ -117,6 +117,42 @@ class StaleMemberEpoch(RayQueueError):
     """The member epoch is not the group's present one."""
 
 
+class FencedInstance(RayQueueError):
+    """Another member has joined under this `group.instance.id`; the newer one has it."""
+
+
+class PartitionNotOwned(RayQueueError):
+    """A commit for a partition that the member does not hold, or no longer."""
+
+
+class UnsupportedAssignor(RayQueueError, ValueError):
+    """No such assignor of partitions, or another one than the group's other members have."""
+
+
+class InvalidGroup(RayQueueError, ValueError):
+    """The group id is empty, or too long."""
+
+
+class GroupNotFound(RayQueueError):
+    """There is no group of that name: nobody ever joined it or committed in it."""
+
+
+class GroupNotEmpty(RayQueueError):
+    """The group has members, so its offsets can not be changed or removed from outside."""
+
+
+class GroupCoordinatorNotAvailable(RayQueueError):
+    """Nobody serves this group at the moment."""
+
+    retriable = True
+
+
+class NotGroupCoordinator(RayQueueError):
+    """This process does not serve that group, or not yet."""
+
+    retriable = True
+
+
 class OutOfOrderSequence(RayQueueError):
     """A producer's sequence number does not follow the last one of its partition."""
 
