@@ -67,7 +67,8 @@ class GroupHeartbeatResponse(msgspec.Struct, array_like=True):
 
     Attributes:
         coordinator_epoch: of who answers; a member refuses answers of a lower one than it has heard of.
-        member_epoch: to be used from now on.
+        member_epoch: to be used from now on; another one with each change of `assignment`. So a heartbeat that says it
+            was sent by a member that knew of the assignment: only then `owned` tells what was given up for it.
         assignment: all that the member is to hold now; what it holds beyond is to be given up, and then reported by
             `owned`; None: as it was said last.
         error, message: UnknownMember, StaleMemberEpoch (both: let go of everything, join anew under the same id),
@@ -109,12 +110,15 @@ class OffsetCommitRequest(msgspec.Struct, array_like=True):
 
     Attributes:
         member_epoch: that under which the member held the partitions.
+        number: rises with each request of a member, also when it says one again: a request that was given up and
+            arrives after a later one (by a connection that broke) must not set its offsets back. 0: not counted.
     """
 
     group_id: str
     member_id: str
     member_epoch: int
     offsets: list[CommittedOffset]
+    number: int = 0
 
 
 class OffsetCommitResponse(msgspec.Struct, array_like=True):
