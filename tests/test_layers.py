@@ -19,6 +19,7 @@ BASE = ("rayqueue.types", "rayqueue.errors")
 CONFIG = (*BASE, "rayqueue.config")
 PROTOCOL = (*CONFIG, "rayqueue.protocol")
 PURE = (*CONFIG, "rayqueue.protocol.messages")
+GROUPS = (*PURE, "rayqueue.protocol.group_messages")
 # What reads segments, in any process; the rest of storage writes and belongs to the replica actor.
 STORAGE_READ = ("rayqueue.storage.index", "rayqueue.storage.mapped", "rayqueue.storage.reader")
 PUBLIC_CLIENTS = ("rayqueue.producer", "rayqueue.consumer", "rayqueue.admin", "rayqueue.message")
@@ -33,6 +34,7 @@ ALLOWED: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "rayqueue.protocol": (PROTOCOL, {"google_crc32c", "msgspec", "numpy", "pyarrow"}),
     "rayqueue.replication": ((*PURE, "rayqueue.replication"), {"msgspec", "numpy"}),
     "rayqueue.coordination": ((*PURE, "rayqueue.coordination"), {"msgspec", "numpy"}),
+    "rayqueue.groups": ((*GROUPS, "rayqueue.groups"), {"msgspec"}),
     "rayqueue.client": ((*PURE, "rayqueue.client"), {"msgspec", "numpy"}),
     "rayqueue.storage": ((*PROTOCOL, "rayqueue.storage"), {"google_crc32c", "msgspec", "numpy", "pyarrow"}),
     **dict.fromkeys(PUBLIC_CLIENTS, (CLIENT, CLIENT_OUTSIDE)),
@@ -40,7 +42,7 @@ ALLOWED: dict[str, tuple[tuple[str, ...], set[str]]] = {
 }
 # May import everything but what the rules for ray and the actors forbid.
 TOP = {"rayqueue.actors", "rayqueue.cli", "rayqueue.cluster", "rayqueue.demo", "rayqueue.testing"}
-PURE_LAYERS = ("rayqueue.replication", "rayqueue.coordination", "rayqueue.client")
+PURE_LAYERS = ("rayqueue.replication", "rayqueue.coordination", "rayqueue.groups", "rayqueue.client")
 # The client's modules with I/O, threads or Arrow in them: they follow the rules of producer.py and consumer.py.
 CLIENT_IO = tuple(
     f"rayqueue.client.{name}"
