@@ -104,6 +104,11 @@ class ShardMachine:
         """The leader epoch of `Lead`; -1: we do not lead."""
         return self._around.epoch
 
+    @property
+    def is_idle(self) -> bool:
+        """It serves, and all that it has appended is committed."""
+        return self.is_serving and self._answers.issued == self._answers.appended
+
     # --- events --------------------------------------------------------------------------------------------------
 
     def step(self, event: Event, now_ms: int, wall_ms: int) -> list[Effect]:

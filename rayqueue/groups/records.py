@@ -15,6 +15,8 @@ each other. Arrays grow at their ends, with defaults.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from rayqueue.errors import CorruptRecord
@@ -179,8 +181,8 @@ Encoded = tuple[bytes, bytes | None]
 BARRIER: Record = (BarrierKey(), None)
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_key = msgspec.msgpack.Decoder(Key).decode
-_DECODE_VALUE = {
+_decode_key: Any = msgspec.msgpack.Decoder(Key).decode
+_DECODE_VALUE: dict[type, Any] = {
     OwnerKey: msgspec.msgpack.Decoder(Owner).decode,
     GroupKey: msgspec.msgpack.Decoder(Group).decode,
     MemberKey: msgspec.msgpack.Decoder(Member).decode,
