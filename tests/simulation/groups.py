@@ -132,7 +132,8 @@ class Simulation:
             raise AssertionError(f"not settled: {self._unsettled()}")
         epochs = self._epochs()
         world.scheduler.run(world.scheduler.now_us + CALM_US)
-        assert self._epochs() == epochs and self._is_settled(), "it moves, though nothing happens"
+        assert self._epochs() == epochs, f"epochs rise from {epochs} to {self._epochs()}, though nothing happens"
+        assert self._is_settled(), f"no longer settled, though nothing happens: {self._unsettled()}"
         for group in world.checker.state.groups.values():
             self._check_balance(group)
         commits = world.checker.commits
@@ -167,11 +168,16 @@ class Simulation:
 
     def _holds_its(self, member: SimulatedMember) -> bool:
         """Whether it reads just what the log says it holds, and knows where."""
-        if member.machine.error is not None:
+        machine = member.machine
+        if machine.error is not None:
             return True  # another has its instance id
         holding = self.world.checker.state.groups[member.group_id].current[member.member_id]
-        held = member.machine.held.keys()
-        return held == holding.assigned.keys() == member.positions.keys() and None not in member.positions.values()
+        held = machine.held.keys()
+        return (
+            machine.epoch == holding.member_epoch
+            and held == holding.assigned.keys() == member.positions.keys()
+            and None not in member.positions.values()
+        )
 
     def _epochs(self) -> dict[str, int]:
         return {group_id: group.record.epoch for group_id, group in self.world.checker.state.groups.items()}

@@ -84,6 +84,7 @@ class Checker:
 
     def takes_over(self, taker: SimulatedMember, partitions: list[GroupPartition]) -> None:
         """A member begins to read."""
+        self._see_who_is_out()
         group = self.state.groups.get(taker.group_id)
         if group is None or taker.member_id not in group.members:
             return  # it was put out, and does not know yet: nothing that it commits is taken
@@ -95,6 +96,19 @@ class Checker:
             both = other.machine.held.keys() & set(partitions) if other.process.alive else set()
             assert not both, f"{taker.name} takes {both}, which {other.name} reads"
         self.takes += len(partitions)
+
+    def _see_who_is_out(self) -> None:
+        """Who was put out reads on until it hears of it: if from nobody, then until its own session is over."""
+        for one in self.members:
+            group = self.state.groups.get(one.group_id)
+            there = group is not None and one.member_id in group.members
+            if there or not one.process.alive or one.process.paused or not one.machine.held:
+                one.out_us = None
+            elif one.out_us is None:
+                one.out_us = one.now_us()
+            else:
+                since_ms = (one.now_us() - one.out_us) // 1000
+                assert since_ms <= 1.1 * one.session_timeout_ms, f"{one.name} reads on, though out for {since_ms} ms"
 
     def committed(self, group_id: str, offsets: list[CommittedOffset]) -> None:
         """A member was told that these are."""

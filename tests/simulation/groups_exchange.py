@@ -87,8 +87,12 @@ class Exchange:
         self._leave_behind()
         self._scheduler.after(int(self._random.random() ** 3 * 3_000_000), self._near_end)
 
+    def stall(self, us: int) -> None:
+        """The coordinator reads nothing of it for so long."""
+        self._stalled_us = max(self._stalled_us, self._scheduler.now_us + us)
+
     def _leave_behind(self) -> None:
-        self._stalled_us = self._scheduler.now_us + int(self._random.random() ** 4 * 5_000_000)
+        self.stall(int(self._random.random() ** 4 * 5_000_000))
         self._carry("up", self._far_end)
 
     def _far_end(self) -> None:

@@ -38,6 +38,7 @@ class Faults:
             "subscribe": self.subscribe,
             "topics": self.change_topics,
             "break": self.break_exchanges,
+            "stall": self.stall,
             "cut": self.cut,
             "bad network": self.bad_network,
             "slow network": self.slow_network,
@@ -104,19 +105,22 @@ class Faults:
         return Injected(f"broker {leader} leads", lambda: None, lambda: "another epoch")
 
     def zombie_owner(self) -> Injected | None:
-        """Another leads, and who led does not hear of it."""
+        """Another leads, and who led does not hear of it, nor is told by the partition that it is refused."""
         world = self._world
-        if world.slow_metadata_us >= SLOW_METADATA_US:
-            return None
         before, usual_us = world.log.leader, world.slow_metadata_us
+        others = [one for one, owner in world.owners.items() if one != before and owner.up]
+        if not others or usual_us >= SLOW_METADATA_US:
+            return None
         world.slow_metadata_us = SLOW_METADATA_US
-        leader = self._move()
+        world.log.apart.add(before)
+        leader = self._random.choice(others)
+        world.lead(leader)
 
         def heal() -> None:
             world.slow_metadata_us = usual_us
+            world.log.apart.discard(before)
 
-        proof = "" if leader == before else "two take themselves for the owner"
-        return Injected(f"broker {before} does not hear that {leader} leads", heal, lambda: proof)
+        return Injected(f"broker {before} does not hear that {leader} leads", heal, lambda: "two think they own")
 
     def failing_appends(self) -> Injected | None:
         """Appends fail, or come late, or nobody hears of them."""
@@ -229,6 +233,16 @@ class Faults:
             assert member.exchange is not None
             member.exchange.break_off()
         return Injected("break connections", lambda: None, lambda: f"{len(there)} broke" if there else "")
+
+    def stall(self) -> Injected | None:
+        """What some members say is read late: they try another connection meanwhile."""
+        there = [
+            one for one in self._world.members.values() if one.exchange is not None and self._random.random() < 0.5
+        ]
+        for member in there:
+            assert member.exchange is not None
+            member.exchange.stall(self._random.randrange(100_000, 4_000_000))
+        return Injected("late reads", lambda: None, lambda: f"of {len(there)} members" if there else "")
 
     def cut(self) -> Injected | None:
         """A member and a coordinator hear nothing of each other, and do not learn of it."""

@@ -14,15 +14,18 @@ from rayqueue.testing.simulation.trace import Trace
 from tests.simulation.groups_checker import Checker
 
 TIMEOUT_US = 1_000_000
+AWAY_US = 50_000
 
 
 class Frame(NamedTuple):
     """What an owner appends at once.
 
     Attributes:
-        owner: its number, which stands for producer id and epoch. sequence: of its frames, from 0 on; 0 is the fence.
+        broker_id: where it is. owner: its number, which stands for producer id and epoch.
+        sequence: of its frames, from 0 on; 0 is the fence.
     """
 
+    broker_id: int
     owner: int
     leader_epoch: int
     sequence: int
@@ -34,6 +37,7 @@ class GroupLog:
 
     Attributes:
         leader, leader_epoch: of the partition. end: the next offset.
+        apart: brokers whose appends do not arrive at present; they wait.
         refuses, loses, lates: chances that an append fails, that its answer gets lost, and that it comes late.
         refused, lost, late, compacted: counters, the proof that faults took effect.
     """
@@ -45,6 +49,7 @@ class GroupLog:
         self._free_us: dict[int, int] = {}  # until when the owner's connection is busy with earlier frames
         self._owner = 0
         self.leader, self.leader_epoch, self.end = 1, 1, 0
+        self.apart: set[int] = set()
         self.refuses = self.loses = self.lates = 0.0
         self.refused = self.lost = self.late = self.compacted = 0
 
@@ -53,7 +58,7 @@ class GroupLog:
         return [record for offset, record in self._records if begin <= offset < end]
 
     def append(self, frame: Frame, then: Callable[[str, int], None]) -> None:
-        """`then` hears an error ("": none) and the offset after the frame; at the latest after TIMEOUT_US."""
+        """`then` hears an error ("": none) and the offset after the frame; after TIMEOUT_US, if it is lost or late."""
         answered = False
 
         def answer(error: str, end: int) -> None:
@@ -62,7 +67,13 @@ class GroupLog:
                 answered = True
                 then(error, end)
 
-        self._scheduler.after(TIMEOUT_US, lambda: answer("timed out", 0))
+        def give_up() -> None:
+            if frame.broker_id in self.apart:
+                self._scheduler.after(TIMEOUT_US, give_up)
+            else:
+                answer("timed out", 0)
+
+        self._scheduler.after(TIMEOUT_US, give_up)
         now_us = self._scheduler.now_us
         arrival_us = max(now_us + self._delay_us(), self._free_us.get(frame.owner, 0) + 1)
         fate = self._random.random()
@@ -76,6 +87,10 @@ class GroupLog:
         self._free_us[frame.owner] = arrival_us
 
         def arrive() -> None:
+            if frame.broker_id in self.apart:
+                self._free_us[frame.owner] = max(self._free_us[frame.owner], self._scheduler.now_us + AWAY_US)
+                self._scheduler.after(AWAY_US, arrive)
+                return
             error = self._take(frame)
             if self._random.random() < self.loses:
                 self.lost += 1

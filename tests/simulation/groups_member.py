@@ -39,7 +39,8 @@ class SimulatedMember:
     Attributes:
         name: of it in the trace. exchange: the open one.
         positions: of what it reads; None: where to begin is not known yet.
-        slow_us: how long it works on what a poll gave, at most.
+        slow_us: how long it works on what a poll gave, at most. out_us: since when it holds something though it is no
+            member any more, as the checker has seen.
     """
 
     def __init__(self, world: World, name: str, group_id: str, topics: Sequence[str], instance_id: str = "") -> None:
@@ -52,6 +53,7 @@ class SimulatedMember:
         self.slow_us = random.choice((20_000, 100_000, 400_000))
         self.incarnations = 0
         self.leaving = False
+        self.out_us: int | None = None
         world.checker.members.append(self)
         self.start()
 
@@ -86,6 +88,10 @@ class SimulatedMember:
         )
         self.do(lambda now_ms: self.machine.subscribe(self.topics))
         self._sleep()
+
+    def now_us(self) -> int:
+        """Of the world."""
+        return self.world.scheduler.now_us
 
     def kill(self) -> None:
         """SIGKILL."""

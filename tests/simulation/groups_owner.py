@@ -182,7 +182,7 @@ class Owner:
         self._send(effect.records, self._guarded(then))
 
     def _send(self, records: list[Any], then: Callable[[str, int], None]) -> None:
-        frame = Frame(self._number, self.told_epoch, self._sequence, records)
+        frame = Frame(self.broker_id, self._number, self.told_epoch, self._sequence, records)
         self._sequence += 1
         self._log.append(frame, then)
 
