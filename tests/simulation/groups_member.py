@@ -140,6 +140,8 @@ class SimulatedMember:
                     world.connect(self, address.broker_id, lambda exchange, link=link: self._opened(link, exchange))
                 case Say(heartbeat=heartbeat):
                     assert self.exchange is not None
+                    if world.trace.on:
+                        world.trace.add(self.name, f"says {heartbeat}")
                     self.exchange.up(heartbeat)
                 case HangUp():
                     self._link = None
