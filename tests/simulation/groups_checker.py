@@ -1,6 +1,7 @@
 """What must hold of simulated consumer groups. It judges by the log, which it replays by itself, and by what members
 see and do; not by what a coordinator thinks.
 
+zombies          who had been replaced before it was asked does not answer
 two owners       a member takes a partition that another one reads, who is a member as far as the log says
 commit           an offset in the log is of the member that holds the partition there
 offset regress   committed offsets only rise; who asks is told no less than was acknowledged before he asked
@@ -11,12 +12,13 @@ recovery         replaying what is left of the log gives the state, and it is th
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rayqueue.groups.machine import ShardMachine
 from rayqueue.groups.records import Encoded, Offset, OffsetKey, decode_record
 from rayqueue.groups.state import ShardState
-from rayqueue.protocol.group_messages import CommittedOffset, GroupPartition
+from rayqueue.protocol.group_messages import CommittedOffset, GroupHeartbeatResponse, GroupPartition
 
 if TYPE_CHECKING:
     from tests.simulation.groups_member import SimulatedMember
@@ -51,6 +53,7 @@ class Checker:
             self.state.replay(record)
             self.records += 1
         self.state.validate()
+        self._see_who_is_out()
 
     def _offset(self, key: OffsetKey, value: Any) -> None:
         group = self.state.groups[key.group_id]
@@ -79,6 +82,18 @@ class Checker:
         if machine.state.owner == self.state.owner:
             assert machine.state.content() == self.state.content(), "the owner's state is not the log's"
             self.seen["compared"] += 1
+
+    def may_answer(self, number: int, answer: Callable[[Any], None]) -> Callable[[Any], None]:
+        """An owner (by its number) is asked now: what it may say, if it answers."""
+        replaced = self.state.owner is not None and self.state.owner.number > number
+
+        def check(response: Any) -> None:
+            error = response.error if isinstance(response, GroupHeartbeatResponse) else type(response).__name__
+            refuses = error in ("NotGroupCoordinator", "StaleMemberEpoch")  # or the member has another exchange
+            assert refuses or not replaced, f"owner {number} had been replaced when it was asked, and says {response}"
+            answer(response)
+
+        return check
 
     # --- the members ---------------------------------------------------------------------------------------------
 

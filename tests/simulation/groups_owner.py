@@ -201,7 +201,8 @@ class Owner:
     def ask(self, message: Any, session: int, answer: Callable[[Any], None]) -> None:
         """A message for the machine."""
         call = next(self._calls)
-        self._replies[call] = answer
+        number = self.machine.owner.number if self.machine.owner is not None else 0
+        self._replies[call] = self._checker.may_answer(number, answer)
         self.process.post(ev.Request(call, message, session))
 
     def _answer(self, call: int, response: Any) -> None:
