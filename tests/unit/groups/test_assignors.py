@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from itertools import product
 
@@ -14,6 +15,7 @@ from rayqueue.groups.uniform import assign_uniformly
 from rayqueue.protocol.group_messages import GroupPartition
 from tests.unit.groups.harness import facts, topic_id
 
+EXAMPLES = 40 * int(os.environ.get("RAYQUEUE_SOAK", "1"))
 NAMES = ("t0", "t1", "t2", "t3")
 
 
@@ -63,6 +65,7 @@ def moved(before: Assignment, after: Assignment) -> int:
     return sum(len(partitions - after[member_id]) for member_id, partitions in before.items() if member_id in after)
 
 
+@settings(max_examples=EXAMPLES)
 @given(some_topics(), some_members(), some_members())
 def test_uniform_is_complete_and_as_balanced_as_can_be(
     topics: Topics, earlier: dict[str, Subscriber], members: dict[str, Subscriber]
@@ -74,6 +77,7 @@ def test_uniform_is_complete_and_as_balanced_as_can_be(
         assert not can_be_better(members, topics, assignment)
 
 
+@settings(max_examples=EXAMPLES)
 @given(some_topics(), some_members())
 def test_uniform_changes_nothing_when_nothing_changes(topics: Topics, members: dict[str, Subscriber]) -> None:
     assignment = assign_uniformly(members, topics, {})
@@ -82,6 +86,7 @@ def test_uniform_changes_nothing_when_nothing_changes(topics: Topics, members: d
     assert assign_uniformly(shuffled, dict(sorted(topics.items(), reverse=True)), {}) == assignment
 
 
+@settings(max_examples=EXAMPLES)
 @given(some_topics(), some_members(equal=True), st.integers(0, 3), st.integers(0, 3))
 def test_with_equal_subscriptions_only_what_must_moves(
     topics: Topics, members: dict[str, Subscriber], leave: int, join: int
@@ -150,7 +155,7 @@ def test_balance_goes_before_locality_and_keeping_too() -> None:
     assert assign_uniformly(swapped, topics, after) == after
 
 
-@settings(max_examples=50)
+@settings(max_examples=EXAMPLES)
 @given(some_topics(), some_members(equal=True))
 def test_locality_is_as_good_as_exchanges_can_make_it(topics: Topics, members: dict[str, Subscriber]) -> None:
     after = assign_uniformly(members, topics, {})
@@ -169,6 +174,7 @@ def test_locality_is_as_good_as_exchanges_can_make_it(topics: Topics, members: d
             assert gain <= 0, f"{a} and {b} should exchange {mine} and {theirs}"
 
 
+@settings(max_examples=EXAMPLES)
 @given(some_topics(), some_members())
 def test_ranges_are_complete_and_consecutive(topics: Topics, members: dict[str, Subscriber]) -> None:
     assignment = assign_ranges(members, topics)

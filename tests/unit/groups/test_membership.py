@@ -81,25 +81,22 @@ def test_a_partition_waits_for_its_old_holder_and_others_do_not() -> None:
 def test_an_ack_counts_only_from_who_knew_of_the_assignment() -> None:
     """A heartbeat without p was sent before p was given, and comes after p was asked back: p was not given up."""
     shard = Shard(t=4)
-    first, second = Member(shard, "a", "t"), Member(shard, "b", "t")
-    first.join()
+    slow, second, third = Member(shard, "a", "t"), Member(shard, "b", "t"), Member(shard, "c", "t")
+    slow.join()
+    before = slow.epoch
     second.join()
-    before = second.epoch
-    calm(first, second)
-    assert len(second.owned) == 2
-    third = Member(shard, "c", "t")
+    calm(slow, second)
     third.join()
-    calm(first)
-    second.hear()
-    present = second.epoch
-    assert second.owned - second.assignment, "it was asked to give up one"
-    second.heartbeat(before, owned=[])
-    third.hear()
-    assert not third.assignment & second.owned
-    second.follow()
-    assert second.epoch == present, "what it gave up is no news for itself"
-    calm(first, second, third)
-    assert sorted(len(member.owned) for member in (first, second, third)) == [1, 1, 2]
+    slow.hear()
+    present = slow.epoch
+    assert len(slow.owned - slow.assignment) == 1 and not third.assignment, "it was asked to give up one"
+    slow.heartbeat(before, owned=[])
+    calm(third)
+    assert not third.owned, "that was said before it was asked"
+    slow.follow()
+    assert slow.epoch == present, "what it gave up is no news for itself"
+    calm(slow, second, third)
+    assert [len(member.owned) for member in (slow, second, third)] == [1, 2, 1]
 
 
 def test_what_is_asked_back_and_given_again_was_never_lost() -> None:
