@@ -47,7 +47,7 @@ from rayqueue.groups.events import (
 from rayqueue.groups.exchanges import Exchanges
 from rayqueue.groups.membership import check_member, go_away, join, remove, stay
 from rayqueue.groups.records import BARRIER, Owner, decode_record, encode_record
-from rayqueue.groups.regroup import wanted_partitions
+from rayqueue.groups.regroup import validate_target
 from rayqueue.groups.sessions import Sessions
 from rayqueue.groups.state import GroupState, ShardState
 from rayqueue.groups.timers import Timers
@@ -124,7 +124,7 @@ class ShardMachine:
                 effects += self._answers.committed(event.number)
             case Opened():
                 self._exchanges.opened((event.group_id, event.member_id), event.session)
-                self._forget_told(event.group_id, event.member_id)
+                self._sessions.reopened((event.group_id, event.member_id))
             case Closed():
                 if self._exchanges.closed((event.group_id, event.member_id), event.session):
                     self._sessions.lost((event.group_id, event.member_id), now_ms)
@@ -373,11 +373,6 @@ class ShardMachine:
         response.error, response.message = type(error).__name__, str(error)
         return response
 
-    def _forget_told(self, group_id: str, member_id: str) -> None:
-        group = self.state.groups.get(group_id)
-        if self.is_serving and group is not None and member_id in group.members:
-            self._sessions[group_id, member_id].told = -1
-
     def _append(self, effects: list[Effect]) -> None:
         records = self._turn.take()
         if records or self._answers.need_barrier:
@@ -397,18 +392,7 @@ class ShardMachine:
         self.state.validate()
         self._sessions.validate({(g, m) for g, group in self.state.groups.items() for m in group.members})
         for group in self.state.groups.values():
-            self._validate_target(group)
-
-    def _validate_target(self, group: GroupState) -> None:
-        """Every partition of subscribed topics is in one target (that in one only: `GroupState.validate`), and each
-        member's are of topics that it subscribes to; what nobody holds was given to who is to have it."""
-        if group.is_assigning or not group.members:
-            return
-        assert group.wanted.keys() == wanted_partitions(group, self._around.topics)
-        for member_id, target in group.target.items():
-            assert {self._around.names[one.topic_id] for one in target} <= set(group.members[member_id].topics)
-        for one, member_id in group.wanted.items():
-            assert one in group.holders, f"{member_id} is to have {one}, which nobody holds"
+            validate_target(group, self._around.topics)
 
 
 def _not_serving() -> NotGroupCoordinator:

@@ -38,3 +38,16 @@ def wanted_partitions(group: GroupState, topics: Topics) -> set[GroupPartition]:
 def is_outdated(group: GroupState, topics: Topics) -> bool:
     """Whether topics or partitions have come or gone since the last target assignment."""
     return bool(group.members) and not group.is_assigning and wanted_partitions(group, topics) != group.wanted.keys()
+
+
+def validate_target(group: GroupState, topics: Topics) -> None:
+    """Asserts: every partition of subscribed topics is in one target (and in that only: `GroupState.validate`), each
+    member's are of topics that it subscribes to, and what nobody holds was given to who is to have it."""
+    if group.is_assigning or not group.members:
+        return
+    assert group.wanted.keys() == wanted_partitions(group, topics)
+    names = {facts.topic_id: name for name, facts in topics.items()}
+    for member_id, target in group.target.items():
+        assert {names[one.topic_id] for one in target} <= set(group.members[member_id].topics)
+    for one, member_id in group.wanted.items():
+        assert one in group.holders, f"{member_id} is to have {one}, which nobody holds"

@@ -65,6 +65,12 @@ class Sessions:
         self._timers.set(("session", *member), now_ms + session.timeout_ms)
         return session
 
+    def reopened(self, member: Id) -> None:
+        """It has another exchange, on which nothing was said yet."""
+        session = self._all.get(member)
+        if session is not None:
+            session.told = -1
+
     def lost(self, member: Id, now_ms: int) -> None:
         """Its exchange has ended, and it has no other. A static member may come back within its session (KIP-345)."""
         session = self._all.get(member)
