@@ -57,6 +57,24 @@ BROKER_SETTINGS = table(
         integer(0, 100),
         "partitions a broker was to lead and does not, in percent, above which it gets them back",
     ),
+    Setting(
+        "offsets.topic.num.partitions", 16, integer(1, 1000), "shards of the consumer groups, each with one coordinator"
+    ),
+    Setting(
+        "offsets.topic.replication.factor",
+        None,
+        optional(integer(1, 1000)),
+        "replicas of what is known of consumer groups; None: as default.replication.factor",
+    ),
+    Setting("offsets.retention.minutes", 7 * 24 * 60, integer(1), "forget the offsets of a group without members after"),
+    Setting("offset.metadata.max.bytes", 4096, integer(0), "longest text committed with an offset"),
+    Setting("group.max.size", 2**31 - 1, integer(1), "members of one consumer group"),
+    Setting(
+        "group.disconnect.grace.ms",
+        3_000,
+        integer(-1),
+        "a member whose connection broke has so long to come back; -1: its session.timeout.ms",
+    ),
     Setting("max.partitions", 100_000, integer(1), "partitions the cluster takes"),
 )
 
@@ -85,6 +103,12 @@ class BrokerConfig:
     auto_leader_rebalance_enable: bool = True
     leader_imbalance_check_interval_seconds: int = 300
     leader_imbalance_per_broker_percentage: int = 10
+    offsets_topic_num_partitions: int = 16
+    offsets_topic_replication_factor: int | None = None
+    offsets_retention_minutes: int = 7 * 24 * 60
+    offset_metadata_max_bytes: int = 4096
+    group_max_size: int = 2**31 - 1
+    group_disconnect_grace_ms: int = 3_000
     max_partitions: int = 100_000
     topic_defaults: dict[str, str] = field(default_factory=dict)
 

@@ -7,6 +7,10 @@ import re
 from rayqueue.errors import InvalidTopic
 
 MAX_NAME_LENGTH = 249
+# Offsets and members of the consumer groups. Partition k is the log of shard k of the groups.
+GROUPS_TOPIC = "__consumer_offsets"
+# The cluster's own: made, and written to, by nobody else.
+INTERNAL_TOPICS = frozenset({GROUPS_TOPIC, "__transaction_state"})
 
 _NAME = re.compile(rf"[a-zA-Z0-9._-]{{1,{MAX_NAME_LENGTH}}}")
 

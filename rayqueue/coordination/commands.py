@@ -14,6 +14,7 @@ from rayqueue.protocol.messages import (
     AlterConfigRequest,
     AlterPartitionsRequest,
     ControlledShutdownRequest,
+    CreateGroupsTopic,
     CreatePartitionsRequest,
     CreateTopicsRequest,
     DeleteTopicsRequest,
@@ -21,6 +22,7 @@ from rayqueue.protocol.messages import (
     ReassignPartitionsRequest,
     RegisterBroker,
     RegisterCoordinator,
+    RegisterGroupActor,
     RegisterReplicaActor,
     ReportLogEnds,
     ResignLeaderRequest,
@@ -29,6 +31,7 @@ from rayqueue.protocol.messages import (
 # What the coordinator can be asked to do, by the name of the action.
 COMMANDS: dict[str, type] = {
     "create_topics": CreateTopicsRequest,
+    "create_groups_topic": CreateGroupsTopic,
     "delete_topics": DeleteTopicsRequest,
     "create_partitions": CreatePartitionsRequest,
     "alter_config": AlterConfigRequest,
@@ -40,6 +43,7 @@ COMMANDS: dict[str, type] = {
     "register_coordinator": RegisterCoordinator,
     "register_broker": RegisterBroker,
     "register_replica_actor": RegisterReplicaActor,
+    "register_group_actor": RegisterGroupActor,
     "report_log_ends": ReportLogEnds,
     "allocate_producer_ids": AllocateProducerIds,
 }

@@ -8,6 +8,7 @@ from rayqueue.coordination.records import (
     BrokerRecord,
     BrokerStateRecord,
     CoordinatorRecord,
+    GroupActorRecord,
     ProducerIdsRecord,
     Record,
     ReplicaActorRecord,
@@ -22,6 +23,7 @@ from rayqueue.protocol.messages import (
     RegisterBroker,
     RegisterCoordinator,
     Registered,
+    RegisterGroupActor,
     RegisterReplicaActor,
     ReportLogEnds,
 )
@@ -99,6 +101,19 @@ def register_replica_actor(state: ClusterState, request: RegisterReplicaActor) -
     changed = change(state, request.broker_id, request.slot)
     waited_for = [] if request.unclean else after_come_back(state, request.broker_id, request.slot)
     return Result([started, *changed, *waited_for], Registered(-1))
+
+
+def register_group_actor(state: ClusterState, request: RegisterGroupActor) -> Result:
+    """A process of a broker's group coordinator has started.
+
+    Raises:
+        BrokerNotAvailable: its broker has not registered yet.
+    """
+    if request.broker_id not in state.brokers:
+        raise BrokerNotAvailable(f"broker {request.broker_id} has not registered yet: try again")
+    record = GroupActorRecord(request.broker_id, request.incarnation, request.host, request.port)
+    known = state.group_actors.get(request.broker_id) == record
+    return Result([] if known else [record], Registered(-1))
 
 
 def report_log_ends(state: ClusterState, request: ReportLogEnds) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from rayqueue.config.broker import DEFAULT_REPLICAS_MAX
+from rayqueue.config.names import GROUPS_TOPIC
 from rayqueue.config.topic import topic_setting_name
 from rayqueue.coordination.commands import Actors, Result, Surroundings
 from rayqueue.coordination.placement import Placement
@@ -14,6 +15,7 @@ from rayqueue.coordination.topic_rules import (
     check_key_columns,
     check_min_insync,
     check_name,
+    check_not_internal,
     check_partitions,
     checked_overrides,
 )
@@ -26,6 +28,7 @@ from rayqueue.errors import (
 )
 from rayqueue.protocol.messages import (
     AlterConfigRequest,
+    CreateGroupsTopic,
     CreatePartitionsRequest,
     CreateTopicsRequest,
     DeleteTopicsRequest,
@@ -35,6 +38,17 @@ from rayqueue.protocol.messages import (
 )
 
 FIRST_LEADER_EPOCH = 0
+# What is read of the topic of groups is all of it, however old. What the cluster's topics have by default is for the
+# users' topics. (It is to be compacted, once logs can be.)
+GROUPS_TOPIC_SETTINGS = {
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "retention.records": "-1",
+    "message.timestamp.type": "CreateTime",
+    "unclean.leader.election.enable": "false",
+}
+GROUPS_RECORD_BYTES_MAX = 1024 * 1024
 
 
 def outcome(name: str, error: RayQueueError | None = None) -> NamedError:
@@ -56,6 +70,31 @@ def create_topics(state: ClusterState, request: CreateTopicsRequest, around: Sur
     return Result(creation.records, response, frozenset(creation.actors), True, request.timeout_ms)
 
 
+def create_groups_topic(state: ClusterState, request: CreateGroupsTopic, around: Surroundings) -> Result:
+    """Creates the topic of groups, unless it is there; the response waits until the leaders of all partitions serve."""
+    topic = state.topics.get(GROUPS_TOPIC)
+    if topic is not None:
+        response = TopicsResponse(-1, [outcome(GROUPS_TOPIC)])
+        return Result([], response, leaders(state, topic), True, request.timeout_ms)
+    config = around.config
+    factor = config.offsets_topic_replication_factor or -1
+    largest = min(GROUPS_RECORD_BYTES_MAX, config.socket_request_max_bytes)
+    settings = {**GROUPS_TOPIC_SETTINGS, "max.message.bytes": str(largest)}
+    spec = TopicSpec(GROUPS_TOPIC, config.offsets_topic_num_partitions, factor, settings, b"", "")
+    creation = _Creation(state, around)
+    try:
+        creation.make(spec)
+    except RayQueueError as error:
+        return Result([], TopicsResponse(-1, [outcome(GROUPS_TOPIC, error)]))
+    return Result(
+        creation.records,
+        TopicsResponse(-1, [outcome(GROUPS_TOPIC)]),
+        frozenset(creation.actors),
+        True,
+        request.timeout_ms,
+    )
+
+
 class _Creation:
     """The topics of one request: later ones see the names, partitions and load of earlier ones."""
 
@@ -70,6 +109,10 @@ class _Creation:
 
     def add(self, spec: TopicSpec) -> None:
         check_name(spec.name)
+        self.make(spec)
+
+    def make(self, spec: TopicSpec) -> None:
+        """`add`, whatever the name."""
         if spec.name in self._names:
             raise TopicAlreadyExists(f"there is a topic {spec.name!r}: delete it first, or use it (exist_ok=True)")
         config = self._around.config
@@ -115,6 +158,7 @@ def create_partitions(state: ClusterState, request: CreatePartitionsRequest, aro
     """Adds partitions to a topic, up to a new total."""
     try:
         topic = _topic(state, request.name)
+        check_not_internal(topic.name, "given more partitions: each group has its own among those that there are")
         present = len(topic.partitions)
         if request.partitions <= present:
             raise InvalidPartitions(
@@ -140,6 +184,7 @@ def delete_topics(state: ClusterState, request: DeleteTopicsRequest) -> Result:
     for name in request.names:
         try:
             topic = _topic(state, name)
+            check_not_internal(name, "deleted: it holds the offsets of all consumer groups")
             if name in gone:
                 raise UnknownTopicOrPartition(f"topic {name!r} stands twice in the request")
         except RayQueueError as error:
@@ -192,6 +237,12 @@ def hosts(state: ClusterState, topic: Topic) -> Actors:
             assert slot is not None
             found.add((broker_id, slot))
     return frozenset(found)
+
+
+def leaders(state: ClusterState, topic: Topic) -> Actors:
+    """The replica actors that lead partitions of the topic."""
+    found = (state.leader_actor(partition) for partition in topic.partitions)
+    return frozenset((actor.broker_id, actor.slot) for actor in found if actor is not None)
 
 
 def _topic(state: ClusterState, name: str) -> Topic:

@@ -21,6 +21,7 @@ from rayqueue.coordination.records import (
     ClusterRecord,
     ConfigRecord,
     CoordinatorRecord,
+    GroupActorRecord,
     ProducerIdsRecord,
     ReassignmentThrottleRecord,
     Record,
@@ -35,7 +36,7 @@ from rayqueue.errors import CorruptRecord
 
 _REMEMBERED_INCARNATIONS = 16
 
-BROKER, COORDINATOR = -1, -2  # in place of a slot
+BROKER, COORDINATOR, GROUPS = -1, -2, -3  # in place of a slot
 Process = tuple[int, int]  # broker id and slot; or the id of a broker or coordinator, and what it is
 
 
@@ -90,9 +91,11 @@ class MetadataImage:
         return incarnation in self._superseded.get(process, ())
 
     def _incarnation(self, key: Process) -> str:
-        process: CoordinatorRecord | BrokerRecord | ReplicaActorRecord | None
+        process: CoordinatorRecord | BrokerRecord | ReplicaActorRecord | GroupActorRecord | None
         if key[1] == COORDINATOR:
             process = self.state.coordinators.get(key[0])
+        elif key[1] == GROUPS:
+            process = self.state.group_actors.get(key[0])
         else:
             process = self.state.brokers.get(key[0]) if key[1] == BROKER else self.state.replica_actors.get(key)
         return process.incarnation if process else ""
@@ -135,6 +138,8 @@ def _process_of(record: Record) -> Process:
     """Which process a record may be about."""
     if isinstance(record, CoordinatorRecord):
         return record.coordinator_id, COORDINATOR
+    if isinstance(record, GroupActorRecord):
+        return record.broker_id, GROUPS
     return getattr(record, "broker_id", -1), getattr(record, "slot", BROKER)
 
 
@@ -153,6 +158,7 @@ def state_records(state: ClusterState) -> list[Record]:
         records.append(actor)
         if key in state.lost:
             records.append(ReplicaActorStateRecord(*key, actor.incarnation, False))
+    records += state.group_actors.values()
     for topic in state.topics.values():
         records.append(TopicRecord(topic.name, topic.topic_id, topic.schema, topic.typed, topic.key_column))
         records += [ConfigRecord(topic.topic_id, name, value) for name, value in topic.overrides.items()]

@@ -34,7 +34,7 @@ from rayqueue.coordination.events import (
     WatchEnded,
     WatchStarted,
 )
-from rayqueue.coordination.image import COORDINATOR, MetadataImage
+from rayqueue.coordination.image import COORDINATOR, GROUPS, MetadataImage
 from rayqueue.coordination.leadership import after_loss, after_return
 from rayqueue.coordination.records import (
     BrokerStateRecord,
@@ -63,6 +63,7 @@ from rayqueue.protocol.messages import (
     AlterConfigRequest,
     AlterPartitionsRequest,
     ControlledShutdownRequest,
+    CreateGroupsTopic,
     CreatePartitionsRequest,
     CreateTopicsRequest,
     DeleteTopicsRequest,
@@ -73,6 +74,7 @@ from rayqueue.protocol.messages import (
     ReassignPartitionsRequest,
     RegisterBroker,
     RegisterCoordinator,
+    RegisterGroupActor,
     RegisterReplicaActor,
     ReportLogEnds,
     ResignLeaderRequest,
@@ -228,6 +230,8 @@ class CoordinatorMachine:
         match request:
             case CreateTopicsRequest():
                 return commands_topics.create_topics(self.state, request, self.around)
+            case CreateGroupsTopic():
+                return commands_topics.create_groups_topic(self.state, request, self.around)
             case DeleteTopicsRequest():
                 return commands_topics.delete_topics(self.state, request)
             case CreatePartitionsRequest():
@@ -243,6 +247,9 @@ class CoordinatorMachine:
             case RegisterReplicaActor():
                 self._refuse_superseded((request.broker_id, request.slot), request.incarnation)
                 return commands_processes.register_replica_actor(self.state, request)
+            case RegisterGroupActor():
+                self._refuse_superseded((request.broker_id, GROUPS), request.incarnation)
+                return commands_processes.register_group_actor(self.state, request)
             case AlterPartitionsRequest():
                 return commands_partitions.alter_partitions(self.state, request)
             case ResignLeaderRequest():

@@ -157,6 +157,16 @@ class ReassignmentThrottleRecord(msgspec.Struct, tag=13, array_like=True, frozen
     bytes_per_s: int
 
 
+class GroupActorRecord(msgspec.Struct, tag=14, array_like=True, frozen=True):
+    """A process of a broker's group coordinator has registered. Whether it is there is not kept: it leads nothing, and
+    who serves a group is whose broker leads the group's partition of the topic of groups."""
+
+    broker_id: int
+    incarnation: str
+    host: str
+    port: int
+
+
 Record = (
     ClusterRecord
     | BrokerRecord
@@ -171,6 +181,7 @@ Record = (
     | CoordinatorRecord
     | BrokerLeavingRecord
     | ReassignmentThrottleRecord
+    | GroupActorRecord
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -20,6 +20,7 @@ from rayqueue.coordination.records import (
     ClusterRecord,
     ConfigRecord,
     CoordinatorRecord,
+    GroupActorRecord,
     PartitionRecord,
     ProducerIdsRecord,
     ReassignmentThrottleRecord,
@@ -102,6 +103,7 @@ class ClusterState:
         self.brokers: dict[int, BrokerRecord] = {}
         self.alive: dict[int, bool] = {}
         self.replica_actors: dict[tuple[int, int], ReplicaActorRecord] = {}
+        self.group_actors: dict[int, GroupActorRecord] = {}  # by broker
         self.lost: set[tuple[int, int]] = set()  # replica actors whose process counts as gone
         self.topics: dict[str, Topic] = {}
         self.topics_by_id: dict[bytes, Topic] = {}
@@ -133,6 +135,8 @@ class ClusterState:
             case ReplicaActorRecord():
                 self.replica_actors[record.broker_id, record.slot] = record
                 self.lost.discard((record.broker_id, record.slot))
+            case GroupActorRecord():
+                self.group_actors[record.broker_id] = record
             case ReplicaActorStateRecord():
                 self._replay_actor_state(record)
             case TopicRecord():
@@ -267,6 +271,8 @@ class ClusterState:
             assert 0 <= slot < self.brokers[broker_id].pool_size
         assert self.lost <= set(self.replica_actors), "a process is lost that never was"
         assert set(self.leaving) <= set(self.brokers)
+        assert set(self.group_actors) <= set(self.brokers)
+        assert all(broker_id == actor.broker_id for broker_id, actor in self.group_actors.items())
         for topic, partition in self.partitions():
             assert topic.partitions[partition.partition] is partition
             validate_partition(partition)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from rayqueue.config.names import check_topic_name
+from rayqueue.config.names import INTERNAL_TOPICS, check_topic_name
 from rayqueue.config.settings import to_text
 from rayqueue.config.topic import TOPIC_SETTINGS, TopicConfig, topic_setting_name
 from rayqueue.errors import ConfigError, InvalidPartitions, InvalidTopic, SchemaMismatch
-
-RESERVED_NAMES = frozenset({"__consumer_offsets", "__transaction_state"})
 
 
 class Schemas(Protocol):
@@ -28,8 +26,14 @@ class Schemas(Protocol):
 def check_name(name: str) -> None:
     """Raises InvalidTopic unless the name can be a topic's."""
     check_topic_name(name)
-    if name in RESERVED_NAMES:
+    if name in INTERNAL_TOPICS:
         raise InvalidTopic(f"the topic name {name!r} is reserved: choose another name")
+
+
+def check_not_internal(name: str, what: str) -> None:
+    """Raises InvalidTopic for a topic of the cluster's own; what: that is not done with it."""
+    if name in INTERNAL_TOPICS:
+        raise InvalidTopic(f"{name!r} is rayqueue's own and cannot be {what}")
 
 
 def check_partitions(partitions: int, present: int, limit: int) -> None:

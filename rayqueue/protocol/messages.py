@@ -19,6 +19,8 @@ import msgspec
 PROTOCOL_VERSION = 2
 
 NO_PRODUCER = -1
+# Producer ids from here on are of group coordinators: of the owners of the shards of the topic of groups.
+GROUP_PRODUCER_BASE = 1 << 62
 NO_EPOCH = -1
 NO_SEQUENCE = -1
 NO_TIMESTAMP = -1
@@ -336,7 +338,7 @@ class Identity(msgspec.Struct, array_like=True):
 
     version: int
     cluster_id: str
-    role: str  # "broker", "replica", "coordinator"
+    role: str  # "broker", "replica", "coordinator", "group coordinator"
     broker_id: int
     incarnation: str
     pid: int
@@ -525,6 +527,13 @@ class TopicsResponse(msgspec.Struct, array_like=True):
     results: list[NamedError]
 
 
+class CreateGroupsTopic(msgspec.Struct, array_like=True):
+    """Creates the topic of groups, as the cluster's settings say; answered by TopicsResponse: TopicAlreadyExists is
+    none of the outcomes."""
+
+    timeout_ms: int = 30_000
+
+
 class DeleteTopicsRequest(msgspec.Struct, array_like=True):
     names: list[str]
     timeout_ms: int = 30_000
@@ -578,6 +587,15 @@ class RegisterReplicaActor(msgspec.Struct, array_like=True):
     host: str
     port: int
     unclean: bool = False
+
+
+class RegisterGroupActor(msgspec.Struct, array_like=True):
+    """A new process of a broker's group coordinator. Answered by Registered."""
+
+    broker_id: int
+    incarnation: str
+    host: str
+    port: int
 
 
 class LogEnd(msgspec.Struct, array_like=True):
