@@ -1,4 +1,5 @@
-"""The broker: owns a directory, sees that its replica actors run, answers metadata requests, hands out producer ids.
+"""The broker: owns a directory, sees that the processes beside it run (its replica actors, and, once there are consumer
+groups, its group coordinator), answers metadata requests, hands out producer ids.
 
 It knows the cluster by following the metadata log, so it answers clients also while the coordinator is away.
 """
@@ -19,18 +20,29 @@ from rayqueue.actors.coordinator_addresses import CoordinatorAddresses, kept_add
 from rayqueue.actors.coordinator_channel import CoordinatorChannel
 from rayqueue.actors.driver import die
 from rayqueue.actors.flight import FlightServer
-from rayqueue.actors.identity import BrokerIdentity, DirectoryLock, bind_server, read_json, replica_lock, write_json
+from rayqueue.actors.group_finding import find_group_coordinator
+from rayqueue.actors.identity import (
+    BrokerIdentity,
+    DirectoryLock,
+    bind_server,
+    groups_lock,
+    read_json,
+    replica_lock,
+    write_json,
+)
 from rayqueue.actors.logs import write_logs
 from rayqueue.actors.metadata_follower import MetadataFollower
 from rayqueue.actors.metadata_service import answer_metadata
 from rayqueue.actors.options import BrokerOptions, ProcessReport
 from rayqueue.actors.process import prepare_process
+from rayqueue.actors.process_watch import ProcessWatch
 from rayqueue.actors.progress import Progress
-from rayqueue.actors.replica_watch import ReplicaWatch
-from rayqueue.coordination.records import Record, ReplicaActorRecord
+from rayqueue.config.names import GROUPS_TOPIC
+from rayqueue.coordination.records import GroupActorRecord, Record, ReplicaActorRecord, TopicRecord
 from rayqueue.coordination.state import ClusterState
 from rayqueue.coordination.views import describe_cluster
 from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ProcessReplaced, RayQueueError
+from rayqueue.protocol.group_messages import FindGroupCoordinator, GroupCoordinatorAddress
 from rayqueue.protocol.messages import (
     PROTOCOL_VERSION,
     AllocateProducerIds,
@@ -71,6 +83,7 @@ class Broker:
         options: see there.
         start_replica: starts the replica actor of a slot unless it runs already; must not wait for it to be up. It is
             called again when the actor does not answer. From `pool_size` on: one that stands by.
+        start_groups: the same for its group coordinator.
         on_failure: called when this process must not go on.
     """
 
@@ -78,6 +91,7 @@ class Broker:
         self,
         options: BrokerOptions,
         start_replica: Callable[[int], None],
+        start_groups: Callable[[], None],
         on_failure: Callable[[BaseException], None] = die,
     ) -> None:
         if options.logging.file:  # the process is all ours
@@ -106,16 +120,25 @@ class Broker:
         self._following = False
         self._registered_at = 0  # index of the metadata log just after our registration
         self._start_replica = start_replica
+        self._start_groups = start_groups
         self._watches = [
-            ReplicaWatch(
-                slot,
+            ProcessWatch(
+                f"replica actor {slot}",
                 partial(self._registered, slot),
-                start_replica,
+                partial(start_replica, slot),
                 replica_lock(self._directory, slot),
                 options.token,
             )
             for slot in range(options.pool_size)
         ]
+        self._groups_watch = ProcessWatch(
+            "group coordinator",
+            self._groups_registered,
+            self._start_wanted_groups,
+            groups_lock(self._directory),
+            options.token,
+        )
+        self._watches.append(self._groups_watch)
         self._current = threading.Event()  # our image of the cluster is at least as new as our registration
         self._server: FlightServer | None = None
         self._ids = ProducerIdBlock(0, 0)
@@ -139,7 +162,7 @@ class Broker:
         return self._server.port if self._server else 0
 
     def _run(self) -> None:
-        """The start, then what the watches over the replica actors say, until `stop`."""
+        """The start, then what the watches over the processes say, until `stop`."""
         attempt = 0
         while not self._stopping.is_set():
             try:
@@ -229,6 +252,7 @@ class Broker:
             identity=me,
             actions={
                 "metadata": typed(MetadataRequest, self._metadata),
+                "find_group_coordinator": typed(FindGroupCoordinator, self._find_group_coordinator),
                 "init_producer_id": typed(Empty, lambda _: self._init_producer_id()),
             },
             max_message_bytes=options.config.socket_request_max_bytes,
@@ -268,7 +292,7 @@ class Broker:
             self._stopping.wait(LEAVE_RETRY_S)
 
     def stop(self) -> None:
-        """Stops serving, and lets go of the directory and the port. The replica actors go on."""
+        """Stops serving, and lets go of the directory and the port. The processes beside it go on."""
         self._stopping.set()
         self._coordinator.close()
         self._starter.join(COORDINATOR_TIMEOUT_S)
@@ -297,6 +321,15 @@ class Broker:
         key = self.options.broker_id, slot
         return self._follower.read(lambda state, index, epoch: state.replica_actors.get(key))
 
+    def _groups_registered(self) -> GroupActorRecord | None:
+        """What the metadata log says of our group coordinator."""
+        return self._follower.read(lambda state, index, epoch: state.group_actors.get(self.options.broker_id))
+
+    def _start_wanted_groups(self) -> None:
+        """Starts the group coordinator, if there is anything for it to do: a cluster without groups has none."""
+        if self._follower.read(lambda state, index, epoch: self.options.broker_id in state.group_brokers()):
+            self._start_groups()
+
     def _start_standbys(self) -> bool:
         """Starts the processes that stand by; once is enough, Ray restarts them. Whether that went well."""
         options = self.options
@@ -312,6 +345,8 @@ class Broker:
 
     def _on_metadata(self, state: ClusterState, records: list[Record], end: int, coordinator_epoch: int) -> None:
         """On the follower's thread. The image is all that a broker needs, unless it is not its own."""
+        if any(isinstance(record, TopicRecord) and record.name == GROUPS_TOPIC for record in records):
+            self._groups_watch.look()
         mine = state.brokers.get(self.options.broker_id)
         if mine is None or end < self._registered_at or self._stopping.is_set():
             return
@@ -333,6 +368,11 @@ class Broker:
     def _create(self, request: CreateTopicsRequest) -> TopicsResponse:
         timeout_s = request.timeout_ms / 1000 + COORDINATOR_TIMEOUT_S
         return self._coordinator.call("create_topics", request, TopicsResponse, timeout_s)
+
+    def _find_group_coordinator(self, request: FindGroupCoordinator) -> GroupCoordinatorAddress:
+        if not self._current.is_set():
+            raise BrokerNotAvailable(f"broker {self.options.broker_id} is starting: try again")
+        return find_group_coordinator(request, self._follower, self._coordinator)
 
     def _need_ids(self) -> None:
         """With the lock held: a block of ids, when none is left of the one before."""

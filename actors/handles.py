@@ -21,7 +21,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayqueue.actors.broker import Broker
 from rayqueue.actors.coordinator import Coordinator
-from rayqueue.actors.names import NAMESPACE, broker_name, coordinator_name, is_coordinator, replica_name
+from rayqueue.actors.group_coordinator import GroupCoordinator
+from rayqueue.actors.names import (
+    NAMESPACE,
+    broker_name,
+    coordinator_name,
+    group_coordinator_name,
+    is_coordinator,
+    replica_name,
+)
 from rayqueue.actors.nodes import NodeReport
 from rayqueue.actors.options import BrokerOptions, CoordinatorOptions
 from rayqueue.actors.placer import RayPlacer
@@ -173,11 +181,12 @@ def start_broker(options: BrokerOptions) -> None:
     """Starts a broker on its node, and its replica actors beside it.
 
     From then on it is the broker that sees to them; to start them all at once only saves the time of a process start.
-    They wait until their broker has registered.
+    They wait until their broker has registered. Its group coordinator is started by the broker, once there are groups.
     """
     start = functools.partial(start_replica, options)
     name = broker_name(options.name, options.broker_id)
-    _start(Broker, name, options.node_id, options.python_path, options, start)
+    start_groups = functools.partial(start_group_coordinator, options)
+    _start(Broker, name, options.node_id, options.python_path, options, start, start_groups)
     for slot in range(options.pool_size):
         start(slot)
 
@@ -187,6 +196,13 @@ def start_replica(options: BrokerOptions, slot: int) -> None:
     mine = msgspec.structs.replace(options, logging=options.replica_logging(slot))
     name = replica_name(options.name, options.broker_id, slot)
     _start(PartitionReplicaProcess, name, options.node_id, options.python_path, mine, slot)
+
+
+def start_group_coordinator(options: BrokerOptions) -> None:
+    """Starts a broker's group coordinator, on the broker's node."""
+    mine = msgspec.structs.replace(options, logging=options.groups_logging)
+    name = group_coordinator_name(options.name, options.broker_id)
+    _start(GroupCoordinator, name, options.node_id, options.python_path, mine)
 
 
 def renew(handle: Any) -> None:

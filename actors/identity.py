@@ -3,7 +3,7 @@
     <data_dir>/
       coordinator-<id>/       see coordinator_directory
       <broker id>/            lock, identity.json, coordinators.json, ports/broker, ports/replica-<slot>,
-                              locks/replica-<slot>, locks/partitions (`partition_locks`), partitions/
+                              ports/groups, locks/groups, locks/replica-<slot>, locks/partitions (`partition_locks`), partitions/
       logs/                   one file a process
 
 Every file has one writer: the process that holds the lock beside it.
@@ -124,6 +124,11 @@ class DirectoryLock:
 def replica_lock(directory: Path, slot: int) -> Path:
     """The lock file of a broker's replica actor."""
     return directory / "locks" / f"replica-{slot}"
+
+
+def groups_lock(directory: Path) -> Path:
+    """The lock file of a broker's group coordinator."""
+    return directory / "locks" / "groups"
 
 
 class BrokerIdentity(msgspec.Struct):

@@ -13,7 +13,7 @@ import ray.exceptions
 import ray.util
 
 from rayqueue.actors import handles
-from rayqueue.actors.names import coordinator_number
+from rayqueue.actors.names import coordinator_number, is_coordinator, is_group_coordinator, is_replica
 from rayqueue.actors.nodes import (
     NodeReport,
     alive_nodes,
@@ -297,13 +297,14 @@ def take_down(name: str) -> bool:
         return False
     pids = _processes(set(names))
     # First the coordinators stop: they would start brokers again, and elect other leaders as one replica actor ends
-    # after the other. Then the brokers: they would start replica actors again. Then those, to end their logs cleanly.
+    # after the other. Then the brokers: they would start the processes beside them again. Then the group coordinators,
+    # which write to the replica actors, then those, to end their logs cleanly.
     # The coordinators' actors end last: as long as they are there the cluster counts as running.
-    replicas = [n for n in names if "/replica-" in n]
-    brokers = [n for n in names if "/broker-" in n and "/replica-" not in n]
-    coordinators = [n for n in names if n not in replicas and n not in brokers]
+    replicas, groups = [n for n in names if is_replica(n)], [n for n in names if is_group_coordinator(n)]
+    coordinators = [n for n in names if is_coordinator(n)]
+    brokers = [n for n in names if n not in {*replicas, *groups, *coordinators}]
     stopped = _stop(coordinators)
-    for group in (brokers, replicas):
+    for group in (brokers, groups, replicas):
         _end(_stop(group))
     _end(stopped)
     left = wait_gone(pids, GONE_TIMEOUT_S)

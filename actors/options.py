@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from rayqueue.config.broker import BrokerConfig
-from rayqueue.coordination.cluster_rules import COORDINATOR_PORT_OFFSET, REPLICA_PORT_OFFSET
+from rayqueue.coordination.cluster_rules import COORDINATOR_PORT_OFFSET, GROUPS_PORT_OFFSET, REPLICA_PORT_OFFSET
 from rayqueue.coordination.quorum.status import QuorumStatus
 from rayqueue.coordination.records import BrokerRecord, CoordinatorRecord, ReplicaActorRecord
 from rayqueue.protocol.messages import MetadataResponse
@@ -113,6 +113,18 @@ class BrokerOptions(msgspec.Struct, frozen=True):
             return 0
         return self.config.port + REPLICA_PORT_OFFSET + self.broker_id * self.pool_size + slot
 
+    @property
+    def groups_port(self) -> int:
+        """The port that was set for the group coordinator, or 0."""
+        return self.config.port + GROUPS_PORT_OFFSET + self.broker_id if self.config.port else 0
+
+    @property
+    def groups_logging(self) -> Logging:
+        """Where the group coordinator writes its log."""
+        if not self.logging.file:
+            return Logging()
+        return Logging.of(self.data_dir, f"broker-{self.broker_id}-groups", self.logging.level)
+
     def replica_logging(self, slot: int) -> Logging:
         """Where a replica actor writes its log."""
         if not self.logging.file:
@@ -124,7 +136,7 @@ class ProcessReport(msgspec.Struct):
     """What a process says of itself, through Ray.
 
     Attributes:
-        role: "coordinator", "broker" or "replica".
+        role: "coordinator", "broker", "replica" or "groups".
         state: "starting", "running", "waiting" or "failed"; problem: why it is not running, "" when it is.
         error: class name of a problem that is an error.
         started_ms: when this incarnation began, ms since the epoch: Ray restarts a process that crashed without a word.

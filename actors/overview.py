@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rayqueue.actors.names import broker_name, coordinator_name, replica_name
+from rayqueue.actors.names import broker_name, coordinator_name, group_coordinator_name, replica_name
 from rayqueue.actors.options import ClusterOverview, CoordinatorOptions
 from rayqueue.client.addresses import format_addresses
 from rayqueue.coordination.machine import CoordinatorMachine
@@ -63,6 +63,10 @@ def describe(
                 missing[replica_name(options.name, broker.broker_id, slot)] = "has not registered"
             elif not machine.leads(actor):
                 missing[replica_name(options.name, broker.broker_id, slot)] = "is opening its partitions"
+    for broker_id in sorted(running & state.group_brokers()):
+        serves = state.group_actors.get(broker_id)
+        if serves is None or not machine.is_watching(serves.incarnation):
+            missing[group_coordinator_name(options.name, broker_id)] = "has not registered"
     request = MetadataRequest(None)
     incarnations = [broker.incarnation for broker in brokers] + [actor.incarnation for actor in actors]
     return ClusterOverview(

@@ -11,10 +11,19 @@ import ray.exceptions
 
 from rayqueue.actors import handles
 from rayqueue.actors.lifecycle import overview
-from rayqueue.actors.names import broker_name, coordinator_name, coordinator_number, is_coordinator, replica_name
+from rayqueue.actors.names import (
+    broker_name,
+    coordinator_name,
+    coordinator_number,
+    group_coordinator_name,
+    is_coordinator,
+    is_group_coordinator,
+    replica_name,
+)
 from rayqueue.actors.options import ClusterOverview, ProcessReport
 from rayqueue.actors.quorum_tending import SILENT_MS
 from rayqueue.cluster_status import ClusterStatus, PartitionStatus, ProcessStatus, TopicStatus, summary
+from rayqueue.config.names import GROUPS_TOPIC
 from rayqueue.errors import BrokerNotAvailable, ClusterNotRunning, RequestTimeout
 from rayqueue.protocol.messages import PartitionInfo, TopicInfo
 
@@ -76,6 +85,9 @@ def _expected(seen: ClusterOverview) -> list[str]:
     for broker in seen.brokers:
         found.append(broker_name(name, broker.broker_id))
         found += [replica_name(name, broker.broker_id, slot) for slot in range(broker.pool_size)]
+    groups = (topic.partitions for topic in seen.metadata.topics if topic.name == GROUPS_TOPIC)
+    served = {broker_id for partitions in groups for one in partitions for broker_id in one.replicas}
+    found += [group_coordinator_name(name, broker_id) for broker_id in served]
     return found
 
 
@@ -91,9 +103,9 @@ def _processes(
 
     found = {actor: _process(actor, reports.get(actor), is_spare(*_ids(actor))) for actor in names}
 
-    def order(item: tuple[str, ProcessStatus]) -> tuple[int, int, bool, int]:
+    def order(item: tuple[str, ProcessStatus]) -> tuple[int, int, int, int]:
         one = item[1]
-        return one.broker_id, one.coordinator_id, one.role == "standby", one.slot
+        return one.broker_id, one.coordinator_id, {"standby": 1, "groups": 2}.get(one.role, 0), one.slot
 
     return dict(sorted(sorted(found.items()), key=order))
 
@@ -102,7 +114,7 @@ def _ids(actor: str) -> tuple[int, int]:
     """(broker id, the slot that it takes if it can) of an actor's name, -1 where it has none."""
     parts = actor.split("/")[1:]
     broker_id = int(parts[0].removeprefix("broker-")) if parts[0].startswith("broker-") else -1
-    return broker_id, int(parts[1].removeprefix("replica-")) if len(parts) > 1 else -1
+    return broker_id, int(parts[1].removeprefix("replica-")) if parts[1:] and not is_group_coordinator(actor) else -1
 
 
 def _reports(names: list[str]) -> dict[str, ProcessReport]:
@@ -129,7 +141,7 @@ def _process(actor: str, report: ProcessReport | None, spare: bool) -> ProcessSt
     stands_by = spare and (report is None or report.slot < 0)
     if report is None:
         role = "broker" if place < 0 else "standby" if stands_by else "replica"
-        role = "coordinator" if is_coordinator(actor) else role
+        role = "coordinator" if is_coordinator(actor) else "groups" if is_group_coordinator(actor) else role
         slot = -1 if stands_by else place
         return ProcessStatus(
             role, broker_id, slot, "gone", "it does not answer", "", 0, "", "", "", coordinator_id=coordinator_id

@@ -14,7 +14,8 @@ class ProcessStatus:
     """A process of the cluster.
 
     Attributes:
-        role: "coordinator", "broker", "replica", or "standby": it takes over from a replica process that dies.
+        role: "coordinator", "broker", "replica", "standby" (it takes over from a replica process that dies), or
+            "groups": a group coordinator.
         broker_id, slot: -1 where there is none.
         state: "running", "starting", "waiting", "failed", or "gone" (it does not answer); problem: why.
         endpoint: "host:port", "" before it listens.
@@ -203,7 +204,8 @@ class ClusterStatus:
         rows = [("PROCESS", "STATE", "ENDPOINT", "PID", "STARTED", "NODE", "DATA", "LOG")]
         for p in self.processes:
             coordinator = f"coordinator {p.coordinator_id}" if p.coordinator_id >= 0 else "coordinator"
-            names = {"coordinator": coordinator, "broker": f"broker {p.broker_id}", "standby": "  standby"}
+            names = {"coordinator": coordinator, "broker": f"broker {p.broker_id}"}
+            names |= {"standby": "  standby", "groups": "  groups"}
             name = names.get(p.role, f"  replica {p.slot}")
             process = (str(p.pid or ""), _time(p.started_ms), p.node_id[:8], p.data_dir, p.log_file)
             rows.append((name, p.standing if p.standing and p.state == "running" else p.state, p.endpoint, *process))

@@ -6,7 +6,9 @@ from rayqueue.config.broker import DEFAULT_REPLICAS_MAX, BrokerConfig
 from rayqueue.coordination.topic_rules import check_min_insync, checked_overrides
 from rayqueue.errors import ConfigError
 
-# Where `port` is set: broker i listens on port + i, coordinator i on port + 1,000 + i, replica actors above them.
+# Where `port` is set: broker i listens on port + i, its group coordinator on port + 500 + i, coordinator i on
+# port + 1,000 + i, replica actors above them.
+GROUPS_PORT_OFFSET = 500
 COORDINATOR_PORT_OFFSET = 1_000
 REPLICA_PORT_OFFSET = 1_016
 PORT_MAX = 60_000

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from rayqueue.config.names import GROUPS_TOPIC
 from rayqueue.config.settings import to_text
 from rayqueue.config.topic import TOPIC_SETTINGS, TopicConfig
 from rayqueue.coordination.records import (
@@ -253,6 +254,11 @@ class ClusterState:
     def partitions_on(self, broker_id: int, slot: int) -> list[tuple[Topic, PartitionRecord]]:
         """Partitions with a replica in that replica actor."""
         return [(t, p) for t, p in self.partitions() if self.slot_of(p, broker_id) == slot]
+
+    def group_brokers(self) -> set[int]:
+        """Brokers that need a group coordinator beside them: they have a replica of the topic of groups."""
+        topic = self.topics.get(GROUPS_TOPIC)
+        return {broker_id for partition in topic.partitions for broker_id in partition.replicas} if topic else set()
 
     def alive_brokers(self) -> list[BrokerRecord]:
         """Brokers that count as alive, by id."""

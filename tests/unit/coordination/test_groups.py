@@ -6,7 +6,7 @@ import pytest
 
 from rayqueue.config.names import GROUPS_TOPIC
 from rayqueue.coordination.events import WatchEnded, WatchStarted
-from rayqueue.coordination.image import MetadataImage
+from rayqueue.coordination.image import GROUPS, MetadataImage
 from rayqueue.coordination.records import GroupActorRecord
 from rayqueue.errors import BrokerNotAvailable, ClusterMismatch
 from rayqueue.protocol.messages import (
@@ -43,6 +43,7 @@ def test_the_topic_of_groups_is_made_once_as_the_settings_say(cluster: Harness) 
     assert outcomes(cluster.change(CreateGroupsTopic())) == [""]
     topic, end = cluster.state.topics[GROUPS_TOPIC], len(cluster.log)
     assert (len(topic.partitions), topic.replication_factor) == (4, 3)
+    assert cluster.state.group_brokers() == {0, 1, 2}
     configs = cluster.state.configs(topic)
     assert (configs["retention.ms"], configs["max.message.bytes"]) == ("-1", "1048576"), "not as users' topics have it"
     assert outcomes(cluster.change(CreateGroupsTopic())) == [""] and len(cluster.log) == end
@@ -51,6 +52,7 @@ def test_the_topic_of_groups_is_made_once_as_the_settings_say(cluster: Harness) 
 def test_more_replicas_of_it_than_brokers_are_refused() -> None:
     cluster = Harness({"offsets.topic.replication.factor": 2})
     cluster.broker(0)
+    assert cluster.state.group_brokers() == set()
     assert outcomes(cluster.change(CreateGroupsTopic())) == ["InvalidReplicationFactor"]
     cluster.broker(1)
     assert outcomes(cluster.change(CreateGroupsTopic())) == [""]
@@ -107,4 +109,4 @@ def test_a_snapshot_holds_what_the_log_does(cluster: Harness) -> None:
     cluster.change(CreateGroupsTopic())
     image = MetadataImage.load(cluster.machine.image.dump(), cluster.config.topic_defaults)
     assert dump(image.state) == dump(cluster.state)
-    assert image.is_superseded((0, -3), "g0.0") and not image.is_superseded((0, -1), "g0.0")
+    assert image.is_superseded((0, GROUPS), "g0.0") and not image.is_superseded((0, -1), "g0.0")

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from rayqueue.coordination.image import COORDINATOR, MetadataImage, state_records
+from rayqueue.coordination.image import COORDINATOR, GROUPS, MetadataImage, state_records
 from rayqueue.coordination.records import Record, decode_record
 from rayqueue.errors import ClusterMismatch, CorruptRecord
 from rayqueue.protocol.messages import (
@@ -19,6 +19,7 @@ from rayqueue.protocol.messages import (
     Reassignment,
     ReassignPartitionsRequest,
     RegisterCoordinator,
+    RegisterGroupActor,
     TopicsResponse,
 )
 from tests.unit.coordination.harness import Harness, create, dump, spec
@@ -48,6 +49,7 @@ def lively(seed: int, steps: int = 40) -> Harness:
                 one = spec(f"t{number}", rng.randint(1, 3), rng.randint(1, 3), {"retention.ms": "77"})
                 topics(harness, create(one))
             case 3:
+                harness.call(RegisterGroupActor(rng.randrange(3), f"g{number}", "h", 1))
                 harness.call(AllocateProducerIds(0))
             case 4 if names:
                 topics(harness, DeleteTopicsRequest([rng.choice(names)]))
@@ -90,6 +92,8 @@ def test_a_snapshot_gives_the_same_image_and_the_same_future(seed: int) -> None:
     for broker_id in range(3):
         for generation in range(40):
             process, incarnation = (broker_id, -1), f"b{broker_id}.{generation}"
+            assert short.is_superseded(process, incarnation) == whole.is_superseded(process, incarnation)
+            process, incarnation = (broker_id, GROUPS), f"g{generation}"
             assert short.is_superseded(process, incarnation) == whole.is_superseded(process, incarnation)
     seen = len(harness.log)
     harness.broker(9)

@@ -1,7 +1,8 @@
-"""A broker's watch over one of its replica actors: starts it when it is not there, ends it when it hangs.
+"""A broker's watch over a process beside it: starts it when it is not there, ends it when it hangs.
 
 Ray restarts a process that has ended, but does not notice one that hangs; that one keeps its directory's lock, and its
-clients' connections stand. What it led is led by others meanwhile: the coordinator ends its session (`watch_hub`).
+clients' connections stand. What a replica actor led is led by others meanwhile: the coordinator ends its session
+(`watch_hub`); a group coordinator's groups wait for its successor.
 A process that recovers its logs is not one that hangs: its server's threads answer.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from rayqueue.actors.lock_holder import holder_of, is_stopped, kill
 from rayqueue.client.data_channel import DataChannel, Exchange
-from rayqueue.coordination.records import ReplicaActorRecord
+from rayqueue.coordination.records import GroupActorRecord, ReplicaActorRecord
 from rayqueue.errors import RayQueueError, RequestTimeout
 from rayqueue.protocol import codec
 from rayqueue.protocol.messages import PROTOCOL_VERSION, DataCall, Empty, Hello
@@ -31,13 +32,16 @@ HANGS_AFTER = 15
 _PING = codec.encode(DataCall("identify", codec.encode(Empty())))
 
 
-class ReplicaWatch:
+Registration = ReplicaActorRecord | GroupActorRecord
+
+
+class ProcessWatch:
     """See the module; one thread.
 
     Args:
-        slot: which replica actor.
+        name: what it is, for messages.
         registered: what the metadata log says of it.
-        start: starts the actor unless it runs; does not wait for it.
+        start: starts the actor unless it runs, or is not wanted; does not wait for it.
         lock: its directory's lock file.
         token: the cluster's.
 
@@ -47,20 +51,21 @@ class ReplicaWatch:
 
     def __init__(
         self,
-        slot: int,
-        registered: Callable[[], ReplicaActorRecord | None],
-        start: Callable[[int], None],
+        name: str,
+        registered: Callable[[], Registration | None],
+        start: Callable[[], None],
         lock: Path,
         token: str | None,
     ) -> None:
-        self._slot = slot
+        self._name = name
         self._registered = registered
-        self._start_replica = start
+        self._start = start
         self._lock = lock
         self._token = token
         self._missed = 0  # pings in a row without an answer
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"watch-replica-{slot}", daemon=True)
+        self._wakes = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"watch {name}", daemon=True)
         self.problem: BaseException | None = None
 
     def start(self) -> None:
@@ -68,8 +73,13 @@ class ReplicaWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends; the replica actor goes on. `join` waits for it."""
+        """Ends; the process goes on. `join` waits for it."""
         self._stopping.set()
+        self._wakes.set()
+
+    def look(self) -> None:
+        """Looks for it now: it may be wanted from now on."""
+        self._wakes.set()
 
     def join(self, timeout_s: float) -> None:
         """Waits for the thread."""
@@ -82,7 +92,8 @@ class ReplicaWatch:
                 exchange = self._connect()
                 if exchange is None:
                     self._see_to_it()
-                    self._stopping.wait(LOOK_S)
+                    if self._wakes.wait(LOOK_S) and not self._stopping.is_set():
+                        self._wakes.clear()
                     continue
                 self.problem = None
                 try:
@@ -90,19 +101,19 @@ class ReplicaWatch:
                 finally:
                     exchange.close()
             except RayQueueError as error:
-                log.info("replica actor %d does not answer any more: %s", self._slot, error)
+                log.info("%s does not answer any more: %s", self._name, error)
             except Exception as error:  # of any kind: without this thread nobody would look after it
-                log.exception("the watch over replica actor %d failed", self._slot)
+                log.exception("the watch over the %s failed", self._name)
                 self.problem = error
                 self._stopping.wait(LOOK_S)
 
     def _see_to_it(self) -> None:
         """Starts it, unless it runs, or is about to."""
         try:
-            self._start_replica(self._slot)
+            self._start()
             self.problem = None
         except Exception as error:  # of Ray's kind, too; it is tried again
-            log.exception("replica actor %d is not started", self._slot)
+            log.exception("%s is not started", self._name)
             self.problem = error
 
     def _connect(self) -> Exchange | None:
@@ -114,12 +125,12 @@ class ReplicaWatch:
         try:
             exchange = DataChannel(actor.host, actor.port, self._token, LOOK_S).exchange(hello, LOOK_S)
         except RequestTimeout as error:  # it has been accepted, by the kernel, and is not greeted
-            log.info("replica actor %d does not answer: %s", self._slot, error)
+            log.info("%s does not answer: %s", self._name, error)
             self._missed += round(LOOK_S / PING_S)
             self._end_if_it_hangs()
             return None
         except RayQueueError as error:
-            log.debug("replica actor %d cannot be reached: %s", self._slot, error)
+            log.debug("%s cannot be reached: %s", self._name, error)
             self._missed = 0
             return None
         self._missed = 0
@@ -148,8 +159,8 @@ class ReplicaWatch:
         if holder is None or self._missed < (STOPPED_AFTER if is_stopped(holder) else HANGS_AFTER):
             return False
         log.error(
-            "replica actor %d, process %d, has left %d pings unanswered: it is ended",
-            self._slot,
+            "%s, process %d, has left %d pings unanswered: it is ended",
+            self._name,
             holder.pid,
             self._missed,
         )

@@ -1,4 +1,4 @@
-"""A broker's watch over a replica actor: one that hangs is ended, by the id of that very process, and no other is."""
+"""A broker's watch over a process beside it: one that hangs is ended, by the id of that very process, and no other is."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from rayqueue.actors import lock_holder, replica_watch
+from rayqueue.actors import lock_holder, process_watch
 from rayqueue.actors.calls import typed
 from rayqueue.actors.data_server import DataServer
 from rayqueue.actors.identity import DirectoryLock
 from rayqueue.actors.lock_holder import Holder, holder_of, is_stopped, kill
-from rayqueue.actors.replica_watch import ReplicaWatch
-from rayqueue.coordination.records import ReplicaActorRecord
+from rayqueue.actors.process_watch import ProcessWatch
+from rayqueue.coordination.records import GroupActorRecord
 from rayqueue.protocol.messages import PROTOCOL_VERSION, Empty, Identity
 from tests.integration.waiting import eventually
 
@@ -75,8 +75,10 @@ class Watched:
     """A watch over what listens on a port, with what it started."""
 
     def __init__(self, port: int, lock: Path) -> None:
-        self.started: list[int] = []
-        self.watch = ReplicaWatch(0, lambda: ReplicaActorRecord(0, 0, "i", HOST, port), self.started.append, lock, None)
+        self.started: list[str] = []
+        self.watch = ProcessWatch(
+            "process", lambda: GroupActorRecord(0, "i", HOST, port), lambda: self.started.append("it"), lock, None
+        )
         self.watch.start()
 
     def stop(self) -> None:
@@ -86,8 +88,8 @@ class Watched:
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica_watch, "PING_S", 0.02)
-    monkeypatch.setattr(replica_watch, "LOOK_S", 0.1)
+    monkeypatch.setattr(process_watch, "PING_S", 0.02)
+    monkeypatch.setattr(process_watch, "LOOK_S", 0.1)
 
 
 def test_a_stopped_process_is_ended_and_its_successor_started(
@@ -120,12 +122,12 @@ def test_one_that_runs_and_does_not_answer_is_given_longer(
 ) -> None:
     asked: list[Holder] = []
     stopped = lock_holder.is_stopped
-    monkeypatch.setattr(replica_watch, "is_stopped", lambda holder: (asked.append(holder), stopped(holder))[1])
+    monkeypatch.setattr(process_watch, "is_stopped", lambda holder: (asked.append(holder), stopped(holder))[1])
     lock = tmp_path / "lock"
     process = processes(lock, "deaf")
     watched = Watched(process.port, lock)
     assert process.process.wait(WAIT_S) == -signal.SIGKILL
-    assert len(asked) > replica_watch.HANGS_AFTER - replica_watch.STOPPED_AFTER - 1
+    assert len(asked) > process_watch.HANGS_AFTER - process_watch.STOPPED_AFTER - 1
     watched.stop()
 
 
@@ -156,7 +158,7 @@ def test_a_process_never_ends_itself(tmp_path: Path) -> None:
     server = DataServer(HOST, 0, identity=identity, actions={"identify": typed(Empty, silent)})
     watched = Watched(server.port, lock.path)
     assert pings.acquire(timeout=WAIT_S)
-    eventually(lambda: watched.watch._missed > replica_watch.HANGS_AFTER + 2, WAIT_S)
+    eventually(lambda: watched.watch._missed > process_watch.HANGS_AFTER + 2, WAIT_S)
     assert holder_of(lock.path) is None
     watched.stop()
     release.set()
