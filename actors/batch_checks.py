@@ -6,9 +6,15 @@ import numpy as np
 import pyarrow as pa
 
 from rayqueue.config.topic import TopicConfig
-from rayqueue.errors import CorruptRecord, ProtocolError, RecordTooLarge, SchemaMismatch
+from rayqueue.errors import CorruptRecord, InvalidTopic, ProtocolError, RecordTooLarge, SchemaMismatch
 from rayqueue.protocol.ipc import IpcMessage, inflated_size
-from rayqueue.protocol.messages import COMPRESSION_CODES, COMPRESSION_MASK, NO_PRODUCER, ProduceBatch
+from rayqueue.protocol.messages import (
+    COMPRESSION_CODES,
+    COMPRESSION_MASK,
+    GROUP_PRODUCER_BASE,
+    NO_PRODUCER,
+    ProduceBatch,
+)
 from rayqueue.protocol.schemas import MAX_TIMESTAMP_MS
 
 
@@ -18,11 +24,13 @@ class BatchChecks:
     Args:
         schema: the topic's log schema, `timestamp` last.
         max_bytes: largest batch, decompressed: what a few bytes say must not fill the memory of all who read them.
+        internal: the topic is the cluster's own, so that only group coordinators write to it.
     """
 
-    def __init__(self, schema: pa.Schema, max_bytes: int) -> None:
+    def __init__(self, schema: pa.Schema, max_bytes: int, internal: bool = False) -> None:
         self._schema = schema
         self._max_bytes = max_bytes
+        self._internal = internal
         self._timestamp = len(schema) - 1
         self._required = [i for i, field in enumerate(schema) if not field.nullable and i != self._timestamp]
 
@@ -39,7 +47,10 @@ class BatchChecks:
             SchemaMismatch: it does not have the topic's schema.
             RecordTooLarge: a record is above `max.message.bytes`.
             ProtocolError: header and batch contradict each other.
+            InvalidTopic: the topic is the cluster's own, and the batch somebody else's.
         """
+        if self._internal and batch.producer_id < GROUP_PRODUCER_BASE:
+            raise InvalidTopic("this topic is rayqueue's own: nobody else writes to it")
         if crc != batch.crc:
             raise CorruptRecord("the batch does not match its CRC32C: it was damaged on the way; send it again")
         if batch.record_count <= 0 or message.length != batch.record_count:

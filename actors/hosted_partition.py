@@ -18,6 +18,7 @@ from rayqueue.actors.driver import wall_ms as wall_clock_ms
 from rayqueue.actors.follow_stream import FeedSubscription, Followed, FollowStream
 from rayqueue.actors.hands import Cut, Hands
 from rayqueue.actors.leader_link import FedBatch, LeaderProcess
+from rayqueue.config.names import INTERNAL_TOPICS
 from rayqueue.config.topic import TopicConfig
 from rayqueue.errors import RayQueueError, StorageError
 from rayqueue.protocol.ipc import build_header
@@ -79,7 +80,7 @@ class HostedPartition:
         self.topic_id = topic_id
         self.partition = partition
         self.schema = schema
-        self.checks = BatchChecks(schema, max_batch_bytes)
+        self.checks = BatchChecks(schema, max_batch_bytes, topic in INTERNAL_TOPICS)
         self.config = config
         self.directory = directory
         self.listeners: tuple[Listener, ...] = ()

@@ -3,7 +3,8 @@
     <data_dir>/
       coordinator-<id>/       see coordinator_directory
       <broker id>/            lock, identity.json, coordinators.json, ports/broker, ports/replica-<slot>,
-                              ports/groups, locks/groups, locks/replica-<slot>, locks/partitions (`partition_locks`), partitions/
+                              ports/groups, locks/groups, locks/replica-<slot>, locks/partitions (`partition_locks`),
+                              partitions/
       logs/                   one file a process
 
 Every file has one writer: the process that holds the lock beside it.

@@ -84,7 +84,7 @@ class Exchange:
         except OSError as error:
             self._fail(error)
 
-    def send_nowait(self, message: bytes = b"") -> bool:
+    def send_nowait(self, message: bytes = b"", rows: list[pa.Buffer] | None = None) -> bool:
         """Sends what the connection takes at once of what is left from before and of a message ("": of none); to be
         called again, without one, until nothing is left.
 
@@ -98,7 +98,7 @@ class Exchange:
             if self._closed:
                 raise BrokerNotAvailable(f"the connection to {self._where} is closed")
             assert not (message and self._left), "what is left goes first"
-            views = views_of(pack_head(message)) if message else self._left
+            views = views_of(pack_head(message, rows or ()), rows or ()) if message else self._left
             try:
                 while views and (rest := self._framed.send_some(views, wait=False)) != views:
                     views = rest

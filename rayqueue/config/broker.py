@@ -66,9 +66,10 @@ BROKER_SETTINGS = table(
         optional(integer(1, 1000)),
         "replicas of what is known of consumer groups; None: as default.replication.factor",
     ),
-    Setting("offsets.retention.minutes", 7 * 24 * 60, integer(1), "forget the offsets of a group without members after"),
+    Setting(
+        "offsets.retention.minutes", 7 * 24 * 60, integer(1), "forget offsets of a group that is without members for"
+    ),
     Setting("offset.metadata.max.bytes", 4096, integer(0), "longest text committed with an offset"),
-    Setting("group.max.size", 2**31 - 1, integer(1), "members of one consumer group"),
     Setting(
         "group.disconnect.grace.ms",
         3_000,
@@ -107,7 +108,6 @@ class BrokerConfig:
     offsets_topic_replication_factor: int | None = None
     offsets_retention_minutes: int = 7 * 24 * 60
     offset_metadata_max_bytes: int = 4096
-    group_max_size: int = 2**31 - 1
     group_disconnect_grace_ms: int = 3_000
     max_partitions: int = 100_000
     topic_defaults: dict[str, str] = field(default_factory=dict)

@@ -212,11 +212,15 @@ class DeleteGroupRequest(msgspec.Struct, array_like=True):
 class FindGroupCoordinator(msgspec.Struct, array_like=True):
     """Who serves this group? The topic of groups is created when it is asked for the first time.
 
-    Attributes: known: the `coordinator_epoch` the asker has been refused under, so that it is not sent back; -1: none.
+    Attributes:
+        known: the `leader_epoch` of the answer with which the asker had no luck: another one is waited for shortly; -1:
+            none.
+        shard: who serves this one, whatever the group: for who wants all of them; -1: the group's.
     """
 
     group_id: str
     known: int = -1
+    shard: int = -1
 
 
 class GroupCoordinatorAddress(msgspec.Struct, array_like=True):

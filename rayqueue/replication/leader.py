@@ -21,7 +21,14 @@ from typing import NamedTuple
 
 from rayqueue.config.topic import TopicConfig
 from rayqueue.errors import OutOfOrderSequence, ProducerFenced
-from rayqueue.protocol.messages import LOG_APPEND_TIME, NO_PRODUCER, NO_TIMESTAMP, BatchHeader, ProduceBatch
+from rayqueue.protocol.messages import (
+    GROUP_PRODUCER_BASE,
+    LOG_APPEND_TIME,
+    NO_PRODUCER,
+    NO_TIMESTAMP,
+    BatchHeader,
+    ProduceBatch,
+)
 from rayqueue.replication import events as ev
 from rayqueue.replication.flushing import Flushing
 from rayqueue.replication.in_sync import InSync
@@ -118,6 +125,10 @@ class Leader:
         if epoch > self.leader_epoch:
             message = f"this replica led in {self.leader_epoch}"
             return ev.Reply(event.ref, -1, error="NotLeaderOrFollower", message=message)
+        if epoch < self.leader_epoch and event.batch.producer_id >= GROUP_PRODUCER_BASE:
+            # A group coordinator serves what it does under a leader epoch: under another one somebody else may.
+            message = f"this replica leads in {self.leader_epoch}, the batch is of {epoch}"
+            return ev.Reply(event.ref, -1, error="FencedLeaderEpoch", message=message)
         needed, there = self._config.min_insync_replicas, len(self.in_sync.committed)
         if event.acks == -1 and there < needed:
             message = f"min.insync.replicas is {needed}, in sync is {there}"

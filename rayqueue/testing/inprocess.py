@@ -16,6 +16,7 @@ from typing import Any
 
 from rayqueue.actors.broker import Broker
 from rayqueue.actors.coordinator import Coordinator
+from rayqueue.actors.group_coordinator import GroupCoordinator
 from rayqueue.actors.identity import CoordinatorIdentity, read_json
 from rayqueue.actors.options import BrokerOptions, CoordinatorOptions
 from rayqueue.actors.partition_replica import PartitionReplica
@@ -24,6 +25,7 @@ from rayqueue.config.broker import BrokerConfig
 from rayqueue.errors import RequestTimeout
 
 HOST = "127.0.0.1"
+GROUPS = -1  # in place of a slot
 
 
 class InProcessCluster:
@@ -38,6 +40,7 @@ class InProcessCluster:
 
     Attributes:
         coordinators: by id. brokers: by id. replicas: by (broker id, slot).
+        groups: the group coordinators, by broker id; there are some once there are consumer groups.
     """
 
     def __init__(
@@ -51,7 +54,8 @@ class InProcessCluster:
         self._coordinator_count = coordinators
         self.brokers: dict[int, Broker] = {}
         self.replicas: dict[tuple[int, int], PartitionReplica] = {}
-        self._stopped: set[tuple[int, int]] = set()
+        self.groups: dict[int, GroupCoordinator] = {}
+        self._stopped: set[tuple[int, int]] = set()  # slots of brokers; GROUPS: the group coordinator
         self._starting = threading.Lock()
 
     def __repr__(self) -> str:
@@ -130,7 +134,9 @@ class InProcessCluster:
             node_id=f"node-{broker_id}",
             pool_size=self.pool_size,
         )
-        self.brokers[broker_id] = Broker(options, lambda slot: self._start_replica(options, slot))
+        self.brokers[broker_id] = Broker(
+            options, lambda slot: self._start_replica(options, slot), lambda: self._start_groups(options)
+        )
 
     def _start_replica(self, options: BrokerOptions, slot: int) -> None:
         key = (options.broker_id, slot)
@@ -138,6 +144,12 @@ class InProcessCluster:
         with self._starting:
             if key not in self._stopped and key not in self.replicas:
                 self.replicas[key] = PartitionReplica(options, slot)
+
+    def _start_groups(self, options: BrokerOptions) -> None:
+        broker_id = options.broker_id
+        with self._starting:
+            if (broker_id, GROUPS) not in self._stopped and broker_id not in self.groups:
+                self.groups[broker_id] = GroupCoordinator(options)
 
     def wait_ready(self, timeout_s: float = 20.0) -> None:
         """Waits until all brokers and replica actors serve."""
@@ -155,11 +167,10 @@ class InProcessCluster:
         """Stops everything, cleanly; first the coordinators: they would elect other leaders meanwhile."""
         for coordinator in sorted(self.coordinators.values(), key=lambda one: one.active):
             coordinator.stop()
-        for broker in self.brokers.values():
-            broker.stop()
-        for replica in self.replicas.values():
-            replica.stop()
+        for one in (*self.brokers.values(), *self.groups.values(), *self.replicas.values()):
+            one.stop()
         self.brokers.clear()
+        self.groups.clear()
         self.replicas.clear()
 
     # --- one by one --------------------------------------------------------------------------------------------------
@@ -177,18 +188,34 @@ class InProcessCluster:
         _wait(replica.ready, timeout_s, "a replica actor", replica)
         return replica
 
+    def stop_groups(self, broker_id: int) -> None:
+        """Stops a group coordinator; its broker does not start it again until `start_groups`."""
+        self._stopped.add((broker_id, GROUPS))
+        self.groups.pop(broker_id).stop()
+
+    def start_groups(self, broker_id: int, timeout_s: float = 20.0) -> GroupCoordinator:
+        """Starts a group coordinator that was stopped: a new incarnation on the same port."""
+        self._stopped.discard((broker_id, GROUPS))
+        self._start_groups(self.brokers[broker_id].options)
+        made = self.groups[broker_id]
+        _wait(made.ready, timeout_s, "a group coordinator", made)
+        return made
+
     def stop_broker(self, broker_id: int) -> None:
-        """Stops a broker with its replica actors in order: first others lead what it leads."""
-        self._stopped |= {(broker_id, slot) for slot in range(self.pool_size)}
+        """Stops a broker with all beside it in order: first others lead what it leads."""
+        self._stopped |= {(broker_id, slot) for slot in (GROUPS, *range(self.pool_size))}
         broker = self.brokers.pop(broker_id)
         broker.leave()
         broker.stop()
+        groups = self.groups.pop(broker_id, None)
+        if groups is not None:
+            groups.stop()
         for slot in range(self.pool_size):
             self.replicas.pop((broker_id, slot)).stop()
 
     def restart_broker(self, broker_id: int, timeout_s: float = 20.0) -> None:
         """Starts a broker that was stopped, on the same directory, and waits until all of it serves."""
-        self._stopped -= {(broker_id, slot) for slot in range(self.pool_size)}
+        self._stopped -= {(broker_id, slot) for slot in (GROUPS, *range(self.pool_size))}
         self.start_broker(broker_id, self._cluster_id)
         self.wait_ready(timeout_s)
 
