@@ -25,10 +25,11 @@ from rayqueue.actors.driver import Driver, die
 from rayqueue.actors.exchange import Exchange
 from rayqueue.actors.group_batches import Latest
 from rayqueue.actors.group_finding import shard_of
-from rayqueue.actors.group_log import Answered, Place, ShardLog
+from rayqueue.actors.group_log import Answered, ShardLog
 from rayqueue.actors.group_places import Places, PlacesFollower
+from rayqueue.actors.group_reading import Place
 from rayqueue.actors.group_sessions import GroupSession, Heartbeat, SessionEnded
-from rayqueue.actors.group_shards import Ask, Shards, replay_all
+from rayqueue.actors.group_shards import NO_GROUPS, Ask, Shards, replay_all
 from rayqueue.actors.identity import DirectoryLock, bind_server, groups_lock
 from rayqueue.actors.logs import write_logs
 from rayqueue.actors.metadata_follower import MetadataFollower
@@ -246,7 +247,7 @@ class GroupCoordinator:
     def _shard_of(self, group_id: str) -> int:
         count = self._shards.count
         if not count:
-            raise NotGroupCoordinator("there are no groups here yet: ask a broker who serves this one")
+            raise NotGroupCoordinator(NO_GROUPS)
         return shard_of(group_id, count)
 
     def _list_groups(self, request: ListGroupsRequest) -> ListGroupsResponse:

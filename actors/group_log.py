@@ -21,24 +21,20 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from itertools import count as counter
-from itertools import zip_longest
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from rayqueue.actors.driver import boot_ms, wall_ms
-from rayqueue.actors.group_batches import Encoded, Latest, encode_batch, read_batches
+from rayqueue.actors.group_batches import Encoded, Latest, encode_batch
+from rayqueue.actors.group_reading import Place, Reading
 from rayqueue.client.data_channel import DataChannel, Exchange
-from rayqueue.errors import OffsetOutOfRange, ProtocolError, RayQueueError, from_wire
+from rayqueue.errors import ProtocolError, RayQueueError, from_wire
 from rayqueue.groups.records import Owner, OwnerKey, decode_record, encode_record, owner_record
 from rayqueue.protocol import codec
 from rayqueue.protocol.messages import (
     GROUP_PRODUCER_BASE,
     PROTOCOL_VERSION,
-    FetchPart,
-    FetchPartition,
-    FetchRequest,
-    FetchResponse,
     Hello,
     ProduceBatch,
     ProduceRequest,
@@ -53,7 +49,6 @@ RETRY_S = 0.02
 RETRY_MAX_S = 1.0
 # Nothing was heard for so long where something is due: what is under way is given up.
 SILENCE_MS = 15_000
-CREDIT = 16 << 20  # bytes the log is read ahead by
 # Requests under way; what comes meanwhile goes into the next one together.
 IN_FLIGHT_MAX = 4
 BATCH_BYTES_MAX = 256 * 1024
@@ -64,18 +59,6 @@ UNSENT_MS = 5
 EPOCHS = 2**15 - 1
 
 OWNER = encode_record((OwnerKey(), None))[0]
-
-
-class Place(NamedTuple):
-    """Where a shard's partition is led: the process of a replica actor, under a leader epoch."""
-
-    topic_id: bytes
-    partition: int
-    leader_epoch: int
-    broker_id: int
-    host: str
-    port: int
-    incarnation: str
 
 
 class Answered(NamedTuple):
@@ -165,14 +148,15 @@ class ShardLog:
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        tries = 0
+        tries, reason = 0, ""
         while not self._stopping.is_set():
-            reason = ""
+            before, reason = reason, ""
             try:
                 self._own()
             except RayQueueError as error:
                 reason = str(error)
-                log.log(logging.DEBUG if self._stopping.is_set() else logging.INFO, "%r: %s", self, error)
+                said = self._stopping.is_set() or reason == before
+                log.log(logging.DEBUG if said else logging.INFO, "%r: %s", self, error)
             except Exception as error:  # of any kind: without this thread nobody would serve the shard
                 reason = repr(error)
                 log.exception("%r cannot be taken over", self)
@@ -188,7 +172,7 @@ class ShardLog:
         self._attempt += 1
         latest: Latest = {}
         self._heard_ms = boot_ms()
-        with closing(_Reading(self._connect("fetch"), self)) as reading:
+        with closing(Reading(self._connect("fetch"), self.place, self)) as reading:
             reading.read(latest, None)
             exchange = self._connect("produce")
             try:
@@ -323,56 +307,6 @@ class ShardLog:
 
     def _is_due(self) -> bool:
         return self._exchange is None or bool(self._in_flight)
-
-
-class _Reading:
-    """Reads the log of a place from its start, as consumers do: what is committed, as it becomes so."""
-
-    def __init__(self, exchange: Exchange, log: ShardLog) -> None:
-        self._exchange = exchange
-        self._log = log
-        self._position = 0
-        self._high_watermark = -1
-        self._subscription = 0
-        self._subscribe(CREDIT)
-
-    def _subscribe(self, credit: int) -> None:
-        place, gone = self._log.place, [self._subscription] if self._subscription else []
-        self._subscription += 1
-        wanted = FetchPartition(
-            self._subscription, place.topic_id, place.partition, self._position, place.leader_epoch, False
-        )
-        self._exchange.send(codec.encode(FetchRequest([wanted], gone, credit)))
-
-    def read(self, latest: Latest, last: int | None) -> None:
-        """Takes in records up to the offset `last`, as soon as that is committed; None: all that are committed now."""
-        while self._high_watermark < 0:
-            self._read_some(latest)
-        while self._position < (self._high_watermark if last is None else last + 1):
-            self._read_some(latest)
-
-    def _read_some(self, latest: Latest) -> None:
-        message, rows = self._exchange.receive()
-        self._log.heard()
-        for part, row in zip_longest(codec.decode(message, FetchResponse).parts, rows):
-            if part.subscription == self._subscription:
-                self._take(part, row, latest)
-
-    def _take(self, part: FetchPart, row: pa.Buffer | None, latest: Latest) -> None:
-        if part.error == OffsetOutOfRange.__name__ and part.log_start > self._position:
-            self._position = part.log_start
-            self._subscribe(0)
-            return
-        if part.error:
-            raise from_wire(part.error, part.message)
-        self._high_watermark = part.high_watermark
-        if row is not None:
-            self._position = read_batches(row, part.entries, latest)
-            self._exchange.send(codec.encode(FetchRequest([], [], row.size)))
-
-    def close(self) -> None:
-        """Reads no further."""
-        self._log.disconnect(self._exchange)
 
 
 def _owner_number(latest: Latest) -> int:

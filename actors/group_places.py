@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from rayqueue.actors.group_log import Place
+from rayqueue.actors.group_reading import Place
 from rayqueue.config.names import GROUPS_TOPIC
 from rayqueue.coordination.records import PartitionRecord, Record, RemoveTopicRecord, TopicRecord
 from rayqueue.coordination.state import ClusterState, Topic

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, assert_never
 from rayqueue.actors.driver import boot_ms, wall_ms
 from rayqueue.actors.group_batches import Latest
 from rayqueue.actors.group_finding import shard_of
-from rayqueue.actors.group_log import Answered, Place, ShardLog
+from rayqueue.actors.group_log import Answered, ShardLog
 from rayqueue.actors.group_places import Places
+from rayqueue.actors.group_reading import Place
 from rayqueue.actors.group_sessions import GroupSession, Heartbeat
 from rayqueue.errors import NotGroupCoordinator, RayQueueError
 from rayqueue.groups import events as ev
@@ -25,6 +26,8 @@ from rayqueue.protocol.group_messages import GroupHeartbeat, GroupHeartbeatRespo
 log = logging.getLogger(__name__)
 
 REPLAYED_AT_ONCE = 2_000  # records; then others have their turn
+
+NO_GROUPS = "no such shard of the groups is known here yet: ask a broker who serves it"
 
 OpenLog = Callable[[Place], ShardLog]
 
@@ -42,15 +45,30 @@ class Ask(NamedTuple):
 
 
 class Shard:
-    """A shard. log: while our broker leads its partition."""
+    """A shard.
+
+    Attributes:
+        log: while our broker leads its partition. problem: why that could not be taken over, "": nothing is known of.
+    """
 
     def __init__(self, number: int, machine: ShardMachine) -> None:
         self.number = number
         self.machine = machine
         self.log: ShardLog | None = None
+        self.problem = ""
 
     def __repr__(self) -> str:
         return f"Shard({self.number}, {self.log})"
+
+    @property
+    def refusal(self) -> str:
+        """Why it is not served, "" when it is."""
+        if self.log is None:
+            return f"shard {self.number} of the groups is another broker's: ask a broker who serves it"
+        if self.log.reign:
+            return ""
+        what = f"shard {self.number} of the groups is being taken over: try again"
+        return f"{what} ({self.problem})" if self.problem else what
 
 
 class Shards:
@@ -110,8 +128,8 @@ class Shards:
         """A member says something on its session."""
         session, message = event
         shard = self._shard_of(message.group_id)
-        if shard is None:
-            session.answer(_not_here(message))
+        if shard is None or shard.refusal:
+            session.answer(_refused(message, NO_GROUPS if shard is None else shard.refusal))
             return
         key = message.group_id, message.member_id
         if key not in session.members:
@@ -132,10 +150,8 @@ class Shards:
     def ask(self, event: Ask) -> None:
         """A request that is no heartbeat."""
         shard = self._shards.get(event.shard)
-        if shard is None:
-            event.answer(
-                NotGroupCoordinator(f"shard {event.shard} of the groups is not known here: ask a broker again")
-            )
+        if shard is None or shard.refusal:
+            event.answer(NotGroupCoordinator(NO_GROUPS if shard is None else shard.refusal))
         else:
             self._request(shard, event.message, event.answer)
 
@@ -198,6 +214,7 @@ class Shards:
         log_.forget()
         shard = self._shards[log_.place.partition]
         if shard.log is log_:
+            shard.problem = reason
             self._step(shard, ev.Resign())
 
     def _current(self, log_: ShardLog) -> Shard:
@@ -242,7 +259,7 @@ class Shards:
                     assert_never(effect)
 
 
-def _not_here(message: GroupHeartbeat) -> GroupHeartbeatResponse:
+def _refused(message: GroupHeartbeat, why: str) -> GroupHeartbeatResponse:
     return GroupHeartbeatResponse(
         message.group_id,
         message.member_id,
@@ -251,7 +268,7 @@ def _not_here(message: GroupHeartbeat) -> GroupHeartbeatResponse:
         0,
         None,
         NotGroupCoordinator.__name__,
-        "there are no groups here yet: ask a broker who serves this one",
+        why,
     )
 
 

@@ -167,8 +167,12 @@ class InProcessCluster:
         """Stops everything, cleanly; first the coordinators: they would elect other leaders meanwhile."""
         for coordinator in sorted(self.coordinators.values(), key=lambda one: one.active):
             coordinator.stop()
-        for one in (*self.brokers.values(), *self.groups.values(), *self.replicas.values()):
-            one.stop()
+        for broker in self.brokers.values():
+            broker.stop()
+        for groups in self.groups.values():
+            groups.stop()
+        for replica in self.replicas.values():
+            replica.stop()
         self.brokers.clear()
         self.groups.clear()
         self.replicas.clear()
