@@ -52,15 +52,15 @@ def retried(call: Callable[[], T], timeout_s: float = WAIT_S) -> T:
 class GroupClient:
     """Asks brokers who serves a group, and that one what is asked; again while nobody does."""
 
-    def __init__(self, bootstrap_servers: Callable[[], str] | str, group_id: str, token: str | None = None) -> None:
-        self._servers = bootstrap_servers if callable(bootstrap_servers) else lambda: bootstrap_servers
+    def __init__(self, bootstrap_servers: str, group_id: str, token: str | None = None) -> None:
+        self._servers = bootstrap_servers
         self.group_id = group_id
         self._token = token
 
     def find(self) -> GroupCoordinatorAddress:
         """Who serves the group, as one of the brokers knows."""
         failed: RayQueueError | None = None
-        for host, port in parse_addresses(self._servers()):
+        for host, port in parse_addresses(self._servers):
             channel = Channel(host, port, self._token)
             try:
                 return channel.call(
