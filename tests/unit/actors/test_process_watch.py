@@ -1,4 +1,4 @@
-"""A broker's watch over a process beside it: one that hangs is ended, by the id of that very process, and no other is."""
+"""A broker's watch over a process beside it: one that hangs is ended, by its id, and no other is."""
 
 from __future__ import annotations
 
