@@ -1,6 +1,6 @@
 """The watch over a broker by the processes beside it: its first replica actor, and those that stand by.
 
-A broker ends replica actors that hang (`replica_watch`), and Ray restarts a process that has ended. Who ends a broker
+A broker ends replica actors that hang (`process_watch`), and Ray restarts a process that has ended. Who ends a broker
 that hangs? The active coordinator notices its silence, but is on another node, and must not wait for Ray. The replica
 actors are beside it, in processes of their own, and one of those waits for work.
 

@@ -163,8 +163,9 @@ def test_file_map_is_the_tree() -> None:
 
 def test_every_wire_message_is_described() -> None:
     text = (ROOT / "docs" / "protocol.md").read_text()
-    tree = ast.parse((ROOT / "rayqueue" / "protocol" / "messages.py").read_text())
-    structs = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    modules = [ROOT / "rayqueue" / "protocol" / name for name in ("messages.py", "group_messages.py")]
+    nodes = [node for path in modules for node in ast.parse(path.read_text()).body]
+    structs = [node.name for node in nodes if isinstance(node, ast.ClassDef)]
     assert [name for name in structs if f"`{name}" not in text] == []
 
 

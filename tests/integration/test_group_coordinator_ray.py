@@ -13,25 +13,27 @@ import ray
 
 import rayqueue
 from rayqueue import AdminClient
-from rayqueue.cluster import Cluster
+from rayqueue.cluster import Cluster, restart
 from rayqueue.cluster_status import ProcessStatus
 from rayqueue.protocol.group_messages import GroupPartition
 from tests.integration.group_client import GroupClient, TestMember
 from tests.integration.waiting import eventually
 
+pytestmark = pytest.mark.timeout(240)
+
 TIMEOUT_S = 60.0
 PARTITIONS = 4
+SETTINGS = {"num.replica.actors": 1, "num.standby.replica.actors": 0, "offsets.topic.num.partitions": 2}
 # From the kill of a group coordinator's process to the next commit: most of it is Ray's start of a process.
-AGAIN_S = 10.0
+AGAIN_S = 20.0
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     data = tmp_path_factory.mktemp("groups")
-    settings = {"num.replica.actors": 1, "num.standby.replica.actors": 0, "offsets.topic.num.partitions": 2}
     try:
-        with rayqueue.start("groups", brokers=2, data_dir=str(data), config=settings) as one:
+        with rayqueue.start("groups", brokers=2, data_dir=str(data), config=SETTINGS) as one:
             assert not groups(one), "before there is a group there is no process for it"
             with AdminClient(bootstrap_servers=one.bootstrap_servers) as admin:
                 admin.create_topic("clicks", partitions=PARTITIONS)
@@ -91,7 +93,7 @@ def test_a_rolling_restart_takes_them_along(cluster: Cluster, client: GroupClien
     other = GroupClient(cluster.bootstrap_servers, "other", cluster.token)
     assert other.commit(partitions) == [""] * PARTITIONS
     before = groups(cluster)
-    assert cluster.restart() == [0, 1]
+    assert restart("groups", timeout_s=TIMEOUT_S) == [0, 1]
     assert other.committed() == partitions
     after = groups(cluster)
     assert all(after[broker_id].pid != before[broker_id].pid for broker_id in before)
@@ -102,14 +104,13 @@ def topic_of(cluster: Cluster) -> bytes:
         return bytes.fromhex(admin.describe_topic("clicks").topic_id)
 
 
-def test_after_a_stop_and_start_all_is_there(cluster: Cluster, client: GroupClient, tmp_path: Path) -> None:
+def test_after_a_stop_and_start_all_is_there(cluster: Cluster, client: GroupClient) -> None:
     partitions = {GroupPartition(topic_of(cluster), n): 5 for n in range(PARTITIONS)}
     assert GroupClient(cluster.bootstrap_servers, "kept", cluster.token).commit(partitions) == [""] * PARTITIONS
     data = Path(cluster.status().data_dir)
     pids = [one.pid for one in cluster.status().processes]
     rayqueue.shutdown("groups")
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()], "a process is left"
-    settings = {"num.replica.actors": 1, "num.standby.replica.actors": 0, "offsets.topic.num.partitions": 2}
-    again = rayqueue.start("groups", brokers=2, data_dir=str(data), config=settings)
+    again = rayqueue.start("groups", brokers=2, data_dir=str(data), config=SETTINGS)
     assert serving(again), "start waits for them"
     assert GroupClient(again.bootstrap_servers, "kept", again.token).committed() == partitions
