@@ -67,7 +67,7 @@ class Hello(msgspec.Struct, array_like=True):
 
     Attributes:
         version: protocol version of the caller.
-        kind: "produce", "fetch", "follow", "watch" or "call".
+        kind: "produce", "fetch", "follow", "watch", "group", "quorum" or "call".
         cluster_id, broker_id, incarnation: whom the caller believes to reach (a reused port never answers for another).
         client_id: for logs.
         token: the cluster's, or empty.

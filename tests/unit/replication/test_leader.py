@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayqueue.config import TopicConfig
-from rayqueue.protocol.messages import LOG_APPEND_TIME, ProduceBatch
+from rayqueue.protocol.messages import GROUP_PRODUCER_BASE, LOG_APPEND_TIME, ProduceBatch
 from rayqueue.replication import events as ev
 from rayqueue.replication.leader_epochs import LeaderEpochs
 from rayqueue.replication.log_facts import LogFacts
@@ -316,3 +316,13 @@ def test_any_history_has_dense_offsets_one_answer_each_and_no_duplicate(steps: A
 
 def states_next(shell: Shell) -> int:
     return sum(a.header.record_count for a in shell.log)
+
+
+def test_a_group_coordinator_of_an_older_leader_epoch_is_refused() -> None:
+    """Others may send what an older leader did not take: their records are the same under any leader."""
+    shell = Shell()
+    shell.produce("late", batch(producer=GROUP_PRODUCER_BASE, epoch=1, sequence=0, leader_epoch=2))
+    assert shell.replies["late"].error == "FencedLeaderEpoch" and not shell.unwritten
+    shell.produce("present", batch(producer=GROUP_PRODUCER_BASE, epoch=1, sequence=0, leader_epoch=3))
+    shell.produce("a user's", batch(producer=5, epoch=1, sequence=0, leader_epoch=2))
+    assert len(shell.unwritten) == 2
