@@ -39,7 +39,7 @@ from rayqueue.actors.progress import Progress
 from rayqueue.config.broker import BrokerConfig
 from rayqueue.coordination.records import Record
 from rayqueue.coordination.state import ClusterState
-from rayqueue.errors import NotGroupCoordinator, RayQueueError, RequestTimeout
+from rayqueue.errors import NotGroupCoordinator, ProcessReplaced, RayQueueError, RequestTimeout
 from rayqueue.groups.config import GroupConfig
 from rayqueue.protocol.group_messages import (
     DeleteGroupRequest,
@@ -98,6 +98,7 @@ class GroupCoordinator:
         self._shards = Shards(options.broker_id, group_config(options.config), self._open_log)
         self._places = PlacesFollower(options.broker_id)
         self._told: Places | None = None
+        self._registered_at = 0  # index of the metadata log just after our registration
         self._server: DataServer | None = None
         self._follower: MetadataFollower | None = None
         self._stopping = threading.Event()
@@ -178,8 +179,11 @@ class GroupCoordinator:
         attempt = 0
         while not self._stopping.is_set():
             try:
-                self._coordinator.call("register_group_actor", request, Registered, REGISTER_TIMEOUT_S)
+                answer = self._coordinator.call("register_group_actor", request, Registered, REGISTER_TIMEOUT_S)
+                self._registered_at = answer.index
                 break
+            except ProcessReplaced:
+                raise  # an earlier one of our requests was taken, then a late one of a process that is over
             except RayQueueError as error:
                 self.progress.waiting(f"the coordinator does not take the registration yet: {error}")
                 attempt += 1
@@ -234,6 +238,9 @@ class GroupCoordinator:
         mine = state.group_actors.get(self.options.broker_id)
         if mine is not None and mine.incarnation == self.incarnation:
             self.progress.running()
+        elif mine is not None and end >= self._registered_at and not self._stopping.is_set():
+            # As in a replica actor: we hold the lock, so that one is over, and was heard late.
+            self._on_failure(ProcessReplaced(f"process {mine.incarnation} is registered in our place"))
 
     # --- exchanges and actions (their connections' threads) ----------------------------------------------------------
 
