@@ -226,7 +226,7 @@ def test_processes_that_were_started_with_one_address_find_the_others_after_a_re
     wait_active(cluster, gone)
     cluster.stop_replica(1)
     broker.stop()
-    again = Broker(options, lambda slot: None)
+    again = Broker(options, lambda slot: None, lambda: None)
     replica = PartitionReplica(options, 0)
     try:
         assert again.ready.wait(WAIT_S), again.report()

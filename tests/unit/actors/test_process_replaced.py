@@ -12,11 +12,13 @@ import rayqueue
 from rayqueue.actors import broker, partition_replica
 from rayqueue.actors.broker import Broker
 from rayqueue.actors.coordinator_channel import CoordinatorChannel
+from rayqueue.actors.group_coordinator import GroupCoordinator
 from rayqueue.actors.partition_replica import PartitionReplica
 from rayqueue.actors.replica_process import PartitionReplicaProcess
 from rayqueue.errors import BrokerNotAvailable, ProcessReplaced
-from rayqueue.protocol.messages import RegisterBroker, RegisterReplicaActor
+from rayqueue.protocol.messages import RegisterBroker, RegisterGroupActor, RegisterReplicaActor
 from rayqueue.testing.inprocess import HOST, InProcessCluster
+from tests.integration.group_client import GroupClient
 from tests.integration.waiting import eventually
 
 WAIT_S = 20.0
@@ -114,7 +116,7 @@ def ended(cluster: InProcessCluster) -> Broker:
 
 
 def next_process(before: Broker, failures: list[BaseException]) -> Broker:
-    return Broker(before.options, lambda slot: None, failures.append)
+    return Broker(before.options, lambda slot: None, lambda: None, failures.append)
 
 
 def test_a_broker_that_reads_of_a_registration_after_its_own_ends(tmp_path: Path) -> None:
@@ -161,3 +163,21 @@ def test_a_broker_whose_start_fails_halfway_goes_on_where_it_was(
             assert refused
         finally:
             made.stop()
+
+
+def test_a_group_coordinator_in_whose_place_another_is_registered_ends(tmp_path: Path) -> None:
+    with InProcessCluster(tmp_path) as cluster:
+        client = GroupClient(cluster.bootstrap_servers, "g")
+        client.committed()
+        cluster.stop_groups(0)
+        failures: list[BaseException] = []
+        groups = GroupCoordinator(cluster.brokers[0].options, failures.append)
+        assert groups.ready.wait(WAIT_S) and not failures
+        cluster.coordinator.ask(RegisterGroupActor(0, "over", HOST, 1))
+        try:
+            eventually(lambda: bool(failures), WAIT_S, "that it ends")
+            assert isinstance(failures[0], ProcessReplaced)
+        finally:
+            groups.stop()
+        cluster.start_groups(0)
+        assert client.committed() == {}

@@ -64,7 +64,7 @@ class Shells:
             coordinator.token, coordinator.options.config, "n", **options,
         )  # fmt: skip
         started = threading.Event()
-        made = Broker(base, lambda slot: started.set())
+        made = Broker(base, lambda slot: started.set(), lambda: None)
         self._running.append(made)
         return made
 

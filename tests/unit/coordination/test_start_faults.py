@@ -90,7 +90,7 @@ def test_a_broker_says_what_its_disk_does_and_starts_when_that_is_over(
     options = BrokerOptions("c", "c1", 0, str(tmp_path), HOST, HOST, addresses, None, coordinator.options.config, "n")
     with monkeypatch.context() as patch:
         broken(patch, tmp_path / "0")
-        broker = Broker(options, lambda slot: None)
+        broker = Broker(options, lambda slot: None, lambda: None)
         try:
             assert said in until_reported(broker, error)
             patch.undo()
