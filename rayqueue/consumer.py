@@ -14,8 +14,11 @@ from rayqueue.client.fetching.arguments import column_names, positive, split_arg
 from rayqueue.client.fetching.assignment import Assignment, Callback, start_of, topic_partition
 from rayqueue.client.fetching.engine import Engine
 from rayqueue.client.fetching.guard import Guard
-from rayqueue.client.fetching.positions import OffsetAndTimestamp, Partition, Positions
+from rayqueue.client.fetching.positions import OffsetAndTimestamp, Partition
 from rayqueue.client.fetching.reader import Reader
+from rayqueue.client.groups.assignment import GroupAssignment
+from rayqueue.client.groups.commits import Commits
+from rayqueue.client.groups.membership import Membership
 from rayqueue.client.subscription import Subscription
 from rayqueue.config import ConsumerConfig
 from rayqueue.errors import ConfigError
@@ -25,11 +28,13 @@ from rayqueue.types import TopicPartition
 __all__ = ["Consumer", "Message", "OffsetAndTimestamp"]
 
 
-class Consumer(Positions):
+class Consumer(Commits):
     """Reads records of topics or partitions, in the order of their offsets in each partition.
 
-    Without a group it stands alone: it reads every partition of what it subscribes to. It is for one thread at a
-    time, does its work inside the calls, and wakes as soon as there is data.
+    With a `group_id` it shares the partitions of what it subscribes to with the other members of its group, and goes
+    on where the group has committed. Without one it stands alone and reads every partition. It is for one thread at a
+    time, does its work inside the calls, and wakes as soon as there is data; that it lives is said to its group by a
+    thread of its own, however long the work between two calls takes.
 
         with Consumer("clicks", auto_offset_reset="earliest") as consumer:
             for message in consumer:
@@ -55,11 +60,17 @@ class Consumer(Positions):
         client = ClusterClient(self._config)
         self._engine = Engine(client, self._config)
         self._machine = self._engine.machine
-        self._assignment = Assignment(self._engine, weakref.ref(self))
+        self._membership = None if self._config.group_id is None else Membership(self._engine)
+        owner = weakref.ref(self)
+        self._assignment: Assignment = (
+            Assignment(self._engine, owner)
+            if self._membership is None
+            else GroupAssignment(self._engine, owner, self._membership)
+        )
         self._reader = Reader(self._engine, self._assignment)
         self._timeout_s = self._config.request_timeout_ms / 1000
         # Streams are closed before gRPC is torn down, also when a consumer is simply forgotten.
-        self._finalize = weakref.finalize(self, self._engine.close)
+        self._finalize = weakref.finalize(self, _end, self._membership, self._engine)
         if names:
             try:
                 self.subscribe(names)
@@ -140,8 +151,7 @@ class Consumer(Positions):
             if partitions is None:
                 self._assignment.clear()
             else:
-                for cursor in self._cursors(tuple(partitions)):
-                    self._machine.revoke(cursor.key)
+                self._assignment.unassign([cursor.key for cursor in self._cursors(tuple(partitions))])
             self._engine.perform()
 
     def assignment(self) -> list[TopicPartition]:
@@ -288,7 +298,16 @@ class Consumer(Positions):
 
     def __repr__(self) -> str:
         state = "closed" if self._guard.closed else f"{len(self._machine.cursors)} partitions"
-        return f"Consumer({self._config.bootstrap_servers!r}, {state})"
+        group = "" if self._membership is None or self._guard.closed else f", {self._membership.describe()}"
+        return f"Consumer({self._config.bootstrap_servers!r}, {state}{group})"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Consumer cannot be pickled: make one in each process, with the same settings")
+
+
+def _end(membership: Membership | None, engine: Engine) -> None:
+    try:
+        if membership is not None:
+            membership.close()
+    finally:
+        engine.close()

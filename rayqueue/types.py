@@ -21,14 +21,25 @@ class TopicPartition:
         topic: the topic's name.
         partition: its number, from 0.
         offset: a position in the partition, or None.
+        metadata: text that is committed with the offset, or None.
+        leader_epoch: of the record before the offset, where it is known.
     """
 
-    __slots__ = ("offset", "partition", "topic")
+    __slots__ = ("leader_epoch", "metadata", "offset", "partition", "topic")
 
-    def __init__(self, topic: str, partition: int, offset: int | None = None) -> None:
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        offset: int | None = None,
+        metadata: str | None = None,
+        leader_epoch: int | None = None,
+    ) -> None:
         self.topic = topic
         self.partition = partition
         self.offset = offset
+        self.metadata = metadata
+        self.leader_epoch = leader_epoch
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TopicPartition):

@@ -35,7 +35,7 @@ ALLOWED: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "rayqueue.replication": ((*PURE, "rayqueue.replication"), {"msgspec", "numpy"}),
     "rayqueue.coordination": ((*PURE, "rayqueue.coordination"), {"msgspec", "numpy"}),
     "rayqueue.groups": ((*GROUPS, "rayqueue.groups"), {"msgspec"}),
-    "rayqueue.client": ((*PURE, "rayqueue.client"), {"msgspec", "numpy"}),
+    "rayqueue.client": ((*GROUPS, "rayqueue.client"), {"msgspec", "numpy"}),
     "rayqueue.storage": ((*PROTOCOL, "rayqueue.storage"), {"google_crc32c", "msgspec", "numpy", "pyarrow"}),
     **dict.fromkeys(PUBLIC_CLIENTS, (CLIENT, CLIENT_OUTSIDE)),
     "rayqueue.perf": ((*CONFIG, *PUBLIC_CLIENTS, "rayqueue.perf"), {"numpy", "pyarrow"}),
@@ -46,7 +46,11 @@ PURE_LAYERS = ("rayqueue.replication", "rayqueue.coordination", "rayqueue.groups
 # The client's modules with I/O, threads or Arrow in them: they follow the rules of producer.py and consumer.py.
 CLIENT_IO = tuple(
     f"rayqueue.client.{name}"
-    for name in ("connection", "cluster_client", "data_channel", "fetching", "framed_socket", "io")
+    for name in (
+        *("connection", "cluster_client", "data_channel", "fetching", "framed_socket", "io"),
+        *(f"groups.{name}" for name in ("assignment", "auto_commit", "calls", "commits", "committer")),
+        *(f"groups.{name}" for name in ("membership", "session", "watch")),
+    )
 )
 # What a machine without side effects has no use for. `random.Random`, handed in, is fine.
 IMPURE = {"asyncio", "concurrent", "multiprocessing", "os", "pathlib", "selectors", "signal", "socket", "subprocess"}

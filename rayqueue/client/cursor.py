@@ -52,7 +52,8 @@ class Cursor:
         buffer: chunks, contiguous; the first contains `position`, the last ends at `fetch_offset`.
         buffered: bytes in `buffer` not yet handed out. charged: those of them that hold credit of the stream.
         drops: how often the buffer was dropped: rows opened before that are void.
-        reset: "earliest", "latest" or "none": look the position up so; None: nothing to look up.
+        reset: how to look the position up (see `Fetcher.assign`); None: nothing to look up.
+        consumed_epoch: the leader epoch under which the record at the position, or those before it, were written; -1.
         reset_after_drain: what is buffered is still good, but the leader has nothing at `fetch_offset` any more.
         limit: hand out nothing at or above this offset; None: no end.
         paused: the user wants nothing now. error: raised by every poll until the user moves the cursor.
@@ -72,6 +73,7 @@ class Cursor:
         "buffer",
         "buffered",
         "charged",
+        "consumed_epoch",
         "drops",
         "error",
         "fetch_offset",
@@ -113,6 +115,7 @@ class Cursor:
         self.paused = False
         self.error: RayQueueError | None = None
         self.leader_epoch = -1
+        self.consumed_epoch = -1
         self.high_watermark = UNKNOWN_OFFSET
         self.log_start = UNKNOWN_OFFSET
         self.mapping: tuple[str, int] | None = None

@@ -213,6 +213,7 @@ class DataChannel:
         if hello.kind in (
             "fetch",
             "follow",
+            "group",
             "quorum",
         ):  # what it sends is little, and taken at once by a server that lives
             framed.give_up_after(UNACKNOWLEDGED_S)

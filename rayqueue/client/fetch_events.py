@@ -219,5 +219,6 @@ class FetchEvents(FetchFollowers):
             return
         cursor.attempts = 0
         cursor.reset = None
-        cursor.position = cursor.fetch_offset = offsets[0]
+        # By a time at which nothing had been written yet: at the end.
+        cursor.position = cursor.fetch_offset = offsets[0] if offsets[0] >= 0 else offsets[-1]
         self._changed(cursor)

@@ -15,7 +15,7 @@ from rayqueue.errors import RayQueueError
 
 class Limits(NamedTuple):
     """Bounds and policies; bytes and ms. `backoff_ms(n)`: the wait after n failures. `near(host)`: whether what listens
-    there may be on this host: then it is worth a look."""
+    there may be on this host: then it is worth a look. `wall_ms()`: the time of day, for resets by duration."""
 
     stream_bytes: int
     partition_bytes: int
@@ -24,6 +24,7 @@ class Limits(NamedTuple):
     metadata_max_age_ms: int
     backoff_ms: Callable[[int], int]
     near: Callable[[str], bool] = lambda host: False
+    wall_ms: Callable[[], int] = lambda: 0
 
 
 class FetchState:

@@ -38,6 +38,9 @@ from rayqueue.protocol.messages import (
     OffsetQuery,
 )
 
+# A position that somebody else finds out: nothing is asked of the leader before it is moved there.
+COMMITTED = "committed"
+
 _QUERIES = {
     "earliest": (EARLIEST_TIMESTAMP,),
     "latest": (LATEST_TIMESTAMP,),
@@ -51,7 +54,8 @@ class Fetcher(FetchEvents):
     # --- the user's moves --------------------------------------------------------------------------------------
 
     def assign(self, topic: str, topic_id: bytes, partition: int, start: int | str) -> Cursor:
-        """Adds a partition that starts at an offset, or by a reset ("earliest", "latest", "none")."""
+        """Adds a partition that starts at an offset, or by a reset ("earliest", "latest", "none", "by_duration:<ms>"),
+        or where it will be moved to (COMMITTED)."""
         cursor = Cursor(topic, topic_id, partition)
         self.cursors[cursor.key] = cursor
         self.seek(cursor, start)
@@ -179,7 +183,7 @@ class Fetcher(FetchEvents):
         if cursor.reset_after_drain and not cursor.buffer and not self._reset(cursor):
             return
         if cursor.position is None:
-            if cursor.resolving is None and (endpoint := self._leader(cursor, now_ms)):
+            if cursor.resolving is None and cursor.reset != COMMITTED and (endpoint := self._leader(cursor, now_ms)):
                 lookups.setdefault(endpoint, []).append(cursor)
             return
         wants = cursor.wants_data and not self._full(cursor)
@@ -233,11 +237,17 @@ class Fetcher(FetchEvents):
         queries = []
         for cursor in cursors:
             cursor.resolving = self._numbers
-            timestamps = _QUERIES[cursor.reset or "none"]
+            timestamps = self._queries(cursor.reset or "none")
             asked.append((cursor, len(timestamps)))
             for timestamp in timestamps:
                 queries.append(OffsetQuery(cursor.topic_id, cursor.partition, timestamp, cursor.leader_epoch))
         return LookUp(self._numbers, endpoint, queries)
+
+    def _queries(self, reset: str) -> tuple[int, ...]:
+        name, _, duration_ms = reset.partition(":")
+        if not duration_ms:
+            return _QUERIES[name]
+        return max(0, self.limits.wall_ms() - int(duration_ms)), LATEST_TIMESTAMP
 
     def _leader(self, cursor: Cursor, now_ms: int) -> Endpoint | None:
         """The leader's address; unknown or older than one already seen: wait for fresh metadata."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from rayqueue.config.settings import (
     INT32_MAX,
+    INT64_MAX,
     Setting,
     Table,
     anything,
@@ -22,7 +25,7 @@ from rayqueue.config.settings import (
 )
 from rayqueue.errors import ConfigError
 
-_GROUPS = "consumer groups are not built yet; without group_id a consumer stands alone (assign, or subscribe to all)"
+GROUP_ID_CHARS_MAX = 249  # as of a topic's name
 
 
 def _addresses(value: Any) -> str:
@@ -50,6 +53,34 @@ _COMMON = (
     Setting("metadata.max.age.ms", 300_000, integer(1, INT32_MAX), "metadata is asked again after"),
     Setting("socket.connection.setup.timeout.ms", 5_000, integer(1, INT32_MAX), "how long connecting may take"),
 )
+
+
+_DURATION = re.compile(r"P(?!$)(?:(\d+)D)?(?:T(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?", re.ASCII)
+BY_DURATION = "by_duration"
+
+
+def _offset_reset(value: Any) -> str:
+    """The policy; a duration as "by_duration:<ms>"."""
+    if isinstance(value, timedelta):
+        ms = value // timedelta(milliseconds=1)
+    else:
+        name, _, text = str(value).partition(":")
+        if value in ("earliest", "latest", "none"):
+            return str(value)
+        found = _DURATION.fullmatch(text.upper())
+        if name != BY_DURATION or not (found or text.isdigit()):
+            raise ValueError("earliest, latest, none, by_duration:P1DT2H30M, or a timedelta")
+        days, hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0, 0, 0, 0)
+        ms = round(1000 * (seconds + 60 * (minutes + 60 * (hours + 24 * days)))) if found else int(text)
+    if not 0 <= ms <= INT64_MAX:
+        raise ValueError("a duration of 0 ms or more")
+    return f"{BY_DURATION}:{ms}"
+
+
+def _group_id(value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= GROUP_ID_CHARS_MAX:
+        raise ValueError(f"text of 1 to {GROUP_ID_CHARS_MAX} characters")
+    return value
 
 
 def _acks(value: Any) -> int:
@@ -100,7 +131,13 @@ PRODUCER_SETTINGS = table(
 
 CONSUMER_SETTINGS = table(
     *_COMMON,
-    Setting("auto.offset.reset", "latest", one_of("earliest", "latest", "none"), "where to start without an offset"),
+    Setting(
+        "auto.offset.reset",
+        "latest",
+        _offset_reset,
+        "where to start without an offset: earliest, latest, none (an error), or by_duration:P1DT2H (KIP-1106; also a "
+        "timedelta): at the first record that is no older",
+    ),
     Setting("max.poll.records", 500, integer(1), "records that iteration takes at a time"),
     Setting("fetch.min.bytes", 1, integer(1, 1 << 30), "wait for so many bytes"),
     Setting("fetch.max.wait.ms", 500, integer(0, INT32_MAX), "but no longer than"),
@@ -110,15 +147,52 @@ CONSUMER_SETTINGS = table(
     Setting("mapped.reads", True, boolean, "map segments that lie on this host"),
     Setting("value.deserializer", None, anything, "f(bytes) -> value, 'json' or 'utf-8'"),
     Setting("key.deserializer", None, anything, "f(bytes) -> key, 'json' or 'utf-8'"),
-    Setting("group.id", None, optional(text), "", later=_GROUPS),
-    Setting("group.instance.id", None, optional(text), "", later=_GROUPS),
-    Setting("enable.auto.commit", True, boolean, "", later=_GROUPS),
-    Setting("auto.commit.interval.ms", 5_000, integer(1), "", later=_GROUPS),
-    Setting("session.timeout.ms", 45_000, integer(1), "", later=_GROUPS),
-    Setting("heartbeat.interval.ms", 3_000, integer(1), "", later=_GROUPS),
-    Setting("max.poll.interval.ms", 300_000, integer(1), "", later=_GROUPS),
-    Setting("partition.assignment", "uniform", text, "", later=_GROUPS),
+    Setting("group.id", None, optional(_group_id), "the group that shares the partitions; none: it stands alone"),
+    Setting(
+        "group.instance.id",
+        None,
+        optional(_group_id),
+        "a name of its own in the group: a member that returns under it within its session finds its partitions kept",
+    ),
+    Setting(
+        "enable.auto.commit",
+        True,
+        boolean,
+        "commit what was handed out before the last poll, each auto.commit.interval.ms, and on revoke and close",
+    ),
+    Setting("auto.commit.interval.ms", 5_000, integer(1, INT32_MAX), "how often"),
+    Setting(
+        "session.timeout.ms",
+        45_000,
+        integer(100, INT32_MAX),
+        "a member not heard of for so long is out of its group; not below 3 heartbeat.interval.ms",
+    ),
+    Setting("heartbeat.interval.ms", 3_000, integer(10, INT32_MAX), "the member's thread says that it lives"),
+    Setting("max.poll.interval.ms", 300_000, integer(1, INT32_MAX), "time between polls that is worth a warning"),
+    Setting(
+        "max.poll.interval.action",
+        "warn",
+        one_of("warn", "leave"),
+        "what follows: warn (it stays a member, and is warned of with its lag), or leave the group until the next poll",
+    ),
+    Setting(
+        "partition.assignment",
+        "uniform",
+        one_of("uniform", "range"),
+        "how the group shares partitions: uniform (balanced, and moved as little as can be), or range (by topic)",
+    ),
     Setting("isolation.level", "read_uncommitted", text, "", later="transactions are not built yet"),
+)
+
+_OF_GROUPS = (
+    "group.instance.id",
+    "enable.auto.commit",
+    "auto.commit.interval.ms",
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
+    "max.poll.interval.ms",
+    "max.poll.interval.action",
+    "partition.assignment",
 )
 
 ADMIN_SETTINGS = table(*_COMMON)
@@ -229,10 +303,43 @@ class ConsumerConfig(CommonConfig):
     mapped_reads: bool
     value_deserializer: Any
     key_deserializer: Any
+    group_id: str | None
+    group_instance_id: str | None
+    enable_auto_commit: bool
+    auto_commit_interval_ms: int
+    session_timeout_ms: int
+    heartbeat_interval_ms: int
+    max_poll_interval_ms: int
+    max_poll_interval_action: str
+    partition_assignment: str
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> ConsumerConfig:
-        return cls(**_attributes(CONSUMER_SETTINGS, given, "consumer"))
+        """Checks the settings, alone and against each other.
+
+        Raises:
+            ConfigError: a setting of groups without a group, or heartbeats too rare for the session.
+        """
+        values = _attributes(CONSUMER_SETTINGS, given, "consumer")
+        named = {key.replace("_", ".") for key in given}
+        if not values["group_id"]:
+            _check_alone(named, values)
+        session, heartbeat = values["session_timeout_ms"], values["heartbeat_interval_ms"]
+        if 3 * heartbeat > session:
+            if "heartbeat.interval.ms" in named:
+                raise ConfigError(
+                    f"heartbeat.interval.ms={heartbeat} is too rare for session.timeout.ms={session}: a third of that "
+                    f"({session // 3}) at most, so that a heartbeat or two may be lost"
+                )
+            values["heartbeat_interval_ms"] = max(10, session // 3)
+        return cls(**values)
+
+
+def _check_alone(named: set[str], values: Mapping[str, Any]) -> None:
+    """A setting that would be without effect is refused; to commit nothing is what a consumer without a group does."""
+    for name in _OF_GROUPS:
+        if name in named and not (name == "enable.auto.commit" and not values["enable_auto_commit"]):
+            raise ConfigError(f"{name} is for members of a group: set group.id too, or leave {name} out")
 
 
 def _attributes(settings: Table, given: Mapping[str, Any], what: str) -> dict[str, Any]:

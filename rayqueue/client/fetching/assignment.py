@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rayqueue.client.fetching.engine import Engine
@@ -47,9 +47,7 @@ class Assignment:
             UnknownTopicOrPartition: a topic named does not exist.
             ConfigError: a callback cannot be called.
         """
-        for name, callback in callbacks.items():
-            if callback is not None and not callable(callback):
-                raise ConfigError(f"{name} is a function (consumer, partitions), not {callback!r}")
+        check_callbacks(callbacks)
         self._look_at(subscription.names, everything=bool(subscription.patterns))
         self.clear()
         self._machine.leaders.asks = subscription.asks()
@@ -76,8 +74,7 @@ class Assignment:
                 raise UnknownTopicOrPartition(f"topic {topic!r} has partitions 0 to {count - 1}, not {partition}")
         if self.subscription is not None:
             self.clear()
-        for key in [key for key in self._machine.cursors if key not in starts]:
-            self._machine.revoke(key)
+        self.unassign([key for key in self._machine.cursors if key not in starts])
         self._machine.leaders.asks = list(names)
         self._seen_image = self._machine.leaders.image
         for key, start in starts.items():
@@ -86,10 +83,18 @@ class Assignment:
             if cursor is None or cursor.topic_id != topic_id:
                 if cursor is not None:
                     self._machine.revoke(key)
-                policy = self._engine.config.auto_offset_reset
-                self._machine.assign(key[0], topic_id, key[1], policy if start is None else start)
+                self._machine.assign(key[0], topic_id, key[1], self._start() if start is None else start)
             elif start is not None:
                 self._machine.seek(cursor, start)
+
+    def _start(self) -> str:
+        """Where a partition begins of which nothing is said."""
+        return self._engine.config.auto_offset_reset
+
+    def unassign(self, keys: list[Key]) -> None:
+        """Stops reading these partitions."""
+        for key in keys:
+            self._machine.revoke(key)
 
     def clear(self) -> None:
         """Reads nothing any more; tells on_revoke."""
@@ -182,6 +187,13 @@ class Assignment:
         finally:
             self.telling = False
         return True
+
+
+def check_callbacks(callbacks: Mapping[str, Any]) -> None:
+    """Raises ConfigError where one cannot be called."""
+    for name, callback in callbacks.items():
+        if callback is not None and not callable(callback):
+            raise ConfigError(f"{name} is a function (consumer, partitions), not {callback!r}")
 
 
 def start_of(tp: TopicPartition) -> int | str | None:

@@ -21,7 +21,7 @@ def ask_metadata(client: ClusterClient, refresh: Refresh, inbox: Inbox) -> None:
         except RayQueueError as error:
             inbox.put(MetadataCame(refresh.topics, error))
 
-    _start(run, "metadata", lambda error: inbox.put(MetadataCame(refresh.topics, error)))
+    in_background(run, "metadata", lambda error: inbox.put(MetadataCame(refresh.topics, error)))
 
 
 def ask_offsets(client: ClusterClient, lookup: LookUp, inbox: Inbox, timeout_s: float) -> None:
@@ -35,10 +35,11 @@ def ask_offsets(client: ClusterClient, lookup: LookUp, inbox: Inbox, timeout_s: 
         except RayQueueError as error:
             inbox.put(OffsetsCame(lookup.number, error))
 
-    _start(run, "offsets", lambda error: inbox.put(OffsetsCame(lookup.number, error)))
+    in_background(run, "offsets", lambda error: inbox.put(OffsetsCame(lookup.number, error)))
 
 
-def _start(run: Callable[[], None], what: str, failed: Callable[[RayQueueError], None]) -> None:
+def in_background(run: Callable[[], None], what: str, failed: Callable[[RayQueueError], None]) -> None:
+    """Runs it on a thread of its own; `failed` is told where there can be none."""
     try:
         threading.Thread(target=run, name=f"rayqueue-{what}", daemon=True).start()
     except RuntimeError as error:  # too many threads: an answer like another, so that it is asked again

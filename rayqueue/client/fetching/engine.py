@@ -15,7 +15,17 @@ from rayqueue.client.fetching.ahead import Ahead
 from rayqueue.client.fetching.background import ask_metadata, ask_offsets
 from rayqueue.client.fetching.chunk import LogChunk, Run
 from rayqueue.client.fetching.fetch_stream import FetchStream
-from rayqueue.client.fetching.inbox import Closed, Event, Inbox, MetadataCame, OffsetsCame, Opened, Received
+from rayqueue.client.fetching.inbox import (
+    Closed,
+    CommittedCame,
+    Event,
+    GroupNews,
+    Inbox,
+    MetadataCame,
+    OffsetsCame,
+    Opened,
+    Received,
+)
 from rayqueue.client.fetching.layout import TopicLayout
 from rayqueue.client.fetching.nearness import may_be_here
 from rayqueue.client.io.interrupts import Uninterrupted
@@ -23,6 +33,7 @@ from rayqueue.client.readiness import Readiness
 from rayqueue.client.streams import Close, DropMapping, Effect, Endpoint, LookUp, Open, Refresh, Send, Warn
 from rayqueue.config.clients import ConsumerConfig
 from rayqueue.errors import CorruptRecord, OffsetOutOfRange, RayQueueError, StorageError
+from rayqueue.protocol.group_messages import CommittedOffset
 from rayqueue.protocol.messages import TopicInfo
 from rayqueue.storage.index import unpack_entries
 from rayqueue.storage.mapped import MappedLog
@@ -65,8 +76,10 @@ class Engine:
                 metadata_max_age_ms=config.metadata_max_age_ms,
                 backoff_ms=lambda attempt: int(client.backoff(attempt) * 1000),
                 near=may_be_here,
+                wall_ms=lambda: time.time_ns() // 1_000_000,
             )
         )
+        self.on_committed: Callable[[int, list[CommittedOffset] | RayQueueError], None] | None = None
         self.readiness = Readiness(config.fetch_min_bytes, config.fetch_max_wait_ms)
         self._cluster_id = ""
         self._timeout_s = config.request_timeout_ms / 1000
@@ -134,6 +147,11 @@ class Engine:
                     self.learn(answer.topics, asked, answer.index)
             case OffsetsCame(number, answer):
                 self.machine.on_offsets(number, answer if isinstance(answer, RayQueueError) else answer.answers)
+            case CommittedCame(number, committed):
+                if self.on_committed is not None:
+                    self.on_committed(number, committed)
+            case GroupNews():
+                pass  # that somebody looks is all
             case _:
                 assert_never(event)
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from rayqueue.client.streams import Endpoint
 from rayqueue.errors import RayQueueError
+from rayqueue.protocol.group_messages import CommittedOffset
 from rayqueue.protocol.messages import FetchResponse, ListOffsetsResponse, MetadataResponse
 
 
@@ -56,7 +57,18 @@ class OffsetsCame(NamedTuple):
     answer: ListOffsetsResponse | RayQueueError
 
 
-Event = Opened | Closed | Received | MetadataCame | OffsetsCame
+class CommittedCame(NamedTuple):
+    """The committed offsets asked for under this number, or why they cannot be had."""
+
+    number: int
+    answer: list[CommittedOffset] | RayQueueError
+
+
+class GroupNews(NamedTuple):
+    """There is something for the reader to look at: of its group, or a commit that is due."""
+
+
+Event = Opened | Closed | Received | MetadataCame | OffsetsCame | CommittedCame | GroupNews
 
 
 # A look at the streams is a system call or two; records that are in hand are given out in between.
@@ -179,7 +191,9 @@ def _close_all(descriptors: tuple[int, ...]) -> None:
 
 
 def _joined(last: Event, event: Event) -> bool:
-    """Joins a message without data to the one before it, if that one has none either."""
+    """Joins a message without data to the one before it, if that one has none either; and news of the group."""
+    if isinstance(event, GroupNews):
+        return isinstance(last, GroupNews)
     if not (isinstance(event, Received) and isinstance(last, Received) and last.stream is event.stream):
         return False
     if event.rows or last.rows or any(part.error for part in event.response.parts):

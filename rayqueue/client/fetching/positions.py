@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from rayqueue.client.cursor import Cursor
 from rayqueue.client.fetching.arguments import timeout_of
@@ -18,11 +18,6 @@ from rayqueue.protocol.messages import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP
 from rayqueue.types import OFFSET_BEGINNING, OFFSET_END, TopicPartition, Watermarks
 
 Partition = TopicPartition | tuple[str, int]
-
-_NO_GROUPS = (
-    "consumer groups are not built yet: keep the offsets yourself (position(tp)) and start there with "
-    "assign([TopicPartition(topic, partition, offset)])"
-)
 
 
 class OffsetAndTimestamp(NamedTuple):
@@ -203,21 +198,3 @@ class Positions:
         for item in given:
             flat += item if isinstance(item, (list, set, frozenset)) else [item]
         return [self._cursor(topic_partition(item)) for item in flat]
-
-    # --- groups ------------------------------------------------------------------------------------------------
-
-    def commit(self, message: Any = None, offsets: Any = None, asynchronous: bool = False) -> NoReturn:
-        """Belongs to groups.
-
-        Raises:
-            ConfigError: always; the message says what to do instead.
-        """
-        raise ConfigError(f"commit needs a group, and {_NO_GROUPS}")
-
-    def committed(self, partitions: Any = None, timeout: float | None = None) -> NoReturn:
-        """Belongs to groups.
-
-        Raises:
-            ConfigError: always; the message says what to do instead.
-        """
-        raise ConfigError(f"committed offsets belong to a group, and {_NO_GROUPS}")
