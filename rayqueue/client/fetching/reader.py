@@ -152,6 +152,7 @@ class Reader:
                 if turn is None:
                     return
                 cursor, layout, run, start, stop = turn
+                cursor.consumed_epoch = run.leader_epoch
                 before.setdefault(cursor, cursor.position)
                 kind = layout.kind
                 if left is not None:
@@ -269,6 +270,7 @@ class Reader:
         self._hand = rows.messages(start, stop)
         self._after, self._end = rows.base_offset + 1, rows.base_offset + stop
         self._cursor, self._drops = cursor, cursor.drops
+        cursor.consumed_epoch = run.leader_epoch
         return True
 
     def _in_hand(self) -> bool:

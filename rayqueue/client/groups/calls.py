@@ -1,4 +1,4 @@
-"""Asking the coordinator of a group: it is found, called over a connection that stays, and found again when it moved."""
+"""Asking the coordinator of a group: found, called over a connection that stays, and found again when it moved."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class CoordinatorCalls:
         self._lock = threading.Lock()
         self._exchange: Exchange | None = None
         self._epoch = -1  # of the coordinator at the other end
+        self._unlucky = -1  # of the one with which it came to nothing last
 
     def call(self, action: str, request: object, reply: type[T], timeout_s: float) -> T:
         """One question; asked again, also of another coordinator, as long as that can help and there is time.
@@ -68,12 +69,14 @@ class CoordinatorCalls:
                 exchange.send(body)
                 answer = exchange.receive_within(left_s)
             except BaseException:  # also Ctrl-C: the answer would be taken for the next question's
+                self._unlucky = self._epoch
                 self._hang_up()
                 raise
             try:
                 return codec.decode_reply(answer, reply)
             except RayQueueError as error:
                 if error.retriable:
+                    self._unlucky = self._epoch
                     self._hang_up()
                 raise
 
@@ -81,11 +84,11 @@ class CoordinatorCalls:
         if self._exchange is not None and self._epoch < self._known():
             self._hang_up()
         if self._exchange is None:
-            address = find_coordinator(self._client, self._group_id, self._known(), left_s)
+            address = find_coordinator(self._client, self._group_id, self._unlucky, left_s)
             if address.leader_epoch < self._known():
                 raise GroupCoordinatorNotAvailable(
-                    f"broker {address.broker_id} is named as the coordinator of group {self._group_id!r} under an older "
-                    f"epoch ({address.leader_epoch}) than has been heard of ({self._known()})"
+                    f"broker {address.broker_id} is named as the coordinator of group {self._group_id!r} under epoch "
+                    f"{address.leader_epoch}, and of epoch {self._known()} has been heard"
                 )
             channel = self._client.data_channel(address.host, address.port)
             try:

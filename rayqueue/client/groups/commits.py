@@ -137,7 +137,8 @@ class Commits(Positions):
 
 def _partitions(offsets: Any) -> list[TopicPartition]:
     if isinstance(offsets, Mapping):
-        return [TopicPartition(*topic_partition(tp), offset) for tp, offset in offsets.items()]
+        named = [(topic_partition(tp), offset) for tp, offset in offsets.items()]
+        return [TopicPartition(tp.topic, tp.partition, offset) for tp, offset in named]
     single = isinstance(offsets, (TopicPartition, tuple))
     return [topic_partition(one) for one in ([offsets] if single else offsets)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections import deque
@@ -63,6 +64,7 @@ class Committer:
         self._timeout_s = timeout_s
         self._changed = threading.Condition()
         self._queue: deque[_Asked] = deque()
+        self._numbers = itertools.count(1)
         self._busy = False  # somebody commits
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -101,7 +103,7 @@ class Committer:
         def once(left_s: float) -> None:
             nonlocal left
             member_id, epoch = self._standing()
-            request = OffsetCommitRequest(self._group_id, member_id, epoch, left)
+            request = OffsetCommitRequest(self._group_id, member_id, epoch, left, next(self._numbers))
             try:
                 errors = self._ask(request, left_s)
             except StaleMemberEpoch as error:

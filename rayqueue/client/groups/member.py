@@ -1,8 +1,8 @@
 """A member of a consumer group as the member sees it (KIP-848), pure.
 
-Events come in through `on_...`, the user's moves (`subscribe`, `leave`) and the reader's (`take`, `gave_up`, `take_lost`);
-`plan` turns the state into effects. Planning is idempotent: a second call without an event or a deadline in between
-yields nothing.
+Events come in through `on_...`, the user's moves (`subscribe`, `leave`) and the reader's (`take`, `gave_up`,
+`take_lost`); `plan` turns the state into effects. Planning is idempotent: a second call without an event or a deadline
+in between yields nothing.
 
     OUT --subscribe--> JOINING --answered--> IN --leave--> LEAVING --answered, or time is out--> OUT
                           ^                  |
@@ -14,10 +14,12 @@ What it holds changes in steps, each of which the other side waits for:
     told without p --> reader gives p up, `gave_up` --> heartbeat `owned` without p --> p goes to another
     told with p --> reader takes p, `take` --> heartbeat `owned` with p
 
-`take` asks and takes in one step. Were p looked up first and taken later, the coordinator could take p back in between,
-read in a heartbeat that it is not owned, and give it to another while the reader takes it.
+A heartbeat bears the epoch of the newest assignment heard, and with it `owned` answers that one. So `take` asks and
+takes in one step: were p looked up first and taken later, the coordinator could take p back in between, hear under the
+newer epoch that p is not owned, and give it to another while the reader takes it.
 
-The way to the coordinator (`Link`) is apart from that: while it is lost the member keeps what it holds, for its session.
+The way to the coordinator (`Link`) is apart from that: while there is none the member keeps what it holds, for the
+length of its session.
 """
 
 from __future__ import annotations
@@ -107,14 +109,15 @@ class MemberMachine:
         self._failures = 0  # in a row
         self._refusals = 0  # times fenced in a row
         self._find_ms = 0  # when to look for the coordinator
+        self._unlucky = -1  # the epoch of the coordinator found last, with which it came to nothing
+        self._address_epoch = -1
         self._warn_ms: int | None = None
         # Of the open exchange:
-        self._whole = True  # nothing was said yet, so all is to be said
-        self._say_topics = self._say_owned = False
+        self._whole = True  # nothing was said yet, or the subscription has changed: all is to be said
+        self._say_owned = False
         self._urgent = False  # there is news for the coordinator
         self._beat_ms = 0  # when the next heartbeat is due without any
         self._asked_ms: int | None = None  # when the oldest heartbeat was sent that is not answered
-        self._heard = 0
         # Of the membership:
         self._answered_ms = 0  # when the newest heartbeat was sent that was answered
         self._known_there = False  # a coordinator may hold us for a member
@@ -131,7 +134,7 @@ class MemberMachine:
         names = frozenset(topics)
         if names != self.topics:
             self.topics = names
-            self._say_topics = self._urgent = True
+            self._whole = self._urgent = True
             self._tell()
         if self.phase is Phase.OUT:
             self.phase = Phase.JOINING
@@ -208,6 +211,7 @@ class MemberMachine:
             self._unlink(f"broker {answer.broker_id} served it under an older epoch ({answer.leader_epoch})", now_ms)
         else:
             self._link = Link.OPENING
+            self._address_epoch = answer.leader_epoch
             self._effects.append(Connect(answer))
 
     def on_opened(self, now_ms: int) -> None:
@@ -215,7 +219,6 @@ class MemberMachine:
         if self._link is Link.OPENING:
             self._link = Link.OPEN
             self._whole = self._urgent = True
-            self._heard = 0
             self._asked_ms = None
             self._beat_ms = now_ms
 
@@ -244,21 +247,21 @@ class MemberMachine:
                 self._left()
             return
         self.phase = Phase.IN
-        self.epoch = response.member_epoch
         self._interval_ms = max(1, min(self.member.heartbeat_interval_ms, response.heartbeat_interval_ms))
         self._beat_ms = min(self._beat_ms, now_ms + self._interval_ms)
+        before, self.epoch = self.epoch, response.member_epoch
         if response.assignment is not None:
-            self._assigned(response)
+            self._assigned(response, before)
 
-    def _assigned(self, response: GroupHeartbeatResponse) -> None:
+    def _assigned(self, response: GroupHeartbeatResponse, before: int) -> None:
         self._refusals = 0
         target = {
             GroupPartition(topic.topic_id, partition): topic.topic
             for topic in response.assignment or ()
             for partition in topic.partitions
         }
-        if target != self._target or response.number != self._heard:
-            self._target, self._heard = target, response.number
+        if target != self._target or self.epoch != before:
+            self._target = target
             self._say_owned = True
             self._tell()
             # Where the reader has to give something up, that is said when it has.
@@ -314,6 +317,7 @@ class MemberMachine:
     # --- the way to the coordinator ----------------------------------------------------------------------------------
 
     def _failed(self, error: RayQueueError, now_ms: int) -> None:
+        self._link = Link.NONE
         if isinstance(error, FINAL):
             self._fail(error)
         else:
@@ -331,6 +335,7 @@ class MemberMachine:
     def _unlink(self, why: str, now_ms: int) -> None:
         """There is no way to the coordinator: another is looked for, the first time at once."""
         self._link = Link.NONE
+        self._unlucky, self._address_epoch = max(self._unlucky, self._address_epoch), -1
         self._find_ms = now_ms + (self.member.backoff_ms(self._failures - 1) if self._failures else 0)
         self._failures += 1
         self.trouble = why
@@ -366,12 +371,12 @@ class MemberMachine:
         return effects
 
     def _look_after_link(self, now_ms: int) -> None:
-        if self._link is Link.OPEN and self._asked_ms is not None:
-            if now_ms >= self._asked_ms + self.member.answer_timeout_ms:
-                self._hang_up(f"a heartbeat is not answered for {self.member.answer_timeout_ms} ms", now_ms)
+        patience_ms = self.member.answer_timeout_ms
+        if self._link is Link.OPEN and self._asked_ms is not None and now_ms >= self._asked_ms + patience_ms:
+            self._hang_up(f"a heartbeat is not answered for {patience_ms} ms", now_ms)
         if self._link is Link.NONE and now_ms >= self._find_ms:
             self._link = Link.FINDING
-            self._effects.append(Find(self.coordinator_epoch))
+            self._effects.append(Find(self._unlucky))
         elif self._may_say() and (self._urgent or now_ms >= self._beat_ms):
             self._say(now_ms)
         if self._warn_ms is not None and now_ms >= self._warn_ms:
@@ -383,19 +388,17 @@ class MemberMachine:
         return self._link is Link.OPEN and (self.phase is not Phase.JOINING or self._asked_ms is None)
 
     def _say(self, now_ms: int) -> None:
-        me, whole = self.member, self._whole
-        leaving = self.phase is Phase.LEAVING
+        me = self.member
         goodbye = LEAVE_STATIC_EPOCH if me.instance_id else LEAVE_EPOCH
-        beat = GroupHeartbeat(me.group_id, me.member_id, goodbye if leaving else self.epoch, heard=self._heard)
-        if whole:
-            beat.instance_id, beat.host, beat.client_id = me.instance_id, me.host, me.client_id
-            beat.local_brokers, beat.assignor = self.local_brokers, me.assignor
-        beat.session_timeout_ms, beat.rebalance_timeout_ms = me.session_timeout_ms, me.rebalance_timeout_ms
-        if whole or self._say_topics:
-            beat.topics = sorted(self.topics)
-        if whole or self._say_owned:
+        epoch = goodbye if self.phase is Phase.LEAVING else self.epoch
+        beat = GroupHeartbeat(me.group_id, me.member_id, epoch, me.instance_id)
+        if self._whole:
+            beat.host, beat.client_id, beat.local_brokers = me.host, me.client_id, self.local_brokers
+            beat.session_timeout_ms, beat.rebalance_timeout_ms = me.session_timeout_ms, me.rebalance_timeout_ms
+            beat.topics, beat.assignor = sorted(self.topics), me.assignor
+        if self._whole or self._say_owned:
             beat.owned = sorted(self.held)
-        self._whole = self._say_topics = self._say_owned = self._urgent = False
+        self._whole = self._say_owned = self._urgent = False
         self._known_there = True
         self._beat_ms = now_ms + self._interval_ms
         if self._asked_ms is None:

@@ -54,7 +54,11 @@ class GroupSession:
     """
 
     def __init__(
-        self, client: ClusterClient, member: Member, wake: Callable[[], None], chores: Iterable[Callable[[int], int]] = ()
+        self,
+        client: ClusterClient,
+        member: Member,
+        wake: Callable[[], None],
+        chores: Iterable[Callable[[int], int]] = (),
     ) -> None:
         self.machine = MemberMachine(member)
         self.lock = threading.Lock()  # of the machine

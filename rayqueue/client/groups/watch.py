@@ -26,7 +26,7 @@ ASK_S = 1.0
 WAIT_MS = 5_000  # nobody asks why when it takes less
 ASK_EVERY_MS = 10_000
 SHOWN_MAX = 5
-LATER_MS = 3_600_000
+LOOK_MS = 1_000
 
 
 class Nudge:
@@ -115,7 +115,7 @@ class WaitingWatch:
         session = self.session
         if session is None or session.machine.phase is not Phase.IN or session.machine.held:
             self._since_ms, self.text = None, ""
-            return now_ms + 1000 if session is not None and session.machine.phase is not Phase.OUT else now_ms + LATER_MS
+            return now_ms + LOOK_MS
         if self._since_ms is None:
             self._since_ms, self._ask_ms = now_ms, now_ms + WAIT_MS
         if now_ms >= self._ask_ms:
@@ -130,7 +130,7 @@ class WaitingWatch:
             if self.text != self._logged:
                 self._logged = self.text
                 log.warning("group %r: member %s has nothing to read, %s", member.group_id, member.member_id, self.text)
-        return min(self._ask_ms, now_ms + 1000)
+        return min(self._ask_ms, now_ms + LOOK_MS)
 
 
 def why_nothing(group: DescribeGroupResponse, member_id: str) -> str:
