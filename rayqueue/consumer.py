@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn
 import pyarrow as pa
 
 from rayqueue.client.cluster_client import ClusterClient
+from rayqueue.client.fetcher import COMMITTED
 from rayqueue.client.fetching.arguments import column_names, positive, split_arguments, timeout_of, topic_list
 from rayqueue.client.fetching.assignment import Assignment, Callback, start_of, topic_partition
 from rayqueue.client.fetching.engine import Engine
@@ -142,7 +143,7 @@ class Consumer(Commits):
                 return
             self._reader.let_go()
             self._assignment.assign(wanted)
-            self._fix_latest()
+            self._fix_latest(*([COMMITTED] if self._config.auto_offset_reset == "latest" else []))
 
     def unassign(self, partitions: Iterable[Partition] | None = None) -> None:
         """Stops reading these partitions; None: all."""
@@ -261,18 +262,12 @@ class Consumer(Commits):
         if stop_at != "latest":
             raise ConfigError(f"stop_at is None or 'latest', not {stop_at!r}")
         self._reader.let_go()
-        ends = self._ends(sorted(self._machine.cursors))
-        self._assignment.frozen = True
-        for key, end in ends.items():
-            self._machine.limit(self._machine.cursors[key], end)
-        return lambda: all(cursor.finished for cursor in self._machine.cursors.values())
+        return self._assignment.freeze(self._ends)
 
     def _thaw(self, frozen: bool) -> None:
         if frozen and not self._guard.closed:
             self._reader.let_go()
-            self._assignment.frozen = False
-            for cursor in self._machine.cursors.values():
-                self._machine.limit(cursor, None)
+            self._assignment.thaw()
 
     # --- the end -----------------------------------------------------------------------------------------------
 
@@ -294,6 +289,10 @@ class Consumer(Commits):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and self._membership is not None and not self._guard.shut:
+            # What it was handed last was not processed: it is not committed, and read again.
+            with self._guard:
+                self._reader.take_back()
         self.close()
 
     def __repr__(self) -> str:

@@ -136,6 +136,25 @@ class Assignment:
                 response = client.refresh(asked)
         self._engine.learn(response.topics, asked, response.index)
 
+    # --- iteration that ends -----------------------------------------------------------------------------------
+
+    def freeze(self, ends_of: Callable[[list[Key]], dict[Key, int]]) -> Callable[[], bool]:
+        """Nothing is handed out at or above the ends as of now; gives what says whether all below was."""
+        ends = ends_of(sorted(self._machine.cursors))
+        self.frozen = True
+        for key, end in ends.items():
+            self._machine.limit(self._machine.cursors[key], end)
+        return self._finished
+
+    def _finished(self) -> bool:
+        return all(cursor.finished for cursor in self._machine.cursors.values())
+
+    def thaw(self) -> None:
+        """There is no end any more."""
+        self.frozen = False
+        for cursor in self._machine.cursors.values():
+            self._machine.limit(cursor, None)
+
     # --- found out by metadata ---------------------------------------------------------------------------------
 
     def follow(self) -> None:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
+from weakref import WeakMethod
 
 from rayqueue.client.cluster_client import ClusterClient
 from rayqueue.client.cursor import Cursor
@@ -79,7 +80,8 @@ class Engine:
                 wall_ms=lambda: time.time_ns() // 1_000_000,
             )
         )
-        self.on_committed: Callable[[int, list[CommittedOffset] | RayQueueError], None] | None = None
+        # Weak: whoever keeps the engine must not keep the callbacks of a consumer that is forgotten.
+        self.on_committed: WeakMethod[Callable[[int, list[CommittedOffset] | RayQueueError], None]] | None = None
         self.readiness = Readiness(config.fetch_min_bytes, config.fetch_max_wait_ms)
         self._cluster_id = ""
         self._timeout_s = config.request_timeout_ms / 1000
@@ -148,8 +150,9 @@ class Engine:
             case OffsetsCame(number, answer):
                 self.machine.on_offsets(number, answer if isinstance(answer, RayQueueError) else answer.answers)
             case CommittedCame(number, committed):
-                if self.on_committed is not None:
-                    self.on_committed(number, committed)
+                handler = None if self.on_committed is None else self.on_committed()
+                if handler is not None:
+                    handler(number, committed)
             case GroupNews():
                 pass  # that somebody looks is all
             case _:

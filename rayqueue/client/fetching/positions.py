@@ -72,9 +72,10 @@ class Positions:
                 self._engine.machine.seek(cursor, "earliest" if offset == OFFSET_BEGINNING else "latest")
             self._fix_latest()
 
-    def _fix_latest(self) -> None:
-        """The end is the end as of this call, not as of the next poll: so it is looked up now."""
-        waiting = [c.key for c in self._engine.machine.cursors.values() if c.reset == "latest"]
+    def _fix_latest(self, *also: str) -> None:
+        """The end is the end as of this call, not as of the next poll: so it is looked up now. also: other resets
+        that may come to that."""
+        waiting = [c.key for c in self._engine.machine.cursors.values() if c.reset in ("latest", *also)]
         if waiting:
             self._reader.await_positions(self._timeout_s, waiting)
         else:

@@ -55,6 +55,7 @@ class Reader:
         self._end = 0
         self._drops = 0
         self._inbox = engine.inbox
+        self._given: dict[Cursor, int | None] = {}  # positions before the last `consume` or `table`
 
     # --- ways out ----------------------------------------------------------------------------------------------
 
@@ -63,6 +64,7 @@ class Reader:
         try:
             message = None if self._inbox.events else next(self._hand, None)
             if message is None:
+                self._given = {}
                 if not self._await(timeout_of(timeout), self._grab):
                     return None
                 message = next(self._hand)
@@ -76,6 +78,7 @@ class Reader:
         """Up to `count` records, as soon as there are any."""
         found: list[Message] = []
         before: dict[Cursor, int | None] = {}
+        self._given = before
         try:
             if self._holds(count) or self._await(timeout_s, self._grab):
                 self._take(found, count, before)
@@ -114,6 +117,7 @@ class Reader:
         self.let_go()
         found: list[Stretch] = []
         before: dict[Cursor, int | None] = {}
+        self._given = before
         try:
             if self._await(timeout_s, self._engine.anything, until):
                 self._gather(found, max_records, columns, before)
@@ -180,19 +184,21 @@ class Reader:
         return _empty(schema if columns is None else pa.schema([schema.field(name) for name in columns]))
 
     def messages(self, batch: int, until: Callable[[], bool] | None, guard: Guard) -> Iterator[Message]:
-        """Records one after another; looks around (other partitions, news) after each `batch` of them."""
+        """Records one after another; looks around for other partitions after each `batch` of them."""
+        inbox = self._inbox
         while True:
             with guard:
                 if not self._await(None, self._grab, until):
                     return
             hand, cursor, after = self._hand, self._cursor, self._after
             assert cursor is not None
+            self._given = {}
             try:
                 for message in islice(hand, batch):
                     cursor.position = after + message._row
                     yield message
-                    if self._hand is not hand:
-                        break  # the user has moved
+                    if self._hand is not hand or inbox.events:
+                        break  # the user has moved, or there is news
             except KeyboardInterrupt:
                 with guard:
                     self.let_go()
@@ -289,6 +295,14 @@ class Reader:
         if cursor is not None and cursor.position is not None and cursor.drops == self._drops:
             self._machine.advance(cursor, cursor.position)
         self._forget_hand()
+
+    def take_back(self) -> None:
+        """What the last call handed out counts as not handed out: its user could not make use of it."""
+        cursor, before = self._cursor, dict(self._given)
+        if not before and cursor is not None and cursor.position is not None and cursor.position >= self._after:
+            before[cursor] = cursor.position - 1  # by `poll`, or by iteration
+        self._put_back(before)
+        self._given = {}
 
     def _put_back(self, before: dict[Cursor, int | None]) -> None:
         """What was taken and did not get out, since Ctrl-C came, is fetched again: these were the positions."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rayqueue.client.cursor import Cursor
@@ -14,6 +15,7 @@ from rayqueue.client.fetching.engine import Engine
 from rayqueue.client.fetching.inbox import CommittedCame
 from rayqueue.client.groups.membership import Membership
 from rayqueue.client.groups.session import now_ms
+from rayqueue.client.io.interrupts import Uninterrupted
 from rayqueue.client.subscription import Subscription
 from rayqueue.errors import RayQueueError
 from rayqueue.protocol.group_messages import CommittedOffset, GroupPartition
@@ -40,8 +42,9 @@ class GroupAssignment(Assignment):
         self._retry_ms: int | None = None  # when to ask anew for committed offsets
         self._again: list[Cursor] = []  # of these
         self._awaits_topics = False  # partitions are to be taken that metadata does not have yet
+        self._ends: dict[Key, int] = {}  # where iteration ends, while `frozen`
         self._known: dict[bytes, int] = {}  # partitions there were of each topic when it was first seen
-        engine.on_committed = self._committed
+        engine.on_committed = weakref.WeakMethod(self._committed)
 
     # --- asked for by the user ---------------------------------------------------------------------------------------
 
@@ -66,7 +69,8 @@ class GroupAssignment(Assignment):
         """Reads these without being a member; a partition begins at what was committed, unless it is said where."""
         before = set(self._machine.cursors.values())
         super().assign(partitions)
-        self._session.start()  # it sees to automatic commits
+        if self._auto.enabled:
+            self._session.start()
         self._ask_committed([cursor for cursor in self._machine.cursors.values() if cursor not in before])
 
     def _start(self) -> str:
@@ -74,20 +78,20 @@ class GroupAssignment(Assignment):
 
     def unassign(self, keys: list[Key]) -> None:
         """Stops reading these partitions; what was handed out of them is committed."""
-        self._drop(keys, commit=True)
+        self._give_up(keys)
 
     def clear(self) -> None:
         """Reads nothing any more: commits, tells on_revoke, leaves the group."""
-        keys = sorted(self._machine.cursors)
         try:
-            self._give_up(keys, "on_revoke" if self.subscription is not None else "")
+            self._note_lost()
+            self._give_up(sorted(self._machine.cursors), "on_revoke" if self.subscription is not None else "")
         finally:
+            self._due.clear()
             self.subscription = None
             self._callbacks = {}
             self._machine.leaders.asks = []
             if self._membership.subscribed:
                 self._session.leave()
-                self._session.take_lost()
                 self._membership.subscribed = False
 
     def _names(self) -> list[str]:
@@ -98,6 +102,24 @@ class GroupAssignment(Assignment):
         for topic in found:
             self._known.setdefault(topic.topic_id, len(topic.partitions))
         return [*self.subscription.names, *(topic.name for topic in found)]
+
+    # --- iteration that ends -----------------------------------------------------------------------------------------
+
+    def freeze(self, ends_of: Callable[[list[Key]], dict[Key, int]]) -> Callable[[], bool]:
+        """Of a member: also what it is given later ends where it ended now. It has an end when nothing is left of what
+        it holds, and the group is not about to give it more."""
+        if self.subscription is None:
+            return super().freeze(ends_of)
+        self._ends = ends_of(sorted(self.subscription.partitions(self._machine.leaders.topics.values())))
+        self.frozen = True
+        for key, cursor in self._machine.cursors.items():
+            self._machine.limit(cursor, self._ends.get(key, 0))
+        return self._finished
+
+    def _finished(self) -> bool:
+        if not super()._finished():
+            return False
+        return self.subscription is None or (not self._session.news and self._membership.waiting.settled())
 
     # --- found out by metadata, and told by the group ----------------------------------------------------------------
 
@@ -133,41 +155,48 @@ class GroupAssignment(Assignment):
         self._session.subscribe(self._names())
         gone = [key for key, c in self._machine.cursors.items() if not leaders.exists(c.topic, c.topic_id, c.partition)]
         if gone:
-            self._lose(gone)
+            with Uninterrupted():
+                self._lose(gone)
+            self.tell()
         if self._awaits_topics:
             self._session.news = True
 
     def _changes(self, now: int) -> None:
+        self._note_lost()
         changes = self._session.changes()
-        if changes.lost:
-            self._session.take_lost()
-            self._lose([(topic, part.partition) for part, topic in changes.lost.items()])
-            changes = self._session.changes()
         if changes.revoke:
             self._give_up([(topic, part.partition) for part, topic in changes.revoke.items()], "on_revoke")
         if changes.assign:
             self._take(changes.assign, now)
         if self._session.error is not None:
             self._machine.fatal = self._session.error
+        self._engine.perform()
+
+    def _note_lost(self) -> None:
+        with Uninterrupted():
+            lost = self._session.take_lost()
+            self._lose([(topic, part.partition) for part, topic in lost.items()])
+        self.tell()
 
     def _lose(self, keys: list[Key]) -> None:
         """They are not ours any more, or not there any more: nothing of them can be committed."""
         held = [key for key in sorted(keys) if key in self._machine.cursors]
-        self._drop(held, commit=False)
-        self._call("on_lost" if self._callbacks.get("on_lost") else "on_revoke", held)
+        self._drop(held)
+        self._callback("on_lost" if self._callbacks.get("on_lost") else "on_revoke", held)
 
-    def _give_up(self, keys: list[Key], callback: str) -> None:
+    def _give_up(self, keys: list[Key], callback: str = "") -> None:
+        """Commits, tells, lets go. An error of the callback comes out when that is done."""
         held = [key for key in sorted(keys) if key in self._machine.cursors]
         self._auto.finish([self._machine.cursors[key] for key in held])
         try:
-            self._call(callback, held)
+            self._callback(callback, held)
+            self.tell()
         finally:
-            self._drop(held, commit=False)
+            with Uninterrupted():
+                self._drop(held)
 
-    def _drop(self, keys: list[Key], commit: bool) -> None:
-        cursors = [self._machine.cursors[key] for key in keys]
-        if commit:
-            self._auto.finish(cursors)
+    def _drop(self, keys: list[Key]) -> None:
+        cursors = [self._machine.cursors[key] for key in keys if key in self._machine.cursors]
         for cursor in cursors:
             self._machine.revoke(cursor.key)
             self._auto.forget(cursor)
@@ -181,24 +210,16 @@ class GroupAssignment(Assignment):
         self._awaits_topics = len(there) < len(assigned)
         if self._awaits_topics:
             leaders.ask_by(now + self._machine.limits.backoff_ms(3))
-        cursors = []
-        for part in self._session.take(there):
-            cursor = self._machine.assign(assigned[part], part.topic_id, part.partition, COMMITTED)
-            if self.frozen:
-                self._machine.limit(cursor, 0)
-            cursors.append(cursor)
-        self._ask_committed(cursors)
-        self._call("on_assign", sorted(cursor.key for cursor in cursors))
-
-    def _call(self, name: str, keys: list[Key]) -> None:
-        callback = self._callbacks.get(name)
-        if callback is None or not keys:
-            return
-        self.telling = True
-        try:
-            callback(self._owner(), [TopicPartition(*key) for key in keys])
-        finally:
-            self.telling = False
+        with Uninterrupted():
+            cursors = []
+            for part in self._session.take(there):
+                cursor = self._machine.assign(assigned[part], part.topic_id, part.partition, COMMITTED)
+                if self.frozen:
+                    self._machine.limit(cursor, self._ends.get(cursor.key, 0))
+                cursors.append(cursor)
+            self._ask_committed(cursors)
+            self._callback("on_assign", sorted(cursor.key for cursor in cursors))
+        self.tell()
 
     # --- where to begin ----------------------------------------------------------------------------------------------
 

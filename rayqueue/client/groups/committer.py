@@ -169,7 +169,7 @@ class Committer:
         """Ends when there was nothing to do for a while; the next commit in the background starts another."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: (self._queue and not self._busy) or self._closed, _IDLE_S)
+                self._changed.wait_for(lambda: not self._busy and (self._queue or self._closed), _IDLE_S)
                 if not self._queue:
                     self._thread = None
                     return

@@ -1,8 +1,9 @@
-"""Who a member of a group is, and what its machine wants done. Pure."""
+"""Who a member of a group is, where it stands, and what its machine wants done. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from typing import NamedTuple
 
 from rayqueue.protocol.group_messages import GroupCoordinatorAddress, GroupHeartbeat, GroupPartition
@@ -35,6 +36,25 @@ class Member(NamedTuple):
     answer_timeout_ms: int
     leave_timeout_ms: int
     backoff_ms: Callable[[int], int]
+
+
+class Phase(Enum):
+    """Where a member stands."""
+
+    OUT = "not in the group"
+    JOINING = "joining"
+    IN = "in the group"
+    LEAVING = "leaving"
+    FAILED = "refused"
+
+
+class Link(Enum):
+    """Where the way to the coordinator stands."""
+
+    NONE = "none"
+    FINDING = "finding"
+    OPENING = "opening"
+    OPEN = "open"
 
 
 class Changes(NamedTuple):

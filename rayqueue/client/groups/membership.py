@@ -39,15 +39,18 @@ class Membership:
         self.polls = PollWatch(
             client, engine.machine, config.max_poll_interval_ms, config.max_poll_interval_action == "leave", now
         )
-        self.calls = CoordinatorCalls(client, self.group_id, config.client_id, lambda: self.session.coordinator_epoch)
-        self.waiting = WaitingWatch(self.calls)
+
+        def calls() -> CoordinatorCalls:
+            return CoordinatorCalls(client, self.group_id, config.client_id, lambda: self.session.coordinator_epoch)
+
+        self.waiting = WaitingWatch(calls(), wake)
         every_ms = max(1, config.max_poll_interval_ms // 3)
         if config.enable_auto_commit:
             every_ms = min(every_ms, config.auto_commit_interval_ms)
         chores = (Nudge(wake, every_ms, now), self.polls, self.waiting)
         self.session = self.polls.session = self.waiting.session = GroupSession(client, self.member, wake, chores)
         self.committer = Committer(
-            client, self.calls, self.group_id, self.standing, self.session.holds, config.request_timeout_ms / 1000
+            client, calls(), self.group_id, self.standing, self.session.holds, config.request_timeout_ms / 1000
         )
         self.auto = AutoCommit(self.committer, config.enable_auto_commit, config.auto_commit_interval_ms, now)
 

@@ -16,7 +16,7 @@ from rayqueue.client.cluster_client import ClusterClient
 from rayqueue.client.data_channel import Exchange
 from rayqueue.client.fetching.nearness import may_be_here
 from rayqueue.client.groups.calls import find_coordinator, hello_to
-from rayqueue.client.groups.member import MemberMachine, Phase
+from rayqueue.client.groups.member import MemberMachine
 from rayqueue.client.groups.member_effects import (
     Changes,
     Connect,
@@ -24,6 +24,7 @@ from rayqueue.client.groups.member_effects import (
     Find,
     HangUp,
     Member,
+    Phase,
     Say,
     Tell,
     Warn,
@@ -69,6 +70,7 @@ class GroupSession:
         self._closed = False
         self._out = threading.Event()
         self._exchange: Exchange | None = None
+        self._local_brokers: list[int] | None = None
         self._decode = codec.decoder(GroupHeartbeatResponse).decode
         self._bell = threading.Lock()
         self._bell_read, self._bell_write = os.pipe()
@@ -104,7 +106,7 @@ class GroupSession:
         with self.lock:
             self.machine.subscribe(topics)
             self.news = True
-        self._ring()
+        self.ring()
 
     def changes(self) -> Changes:
         """As the machine's."""
@@ -116,14 +118,14 @@ class GroupSession:
         """As the machine's."""
         with self.lock:
             taken = self.machine.take(partitions)
-        self._ring()
+        self.ring()
         return taken
 
     def gave_up(self, partitions: Iterable[GroupPartition]) -> None:
         """As the machine's."""
         with self.lock:
             self.machine.gave_up(partitions)
-        self._ring()
+        self.ring()
 
     def take_lost(self) -> dict[GroupPartition, str]:
         """As the machine's."""
@@ -145,7 +147,7 @@ class GroupSession:
             self._out.clear()
             self.machine.leave(now_ms())
             self.news = True
-        self._ring()
+        self.ring()
 
     def leave(self) -> None:
         """Leaves the group; waits until the coordinator has heard it, or its time is out."""
@@ -162,11 +164,12 @@ class GroupSession:
             return
         self.leave()
         self._closed = True
-        self._ring()
+        self.ring()
         if self._thread.ident is not None:
             self._thread.join(JOIN_S)
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
+        """Has the thread look around."""
         with self._bell, contextlib.suppress(BlockingIOError):  # full: it will look anyway
             if self._give_back.alive:
                 os.write(self._bell_write, b"\0")
@@ -233,12 +236,13 @@ class GroupSession:
         answer: GroupCoordinatorAddress | RayQueueError
         try:
             answer = find_coordinator(self._client, self.machine.member.group_id, known, FIND_S)
-            latest = self._client.refresh([], timeout_s=FIND_S)
-            local = [broker.broker_id for broker in latest.brokers if may_be_here(broker.host)]
+            if self._local_brokers is None:
+                latest = self._client.refresh([], timeout_s=FIND_S)
+                self._local_brokers = [broker.broker_id for broker in latest.brokers if may_be_here(broker.host)]
         except RayQueueError as error:
-            answer, local = error, []
+            answer = error
         with self.lock:
-            self.machine.local_brokers = local
+            self.machine.local_brokers = self._local_brokers or []
             self.machine.on_found(answer, now_ms())
 
     def _connect(self, address: GroupCoordinatorAddress) -> None:

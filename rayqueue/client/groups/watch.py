@@ -9,7 +9,7 @@ from rayqueue.client.cluster_client import ClusterClient
 from rayqueue.client.fetcher import Fetcher
 from rayqueue.client.fetching.offset_queries import query_offsets
 from rayqueue.client.groups.calls import CoordinatorCalls
-from rayqueue.client.groups.member import Phase
+from rayqueue.client.groups.member_effects import Phase
 from rayqueue.client.groups.session import GroupSession
 from rayqueue.errors import RayQueueError
 from rayqueue.protocol.group_messages import (
@@ -97,40 +97,77 @@ class PollWatch:
 
 
 class WaitingWatch:
-    """Finds out why a member that is in has nothing to read, and says it.
+    """Finds out what a member waits for: why it has nothing to read, and, when asked, whether it is to have more.
+
+    Args:
+        wake: called when there is an answer to `settled`.
 
     Attributes:
-        text: why, or "".
+        text: why it has nothing to read, or "".
     """
 
-    def __init__(self, calls: CoordinatorCalls) -> None:
+    def __init__(self, calls: CoordinatorCalls, wake: Callable[[], None]) -> None:
         self.text = ""
         self.session: GroupSession | None = None
         self._calls = calls
+        self._wake = wake
         self._since_ms: int | None = None
         self._ask_ms = 0
         self._logged = ""
+        self._asked = False  # by `settled`
+        self._settled_epoch = -1
+
+    def settled(self) -> bool:
+        """Whether the member holds all that the group means it to have; the answer comes later."""
+        assert self.session is not None
+        machine = self.session.machine
+        if machine.phase is Phase.IN and machine.epoch == self._settled_epoch and not machine.changes():
+            return True
+        self._asked = True
+        self.session.ring()
+        return False
 
     def __call__(self, now_ms: int) -> int:
         session = self.session
-        if session is None or session.machine.phase is not Phase.IN or session.machine.held:
+        if session is None or session.machine.phase is not Phase.IN:
             self._since_ms, self.text = None, ""
             return now_ms + LOOK_MS
-        if self._since_ms is None:
+        if session.machine.held:
+            self._since_ms, self.text = None, ""
+        elif self._since_ms is None:
             self._since_ms, self._ask_ms = now_ms, now_ms + WAIT_MS
-        if now_ms >= self._ask_ms:
-            self._ask_ms = now_ms + ASK_EVERY_MS
-            member = session.machine.member
-            try:
-                request = DescribeGroupRequest(member.group_id)
-                group = self._calls.call("describe_group", request, DescribeGroupResponse, ASK_S)
-                self.text = why_nothing(group, member.member_id)
-            except RayQueueError as error:
-                self.text = f"and its coordinator does not say why: {error}"
-            if self.text != self._logged:
-                self._logged = self.text
-                log.warning("group %r: member %s has nothing to read, %s", member.group_id, member.member_id, self.text)
-        return min(self._ask_ms, now_ms + LOOK_MS)
+        late = self._since_ms is not None and now_ms >= self._ask_ms
+        if late or self._asked:
+            self._ask(session, late, now_ms)
+        return now_ms + LOOK_MS
+
+    def _ask(self, session: GroupSession, late: bool, now_ms: int) -> None:
+        member, epoch = session.machine.member, session.machine.epoch
+        self._ask_ms = now_ms + ASK_EVERY_MS
+        try:
+            request = DescribeGroupRequest(member.group_id)
+            group = self._calls.call("describe_group", request, DescribeGroupResponse, ASK_S)
+        except RayQueueError as error:
+            why = f"and its coordinator does not say why: {error}"
+        else:
+            why = why_nothing(group, member.member_id)
+            mine = next((one for one in group.members if one.member_id == member.member_id), None)
+            if mine is not None and group.state != "Assigning" and mine.member_epoch == epoch and not _awaited(mine):
+                self._settled_epoch = epoch
+        finally:
+            self._calls.close()
+        if self._asked:
+            self._asked = False
+            self._wake()
+        if late:
+            self.text = why
+            if why != self._logged:
+                self._logged = why
+                log.warning("group %r: member %s has nothing to read, %s", member.group_id, member.member_id, why)
+
+
+def _awaited(mine: MemberDescription) -> set[tuple[str, int]]:
+    return set(_partitions(mine.target)) - set(_partitions(mine.holds))
 
 
 def why_nothing(group: DescribeGroupResponse, member_id: str) -> str:
@@ -138,7 +175,7 @@ def why_nothing(group: DescribeGroupResponse, member_id: str) -> str:
     mine = next((member for member in group.members if member.member_id == member_id), None)
     if mine is None:
         return "for the group does not know it (any more): it will join anew"
-    awaited = set(_partitions(mine.target)) - set(_partitions(mine.holds))
+    awaited = _awaited(mine)
     if not awaited:
         held = sum(len(topic.partitions) for member in group.members for topic in member.target)
         if not held:

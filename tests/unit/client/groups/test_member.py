@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rayqueue.client.groups.member import Phase
+from rayqueue.client.groups.member_effects import Phase
 from rayqueue.errors import AuthenticationError, BrokerNotAvailable, FencedInstance, GroupCoordinatorNotAvailable
 from rayqueue.protocol.group_messages import JOIN_EPOCH, LEAVE_EPOCH, LEAVE_STATIC_EPOCH, GroupCoordinatorAddress
 from tests.unit.client.groups.member_rig import Rig, Warn, part
