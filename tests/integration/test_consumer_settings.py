@@ -59,8 +59,7 @@ def test_all_ways_to_name_topics_and_settings(world: World) -> None:
     [
         ({"auto_offset_rest": "earliest"}, "auto.offset.reset"),
         ({"auto_offset_reset": "first"}, "earliest"),
-        ({"group_id": "stats"}, "groups are not built yet"),
-        ({"enable_auto_commit": True}, "groups are not built yet"),
+        ({"enable_auto_commit": True}, "set group.id"),
         ({"isolation_level": "read_committed"}, "transactions"),
         ({"value_deserializer": "yaml"}, "json"),
         ({"stop_at": "noon"}, "latest"),
