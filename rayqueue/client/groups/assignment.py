@@ -235,7 +235,7 @@ class GroupAssignment(Assignment):
 
         def run() -> None:
             try:
-                inbox.put(CommittedCame(number, committer.committed(partitions)))
+                inbox.put(CommittedCame(number, committer.committed(partitions, as_member=True)))
             except RayQueueError as error:
                 inbox.put(CommittedCame(number, error))
 

@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from rayqueue.client.cluster_client import ClusterClient
 from rayqueue.client.groups.calls import CoordinatorCalls
-from rayqueue.errors import PartitionNotOwned, RayQueueError, StaleMemberEpoch, from_wire
+from rayqueue.errors import RayQueueError, from_wire
 from rayqueue.protocol.group_messages import (
     CommittedOffset,
     GroupPartition,
@@ -36,6 +35,7 @@ class Standing(NamedTuple):
 
 class _Asked(NamedTuple):
     offsets: Sequence[CommittedOffset]
+    standing: Standing
     done: Future[None]
 
 
@@ -43,24 +43,20 @@ class Committer:
     """Commits and reads a group's offsets.
 
     Args:
-        standing: as whom, at this moment.
-        holds: whether the member holds a partition at this moment.
+        standing: as whom, at this moment. It is that of the moment at which a commit is asked for, however often it is
+            tried: a partition that was lost and given to us again meanwhile may have been read on by another.
     """
 
     def __init__(
         self,
-        client: ClusterClient,
         calls: CoordinatorCalls,
         group_id: str,
         standing: Callable[[], Standing],
-        holds: Callable[[GroupPartition], bool],
         timeout_s: float,
     ) -> None:
-        self._client = client
         self._calls = calls
         self._group_id = group_id
         self._standing = standing
-        self._holds = holds
         self._timeout_s = timeout_s
         self._changed = threading.Condition()
         self._queue: deque[_Asked] = deque()
@@ -85,7 +81,7 @@ class Committer:
             self._busy = self._busy or direct
         if direct:
             try:
-                self._commit(offsets, timeout_s or self._timeout_s)
+                self._commit(offsets, self._standing(), timeout_s or self._timeout_s)
             finally:
                 self._free()
         else:
@@ -96,65 +92,31 @@ class Committer:
             self._busy = False
             self._changed.notify_all()
 
-    def _commit(self, offsets: Sequence[CommittedOffset], timeout_s: float) -> None:
-        """Tries again under a newer epoch, as long as the partitions are held."""
-        left = list(offsets)
-
-        def once(left_s: float) -> None:
-            nonlocal left
-            member_id, epoch = self._standing()
-            request = OffsetCommitRequest(self._group_id, member_id, epoch, left, next(self._numbers))
-            try:
-                errors = self._ask(request, left_s)
-            except StaleMemberEpoch as error:
-                errors = [error] * len(left)
-            stale = [offset for offset, error in zip(left, errors, strict=True) if isinstance(error, StaleMemberEpoch)]
-            final = next((error for error in errors if error and not isinstance(error, StaleMemberEpoch)), None)
-            if not stale:
-                left = []
-                if final is not None:
-                    raise final
-                return
-            gone = [offset for offset in stale if not self._holds(GroupPartition(offset.topic_id, offset.partition))]
-            if gone or final is not None:
-                raise final or PartitionNotOwned(
-                    f"group {self._group_id!r}: {len(gone)} partitions were taken away before their offsets were "
-                    "committed: what was read of them since the last commit is read again by who has them now"
-                )
-            left = stale
-            raise _Outdated(f"the member epoch {epoch} is not the present one")
-
-        self._client.retry(once, timeout_s)
-
-    def _ask(self, request: OffsetCommitRequest, timeout_s: float) -> list[RayQueueError | None]:
+    def _commit(self, offsets: Sequence[CommittedOffset], standing: Standing, timeout_s: float) -> None:
+        number = next(self._numbers)
+        request = OffsetCommitRequest(self._group_id, standing.member_id, standing.epoch, list(offsets), number)
         response = self._calls.call("offset_commit", request, OffsetCommitResponse, timeout_s)
-        pairs = zip(response.errors, response.messages, strict=True)
-        return [from_wire(error, message) if error else None for error, message in pairs]
+        for error, message in zip(response.errors, response.messages, strict=True):
+            if error:
+                raise from_wire(error, message)
 
     def committed(
-        self, partitions: Sequence[GroupPartition] | None, timeout_s: float | None = None
+        self, partitions: Sequence[GroupPartition], timeout_s: float | None = None, as_member: bool = False
     ) -> list[CommittedOffset]:
-        """What is committed, beside the partitions asked for; None: all there is.
+        """What is committed, beside the partitions asked for. as_member: only a member is told where to begin.
 
         Raises: as `commit`.
         """
 
-        def once(left_s: float) -> list[CommittedOffset]:
-            member_id, epoch = self._standing()
-            asked = None if partitions is None else list(partitions)
-            request = OffsetFetchRequest(self._group_id, asked, member_id, epoch)
-            try:
-                return self._calls.call("offset_fetch", request, OffsetFetchResponse, left_s).offsets
-            except StaleMemberEpoch as error:
-                raise _Outdated(str(error)) from error
-
-        return self._client.retry(once, timeout_s or self._timeout_s)
+        member_id, epoch = self._standing() if as_member else Standing("", 0)
+        request = OffsetFetchRequest(self._group_id, list(partitions), member_id, epoch)
+        return self._calls.call("offset_fetch", request, OffsetFetchResponse, timeout_s or self._timeout_s).offsets
 
     # --- in the background -------------------------------------------------------------------------------------------
 
     def commit_later(self, offsets: Sequence[CommittedOffset]) -> Future[None]:
         """Commits in the background, in order."""
-        asked = _Asked(offsets, Future())
+        asked = _Asked(offsets, self._standing(), Future())
         with self._changed:
             if self._closed:
                 raise RayQueueError("this consumer is closed: make a new one")
@@ -178,7 +140,7 @@ class Committer:
                 self._busy = True
                 asked = self._queue.popleft()
             try:
-                self._commit(asked.offsets, self._timeout_s)
+                self._commit(asked.offsets, asked.standing, self._timeout_s)
             except RayQueueError as error:
                 asked.done.set_exception(error)
             except BaseException as error:
@@ -198,9 +160,3 @@ class Committer:
         if thread is not None:
             thread.join(self._timeout_s)
         self._calls.close()
-
-
-class _Outdated(StaleMemberEpoch):
-    """There is a newer member epoch, or soon will be: worth another try while the partitions are held."""
-
-    retriable = True

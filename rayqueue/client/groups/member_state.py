@@ -62,6 +62,12 @@ class MemberState:
 
     # --- the reader's ------------------------------------------------------------------------------------------------
 
+    @property
+    def reading_epoch(self) -> int:
+        """The member epoch under which positions of the reader may be committed: none while it has not been told that
+        all was lost, though the member may be in again, and under a newer epoch been given the same partitions."""
+        return JOIN_EPOCH if self.lost else self.epoch
+
     def changes(self) -> Changes:
         """What is to be done by who reads."""
         if self.lost:

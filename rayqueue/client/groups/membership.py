@@ -49,14 +49,12 @@ class Membership:
             every_ms = min(every_ms, config.auto_commit_interval_ms)
         chores = (Nudge(wake, every_ms, now), self.polls, self.waiting)
         self.session = self.polls.session = self.waiting.session = GroupSession(client, self.member, wake, chores)
-        self.committer = Committer(
-            client, calls(), self.group_id, self.standing, self.session.holds, config.request_timeout_ms / 1000
-        )
+        self.committer = Committer(calls(), self.group_id, self.standing, config.request_timeout_ms / 1000)
         self.auto = AutoCommit(self.committer, config.enable_auto_commit, config.auto_commit_interval_ms, now)
 
     def standing(self) -> Standing:
         """As whom offsets are committed."""
-        return Standing(self.member.member_id, self.session.epoch) if self.subscribed else Standing("", 0)
+        return Standing(self.member.member_id, self.session.reading_epoch) if self.subscribed else Standing("", 0)
 
     def describe(self) -> str:
         """Where it stands, in words."""

@@ -82,9 +82,10 @@ class GroupSession:
     # --- the reader's thread -----------------------------------------------------------------------------------------
 
     @property
-    def epoch(self) -> int:
-        """The member epoch."""
-        return self.machine.epoch
+    def reading_epoch(self) -> int:
+        """As the machine's."""
+        with self.lock:
+            return self.machine.reading_epoch
 
     @property
     def coordinator_epoch(self) -> int:
@@ -131,10 +132,6 @@ class GroupSession:
         """As the machine's."""
         with self.lock:
             return self.machine.take_lost()
-
-    def holds(self, part: GroupPartition) -> bool:
-        """Whether this partition is held."""
-        return part in self.machine.held
 
     def describe(self) -> str:
         """Where the member stands, in words."""
