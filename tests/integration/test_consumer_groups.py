@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rayqueue.client.groups import watch
-from rayqueue.errors import ConfigError, FencedInstance, UnknownTopicOrPartition
+from rayqueue.errors import ConfigError, FencedInstance, UnknownTopicOrPartition, UnsupportedAssignor
 from tests.integration.consumer_cluster import World, numbers, take
 from tests.integration.group_members import WAIT_S, One, group_name, poll_until, settle
 from tests.integration.waiting import eventually
@@ -207,6 +207,16 @@ def test_another_subscription_keeps_what_both_have(world: World) -> None:
     poll_until([member], lambda: names() == sorted([two, three]), "the new ones")
     assert [what for what, _ in member.told] == ["assign", "revoke", "assign"]
     assert member.consumer.subscription() == [two, three]
+
+
+def test_partitions_by_ranges_of_each_topic(world: World) -> None:
+    one, two, group = world.topic(partitions=3), world.topic(partitions=3), group_name()
+    members = [One(world, one, two, group_id=group, partition_assignment="range") for _ in range(2)]
+    poll_until(members, lambda: sorted(len(member.holds) for member in members) == [2, 4], "shares")
+    assert sorted(sorted(member.holds) for member in members) == [[0, 0, 1, 1], [2, 2]]
+    with pytest.raises(UnsupportedAssignor, match="give all of them the same"):
+        other = One(world, one, group_id=group)
+        poll_until([*members, other], lambda: False, "it is refused")
 
 
 def test_unsubscribe_leaves(world: World) -> None:

@@ -209,12 +209,14 @@ class Reader:
     def turn(self) -> None:
         """Takes in what has happened; callbacks run here, errors come out here."""
         self._engine.turn()
-        self._assignment.follow()
-        if self._assignment.tell():
-            self._engine.perform()
-        cursor = self._cursor
-        if cursor is not None and (cursor.drops != self._drops or cursor.paused or cursor.error is not None):
-            self._forget_hand()
+        try:
+            self._assignment.follow()
+            if self._assignment.tell():
+                self._engine.perform()
+        finally:
+            cursor = self._cursor
+            if cursor is not None and (cursor.drops != self._drops or cursor.paused or cursor.error is not None):
+                self._forget_hand()
         error = self._kept_error
         if error is not None:
             self._kept_error = None

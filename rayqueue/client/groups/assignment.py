@@ -17,7 +17,7 @@ from rayqueue.client.groups.membership import Membership
 from rayqueue.client.groups.session import now_ms
 from rayqueue.client.io.interrupts import Uninterrupted
 from rayqueue.client.subscription import Subscription
-from rayqueue.errors import RayQueueError
+from rayqueue.errors import ConfigError, RayQueueError
 from rayqueue.protocol.group_messages import CommittedOffset, GroupPartition
 from rayqueue.types import TopicPartition
 
@@ -77,7 +77,15 @@ class GroupAssignment(Assignment):
         return COMMITTED
 
     def unassign(self, keys: list[Key]) -> None:
-        """Stops reading these partitions; what was handed out of them is committed."""
+        """Stops reading these partitions; what was handed out of them is committed.
+
+        Raises:
+            ConfigError: the group says which partitions are read.
+        """
+        if self.subscription is not None and keys:
+            raise ConfigError(
+                "a member of a group reads what the group gives it: pause the partitions, or unsubscribe from the topic"
+            )
         self._give_up(keys)
 
     def clear(self) -> None:
@@ -162,12 +170,16 @@ class GroupAssignment(Assignment):
             self._session.news = True
 
     def _changes(self, now: int) -> None:
-        self._note_lost()
-        changes = self._session.changes()
-        if changes.revoke:
-            self._give_up([(topic, part.partition) for part, topic in changes.revoke.items()], "on_revoke")
-        if changes.assign:
-            self._take(changes.assign, now)
+        try:
+            self._note_lost()
+            changes = self._session.changes()
+            if changes.revoke:
+                self._give_up([(topic, part.partition) for part, topic in changes.revoke.items()], "on_revoke")
+            if changes.assign:
+                self._take(changes.assign, now)
+        except BaseException:
+            self._session.news = True  # of what was not come to: an error of a callback, or Ctrl-C
+            raise
         if self._session.error is not None:
             self._machine.fatal = self._session.error
         self._engine.perform()
@@ -255,6 +267,7 @@ class GroupAssignment(Assignment):
             else:
                 # A leader of an older epoch than that of the last record read may not have it (KIP-320).
                 cursor.leader_epoch = max(cursor.leader_epoch, offset.leader_epoch)
+                cursor.consumed_epoch = offset.leader_epoch
                 self._auto.started(cursor, offset.offset)
                 self._machine.seek(cursor, offset.offset)
 

@@ -12,7 +12,7 @@ from rayqueue.client.fetching.assignment import start_of, topic_partition
 from rayqueue.client.fetching.positions import Partition, Positions
 from rayqueue.client.groups.auto_commit import offset_of
 from rayqueue.client.groups.membership import Membership
-from rayqueue.errors import ConfigError
+from rayqueue.errors import ConfigError, PartitionNotOwned
 from rayqueue.message import Message
 from rayqueue.protocol.group_messages import CommittedOffset, GroupPartition
 from rayqueue.types import TopicPartition
@@ -21,6 +21,9 @@ _NO_GROUP = (
     "a group, and this consumer stands alone: give it one (group_id=...), or keep the offsets yourself (position(tp)) "
     "and start there with assign([TopicPartition(topic, partition, offset)])"
 )
+
+
+_Wanted = list[tuple[str, CommittedOffset]]  # with the topics' names
 
 
 class Commits(Positions):
@@ -54,10 +57,13 @@ class Commits(Positions):
         """
         membership = self._of_group("commit")
         with self._guard:
-            wanted = self._wanted(message, offsets)
+            wanted, foreign = self._split(self._wanted(message, offsets), membership.subscribed)
             if asynchronous:
-                return membership.committer.commit_later([offset for _, offset in wanted])
+                future = membership.committer.commit_later([offset for _, offset in wanted])
+                return _failed(foreign) if foreign else future
             membership.committer.commit([offset for _, offset in wanted])
+            if foreign:
+                raise PartitionNotOwned(foreign)
             return [
                 TopicPartition(topic, o.partition, o.offset, o.metadata or None, _epoch(o.leader_epoch))
                 for topic, o in wanted
@@ -100,12 +106,31 @@ class Commits(Positions):
             ]
             return found[0].offset if single else found
 
+    def _split(self, wanted: _Wanted, member: bool) -> tuple[_Wanted, str]:
+        """What we may commit, and what to say of the rest: a member commits for what it reads.
+
+        The coordinator would let it pass where the partition has gone, been read on by another, and come back to this
+        member, whose reader has not been told yet.
+        """
+        cursors = self._engine.machine.cursors
+        if not member:
+            return wanted, ""
+        held = [one for one in wanted if (one[0], one[1].partition) in cursors]
+        foreign = [f"{topic}-{o.partition}" for topic, o in wanted if (topic, o.partition) not in cursors]
+        if not foreign:
+            return held, ""
+        names = ", ".join(foreign[:10])
+        return (
+            held,
+            f"{names} is not, or not any more, read by this member of the group: its offset is for others to commit",
+        )
+
     def _of_group(self, what: str) -> Membership:
         if self._membership is None:
             raise ConfigError(f"{what} needs {_NO_GROUP}")
         return self._membership
 
-    def _wanted(self, message: Message | None, offsets: Any) -> list[tuple[str, CommittedOffset]]:
+    def _wanted(self, message: Message | None, offsets: Any) -> _Wanted:
         if message is not None and offsets is not None:
             raise ConfigError("commit takes a message or offsets, not both")
         if message is not None:
@@ -141,6 +166,12 @@ def _partitions(offsets: Any) -> list[TopicPartition]:
         return [TopicPartition(tp.topic, tp.partition, offset) for tp, offset in named]
     single = isinstance(offsets, (TopicPartition, tuple))
     return [topic_partition(one) for one in ([offsets] if single else offsets)]
+
+
+def _failed(text: str) -> Future[None]:
+    future: Future[None] = Future()
+    future.set_exception(PartitionNotOwned(text))
+    return future
 
 
 def _epoch(leader_epoch: int) -> int | None:

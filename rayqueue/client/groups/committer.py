@@ -117,6 +117,9 @@ class Committer:
     def commit_later(self, offsets: Sequence[CommittedOffset]) -> Future[None]:
         """Commits in the background, in order."""
         asked = _Asked(offsets, self._standing(), Future())
+        if not offsets:
+            asked.done.set_result(None)
+            return asked.done
         with self._changed:
             if self._closed:
                 raise RayQueueError("this consumer is closed: make a new one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import uuid
 
+from rayqueue.client.fetcher import COMMITTED
 from rayqueue.client.fetching.engine import Engine
 from rayqueue.client.fetching.inbox import GroupNews
 from rayqueue.client.groups.auto_commit import AutoCommit
@@ -30,6 +31,7 @@ class Membership:
         assert config.group_id is not None
         self.group_id = config.group_id
         self.subscribed = False
+        self._machine = engine.machine
         self.member = _member(engine)
 
         def wake() -> None:
@@ -61,6 +63,9 @@ class Membership:
         if not self.subscribed:
             return f"group {self.group_id!r}, not a member"
         why = f", {self.waiting.text}" if self.waiting.text else ""
+        unknown = sum(cursor.reset == COMMITTED for cursor in list(self._machine.cursors.values()))
+        if unknown:
+            why += f", {unknown} partitions wait to hear from the coordinator what is committed"
         return f"group {self.group_id!r}: {self.session.describe()}{why}"
 
     def close(self) -> None:

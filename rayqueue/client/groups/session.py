@@ -37,7 +37,7 @@ log = logging.getLogger("rayqueue.consumer")
 
 FIND_S = 3.0
 OPEN_S = 3.0
-JOIN_S = 2.0  # for the thread to end
+FORGOTTEN_S = 0.5
 
 
 def assert_never(value: NoReturn) -> NoReturn:
@@ -146,24 +146,24 @@ class GroupSession:
             self.news = True
         self.ring()
 
-    def leave(self) -> None:
+    def leave(self, timeout_s: float | None = None) -> None:
         """Leaves the group; waits until the coordinator has heard it, or its time is out."""
         self.step_out()
         if self._thread.ident is not None and threading.current_thread() is not self._thread:
             with self.lock:
                 out = self.machine.phase in (Phase.OUT, Phase.FAILED)
             if not out:
-                self._out.wait(self.machine.member.leave_timeout_ms / 1000 + 1)
+                self._out.wait(self.machine.member.leave_timeout_ms / 1000 + 1 if timeout_s is None else timeout_s)
 
     def close(self) -> None:
-        """Leaves the group and ends the thread."""
+        """Ends the thread. Who has not left yet says so, and does not wait long: the consumer was forgotten."""
         if self._closed:
             return
-        self.leave()
+        self.leave(FORGOTTEN_S)
         self._closed = True
         self.ring()
         if self._thread.ident is not None:
-            self._thread.join(JOIN_S)
+            self._thread.join(FORGOTTEN_S)
 
     def ring(self) -> None:
         """Has the thread look around."""

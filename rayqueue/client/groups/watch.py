@@ -121,8 +121,9 @@ class WaitingWatch:
         """Whether the member holds all that the group means it to have; the answer comes later."""
         assert self.session is not None
         machine = self.session.machine
-        if machine.phase is Phase.IN and machine.epoch == self._settled_epoch and not machine.changes():
-            return True
+        with self.session.lock:
+            if machine.phase is Phase.IN and machine.epoch == self._settled_epoch and not machine.changes():
+                return True
         self._asked = True
         self.session.ring()
         return False

@@ -29,6 +29,7 @@ class Bench:
                 mapped=True,
                 metadata_max_age_ms=60_000,
                 backoff_ms=lambda attempt: min(500, 20 * 2**attempt),
+                wall_ms=lambda: limits.get("wall_ms", 0),
             )
         )
         self.effects: list[Effect] = []

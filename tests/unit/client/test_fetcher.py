@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from rayqueue.client.fetcher import COMMITTED
 from rayqueue.errors import (
     AuthenticationError,
     BrokerNotAvailable,
@@ -376,3 +377,23 @@ def test_whatever_happens_nothing_is_skipped_and_nothing_comes_twice(seed: int) 
                 assert stream_effect is not None
     assert [cursor.position for cursor in cursors] == [seen[0], seen[1], seen[2]]
     assert sum(seen.values()) > 100
+
+
+def test_by_a_duration_it_begins_at_the_first_record_no_older_or_at_the_end() -> None:
+    bench = Bench(partitions=2, wall_ms=10_000)
+    bench.assign(0, "by_duration:4000")
+    bench.assign(1, "by_duration:99999")
+    bench.run()
+    assert [query.timestamp for query in bench.lookup().queries] == [6_000, LATEST_TIMESTAMP, 0, LATEST_TIMESTAMP]
+    bench.answer(-1, 9, 3, 9)
+    bench.run()
+    assert (bench.newest(0).offset, bench.newest(1).offset) == (9, 3)
+
+
+def test_where_somebody_else_finds_out_where_to_begin_nothing_is_asked() -> None:
+    bench = Bench()
+    cursor = bench.assign(start=COMMITTED)
+    assert bench.run() == [] and cursor.position is None
+    bench.machine.seek(cursor, 5)
+    bench.run()
+    assert bench.newest().offset == 5

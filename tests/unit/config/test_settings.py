@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -101,6 +102,39 @@ def test_idempotence_follows_acks_unless_it_contradicts_them() -> None:
     for clash in ({"acks": 0}, {"acks": "1"}, {"retries": 0}, {"max.in.flight": 6}):
         with pytest.raises(ConfigError, match=r"enable\.idempotence needs"):
             ProducerConfig.parse({"enable.idempotence": True, **clash})
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("earliest", "earliest"),
+        ("by_duration:PT1H", "by_duration:3600000"),
+        ("by_duration:P1DT2H3M4.5S", "by_duration:93784500"),
+        ("by_duration:p2d", "by_duration:172800000"),
+        ("by_duration:250", "by_duration:250"),
+        (timedelta(minutes=1), "by_duration:60000"),
+    ],
+)
+def test_where_to_begin_without_an_offset(given: Any, taken: str) -> None:
+    assert ConsumerConfig.parse({"auto.offset.reset": given}).auto_offset_reset == taken
+
+
+@pytest.mark.parametrize("given", ["by_duration", "by_duration:", "by_duration:P", "by_duration:PT", "by_time:PT1H", 5])
+def test_where_not_to_begin(given: Any) -> None:
+    with pytest.raises(ConfigError, match="by_duration:P1DT2H30M"):
+        ConsumerConfig.parse({"auto.offset.reset": given})
+    with pytest.raises(ConfigError, match="0 ms or more"):
+        ConsumerConfig.parse({"auto.offset.reset": timedelta(seconds=-1)})
+
+
+def test_settings_of_groups_are_for_groups() -> None:
+    grouped = {"group.id": "g", "session.timeout.ms": 6_000}
+    assert ConsumerConfig.parse(grouped).heartbeat_interval_ms == 2_000, "often enough for a short session"
+    assert ConsumerConfig.parse({"enable_auto_commit": False}).group_id is None, "which is what it does anyway"
+    for setting in CONSUMER_SETTINGS.values():
+        if setting.name in ("max.poll.interval.ms", "auto.commit.interval.ms", "partition.assignment"):
+            with pytest.raises(ConfigError, match=r"group\.id"):
+                ConsumerConfig.parse({setting.attribute: setting.default})
 
 
 def test_partition_by_routes_by_hash() -> None:

@@ -78,7 +78,8 @@ class Rig:
 
     def open(self, epoch: int | None = None) -> None:
         """The coordinator is found and the exchange opened."""
-        assert "Find" in self.plan()
+        self.plan()
+        assert self.effects and "Find" in kinds(self.effects)
         self.epoch = self.epoch if epoch is None else epoch
         self.machine.on_found(GroupCoordinatorAddress(3, 1, "host", 9, "inc", self.epoch), self.now)
         assert self.plan() == ["Connect"]

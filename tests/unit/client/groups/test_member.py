@@ -276,3 +276,16 @@ def test_a_wrong_token_is_final() -> None:
     rig.plan()
     rig.machine.on_found(AuthenticationError("token"), rig.now)
     assert rig.plan() == ["Tell"] and isinstance(rig.machine.error, AuthenticationError)
+
+
+def test_until_the_reader_knows_what_is_lost_it_may_commit_nothing() -> None:
+    """Though it is in again, and has been given the same partition: another may have read it on meanwhile."""
+    rig = Rig().joined(part(0), epoch=4)
+    assert rig.machine.reading_epoch == 4
+    rig.answer(0, error="UnknownMember", message="gone")
+    rig.open()
+    rig.plan()
+    rig.answer(9, [part(0)])
+    assert rig.machine.epoch == 9 and rig.machine.reading_epoch == JOIN_EPOCH
+    rig.machine.take_lost()
+    assert rig.machine.reading_epoch == 9
