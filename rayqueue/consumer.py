@@ -88,15 +88,20 @@ class Consumer(Commits):
         on_revoke: Callback | None = None,
         on_lost: Callback | None = None,
     ) -> None:
-        """Reads all partitions of these topics, in place of what was read before.
+        """Reads all partitions of these topics, in place of what was read before; with a group, its share of them.
+
+        A member of a group is given partitions inside `poll`, and goes on where the group has committed. Another
+        subscription is a change in place: what both have goes on.
 
         Topics and partitions that appear later are found when metadata is refreshed (`metadata.max.age.ms`) and read
         from their beginning.
 
         Args:
             topics: a name, a "^pattern", or a list of these.
-            on_assign, on_revoke, on_lost: called inside `poll` as f(consumer, partitions). on_lost: the partitions
-                are gone with their topic; without it on_revoke is called.
+            on_assign, on_revoke, on_lost: called inside `poll` as f(consumer, partitions), with those that come or go
+                and no others. on_assign may move them (`seek`). on_revoke: they are still ours to commit; what was
+                handed out has been, with `enable.auto.commit`. on_lost: they are gone with their topic, or others may
+                have them by now: nothing can be committed; without it on_revoke is called.
 
         Raises:
             UnknownTopicOrPartition: a topic does not exist (a pattern may match nothing).
@@ -114,7 +119,7 @@ class Consumer(Commits):
             return [] if found is None else [*found.names, *(pattern.pattern for pattern in found.patterns)]
 
     def unsubscribe(self) -> None:
-        """Reads nothing any more; on_revoke is called."""
+        """Reads nothing any more: on_revoke is called, a group is left."""
         with self._guard:
             self._reader.let_go()
             self._assignment.clear()
@@ -123,8 +128,10 @@ class Consumer(Commits):
     def assign(self, partitions: Iterable[Partition] | Partition) -> None:
         """Reads these partitions, each from its `offset`, in place of what was read before.
 
-        A partition without an offset keeps its position if it was assigned, else `auto.offset.reset` decides. Inside
-        an on_assign callback it only moves the positions of the partitions just assigned.
+        A partition without an offset keeps its position if it was assigned; else it begins where the group has
+        committed, if there is a group, and otherwise as `auto.offset.reset` says. Who is assigned partitions by hand is
+        no member of its group, and commits as long as nobody is. Inside an on_assign callback it only moves the
+        positions of the partitions just assigned.
 
         While no broker answers, topics that are known from before are assigned all the same, and `poll` goes on when
         brokers are back.
@@ -146,7 +153,11 @@ class Consumer(Commits):
             self._fix_latest(*([COMMITTED] if self._config.auto_offset_reset == "latest" else []))
 
     def unassign(self, partitions: Iterable[Partition] | None = None) -> None:
-        """Stops reading these partitions; None: all."""
+        """Stops reading these partitions; None: all, which is `unsubscribe`.
+
+        Raises:
+            ConfigError: some, of a member of a group: the group says what it reads.
+        """
         with self._guard:
             self._reader.let_go()
             if partitions is None:
@@ -171,7 +182,10 @@ class Consumer(Commits):
         Raises:
             OffsetOutOfRange, CorruptRecord: the partition stays where it is until it is moved with `seek`.
             UnknownTopicOrPartition: a topic was deleted.
-            RayQueueError: see `rayqueue.errors`. A leader that is away is no error: it is waited for.
+            FencedInstance: another consumer has joined with our `group.instance.id`.
+            UnsupportedAssignor: the group's other members have another `partition.assignment`.
+            RayQueueError: see `rayqueue.errors`. A leader or coordinator that is away is no error: it is waited for
+                (`repr` of the consumer says for what it waits).
         """
         guard = self._guard
         if not guard.acquire(False):
@@ -272,7 +286,10 @@ class Consumer(Commits):
     # --- the end -----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Ends streams and connections; on_revoke is called. Closing again does nothing."""
+        """Ends streams and connections: commits (`enable.auto.commit`), calls on_revoke, leaves the group.
+
+        A `with` block that ends by an error commits nothing of what it was handed last. Closing again does nothing.
+        """
         if self._guard.closed:
             return
         with self._guard:
