@@ -20,6 +20,7 @@ from rayqueue.admin_descriptions import (
     PartitionReassignment,
     TopicDescription,
 )
+from rayqueue.admin_groups import AdminGroups
 from rayqueue.admin_leaders import ask_delete, ask_leaders, ask_logs, first_failure, partition_of, truncations
 from rayqueue.admin_partitions import Election, Named, first_error, reassign_request, reassignments
 from rayqueue.admin_topics import (
@@ -76,7 +77,7 @@ DESCRIBE_TIMEOUT_S = 3.0  # also when a leader is away; what is missing is then 
 SETTLE_TIMEOUT_S = 2.0
 
 
-class AdminClient:
+class AdminClient(AdminGroups):
     """Administers a cluster. Calls are synchronous; it is thread-safe, and closes with `with` or `close()`.
 
     Args:
@@ -336,24 +337,6 @@ class AdminClient:
         """The partitions that are being given other replicas now."""
         return reassignments(self._metadata())
 
-    # --- later -----------------------------------------------------------------------------------------------------
-
-    def list_groups(self) -> NoReturn:
-        """Not built yet: ConfigError."""
-        _not_built("list_groups", "consumer groups")
-
-    def describe_group(self, group: str) -> NoReturn:
-        """Not built yet: ConfigError."""
-        _not_built("describe_group", "consumer groups")
-
-    def reset_group_offsets(self, group: str, to: Any = "earliest", dry_run: bool = False) -> NoReturn:
-        """Not built yet: ConfigError."""
-        _not_built("reset_group_offsets", "consumer groups")
-
-    def delete_group(self, group: str) -> NoReturn:
-        """Not built yet: ConfigError."""
-        _not_built("delete_group", "consumer groups")
-
     # --- how it asks -----------------------------------------------------------------------------------------------
 
     def _metadata(self) -> MetadataResponse:
@@ -394,7 +377,3 @@ class AdminClient:
             except RayQueueError as error:
                 # It is dying or stopped; it learns of the change when it is back, as after any outage.
                 log.info("broker %d has not confirmed metadata index %d: %s", broker.broker_id, self._index, error)
-
-
-def _not_built(call: str, with_what: str) -> NoReturn:
-    raise ConfigError(f"AdminClient.{call} is not built yet: it comes with {with_what}")

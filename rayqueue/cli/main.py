@@ -15,6 +15,7 @@ import rayqueue
 from rayqueue.cli import output
 from rayqueue.cli.demo import demo
 from rayqueue.cli.doctor import doctor
+from rayqueue.cli.group import group_group
 from rayqueue.cli.lifecycle import restart, shutdown, start, status
 from rayqueue.cli.log import log_group
 from rayqueue.cli.options import examples
@@ -100,7 +101,7 @@ def cli() -> None:
     _configure_logging()
 
 
-for command in (demo, start, status, restart, shutdown, doctor, topic, log_group, perf):
+for command in (demo, start, status, restart, shutdown, doctor, topic, group_group, log_group, perf):
     cli.add_command(command)
 
 
