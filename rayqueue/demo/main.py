@@ -1,8 +1,8 @@
 """`rayqueue demo`: the main job on real data, from an empty machine to checked results.
 
-Three brokers, three replicas; two producers, a service between two topics, and two services that join topics, each in
-its own process and without Ray; in the middle a leader's process is killed; then everything is read again and compared
-with the source.
+Three brokers, three replicas; two producers, a service between two topics, two services that join topics, and a group
+of three that shares a topic, each in its own process and without Ray. In the middle a leader's process is killed, and
+one of the group too, and one joins it; then everything is read again and compared with the source.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import Any
 from rich.console import Console
 
 import rayqueue
-from rayqueue.demo import failover
+from rayqueue.demo import board, failover
 from rayqueue.demo import source as data
-from rayqueue.demo.failover import Failover, Killed
+from rayqueue.demo.board import HandOver
+from rayqueue.demo.failover import Failover, Killed, Victim
 from rayqueue.demo.flow import Flow
 from rayqueue.demo.interrupts import terminated_as_interrupt, undisturbed
 from rayqueue.demo.processes import Services
@@ -97,10 +98,10 @@ def _run(brokers: int, data_dir: Any, keep: bool, flights: int | None, out: Cons
     with _directory(data_dir, keep) as directory, _cluster(brokers, directory, out) as cluster:
         with step(out, f"Creating topics {', '.join(topic.name for topic in TOPICS)}"):
             _create_topics(cluster)
-        flow, killed = _run_services(source, cluster, out)
+        flow, killed, group = _run_services(source, cluster, out)
         lost = None if killed is None else _look(killed, flow, cluster, out)
         with step(out, "Reading all flights again, comparing them with the source"):
-            outcome = _verify(source, flow, lost, cluster, directory if keep else None)
+            outcome = _verify(source, flow, lost, group, cluster, directory if keep else None)
         outcome = outcome._replace(seconds=time.monotonic() - began)
         show(outcome, out)
     return outcome
@@ -143,7 +144,7 @@ def _create_topics(cluster: Any) -> None:
             admin.create_topic(topic.name, topic.partitions, schema=topic.schema, key_column=topic.key_column)
 
 
-def _run_services(source: Source, cluster: Any, out: Console) -> tuple[Flow, Killed | None]:
+def _run_services(source: Source, cluster: Any, out: Console) -> tuple[Flow, Killed | None, HandOver]:
     expected = {FLIGHTS: source.flights.num_rows, WEATHER: source.weather.num_rows, DELAYS: source.departed}
     flow = Flow()
     with Services() as services:
@@ -152,18 +153,54 @@ def _run_services(source: Source, cluster: Any, out: Console) -> tuple[Flow, Kil
                 services.start(Job(name, cluster.bootstrap_servers, cluster.token, expected, PACE_S))
             services.wait_ready(READY_S)
             victim = failover.choose(rayqueue.status(cluster.name))
-        killed = None
+        events = Events(source.flights.num_rows, victim, services, out)
         flowing = step(out, "Producing and consuming, all at once", spinner=False)
         with flowing, watch(out, flow, expected) as news:
-            services.go()
+            services.go(*(name for name in SERVICES if name != board.LATE))
             for name, event in services.events(STALL_S):
                 flow.take(name, event)
-                flights = flow.produced.get(FLIGHTS, 0)
-                if victim is not None and killed is None and flights >= failover.KILL_AT * expected[FLIGHTS]:
-                    out.print(f"  kill -9 {victim.pid}: the process that leads {failover.names(victim.leads)}")
-                    killed = failover.kill(victim, flights)
+                events.take(name, event, flow.produced.get(FLIGHTS, 0))
                 news()
-    return flow, killed
+    return flow, events.killed, events.board.outcome()
+
+
+class Events:
+    """What happens while the records flow: processes are killed, a service is let in, the group ends.
+
+    Attributes:
+        killed: the leader's process, once it was killed. board: the account of the group.
+    """
+
+    def __init__(self, flights: int, victim: Victim | None, services: Services, out: Console) -> None:
+        self._expected = flights
+        self._victim = victim
+        self._services = services
+        self._out = out
+        self._member_killed = self._let_in = self._stopped = False
+        self.killed: Killed | None = None
+        self.board = board.Board(flights)
+
+    def take(self, name: str, event: dict[str, Any], flights: int) -> None:
+        """After an event of a service, with so many flights acked."""
+        now_s = time.monotonic()
+        self.board.take(name, event.get("processed", []), now_s)
+        if self._victim is not None and self.killed is None and flights >= failover.KILL_AT * self._expected:
+            led = failover.names(self._victim.leads)
+            self._out.print(f"  kill -9 {self._victim.pid}: the process that leads {led}")
+            self.killed = failover.kill(self._victim, flights)
+        if not self._member_killed and flights >= board.KILL_AT * self._expected:
+            self._member_killed = True
+            pid = self._services.kill(board.VICTIM)
+            self._out.print(f"  kill -9 {pid}: {board.VICTIM}, one of the group of three that shares the flights")
+            self.board.killed(pid, flights, now_s)
+        if not self._let_in and flights >= board.JOIN_AT * self._expected:
+            self._let_in = True
+            self._services.go(board.LATE)
+            self._out.print(f"  {board.LATE} joins the group")
+            self.board.let_in(now_s)
+        if self.board.done and not self._stopped:
+            self._stopped = True
+            self._services.stop(*board.FIRST, board.LATE)
 
 
 def _look(killed: Killed, flow: Flow, cluster: Any, out: Console) -> Failover:
@@ -172,7 +209,9 @@ def _look(killed: Killed, flow: Flow, cluster: Any, out: Console) -> Failover:
         return failover.look(admin, killed, flow.gap_s["flights-producer"])
 
 
-def _verify(source: Source, flow: Flow, lost: Failover | None, cluster: Any, kept: Path | None) -> Outcome:
+def _verify(
+    source: Source, flow: Flow, lost: Failover | None, group: HandOver, cluster: Any, kept: Path | None
+) -> Outcome:
     log = read_back(_settings(cluster), FLIGHTS)
     with rayqueue.AdminClient(**_settings(cluster)) as admin:
         described = [admin.describe_topic(topic.name) for topic in TOPICS]
@@ -180,6 +219,7 @@ def _verify(source: Source, flow: Flow, lost: Failover | None, cluster: Any, kep
     checks = check_flights(source, flow.produced.get(FLIGHTS, 0), log)
     checks += check_services(source, flow.produced, flow.results)
     checks += [] if lost is None else failover.check_failover(lost, flow.produced.get(FLIGHTS, 0))
+    checks += board.check_group(group, flow.produced.get(FLIGHTS, 0))
     biggest = max(described[0].partitions, key=lambda p: p.records or 0)
     segments = Path(biggest.path)
     if segments.is_dir():  # on this machine
@@ -188,6 +228,7 @@ def _verify(source: Source, flow: Flow, lost: Failover | None, cluster: Any, kep
         source=source,
         flow=flow,
         failover=lost,
+        group=group,
         topics=described,
         brokers=members,
         checks=checks,

@@ -66,6 +66,14 @@ class ServiceProcess:
         """Lets the service begin."""
         self._say("go\n")
 
+    def stop(self) -> None:
+        """Asks a service that works without end to finish."""
+        self._say("stop\n")
+
+    def kill(self) -> None:
+        """Ends the process with SIGKILL, without waiting."""
+        self._process.kill()
+
     def errors(self) -> str:
         """The last lines the process wrote to standard error."""
         return "".join(self._errors)
@@ -114,6 +122,7 @@ class Services:
         self._events: queue.Queue[tuple[str, Event]] = queue.Queue()
         self._processes: dict[str, ServiceProcess] = {}
         self._done: set[str] = set()
+        self._killed: set[str] = set()
 
     def __enter__(self) -> Services:
         return self
@@ -148,10 +157,23 @@ class Services:
             if event["event"] == "ready":
                 waiting.discard(name)
 
-    def go(self) -> None:
-        """Lets all begin."""
-        for process in self._processes.values():
-            process.go()
+    def go(self, *names: str) -> None:
+        """Lets these services begin."""
+        for name in names:
+            self._processes[name].go()
+
+    def stop(self, *names: str) -> None:
+        """Asks these services to finish, but for those that were killed."""
+        for name in names:
+            if name not in self._killed:
+                self._processes[name].stop()
+
+    def kill(self, name: str) -> int:
+        """Kills a service: nobody waits for it any more. Its process id."""
+        self._killed.add(name)
+        self._done.add(name)
+        self._processes[name].kill()
+        return self._processes[name].pid
 
     def events(self, timeout_s: float) -> Iterator[tuple[str, Event]]:
         """Events "progress" and "done" as (service, event), until all services are done.
@@ -184,7 +206,7 @@ class Services:
             except queue.Empty:
                 left = ", ".join(sorted(set(self._processes) - self._done))
                 raise ServiceFailed(f"no news from {left} for {timeout_s:.0f} s") from None
-            if event["event"] == "exit" and name in self._done and event["status"] == 0:
+            if event["event"] == "exit" and name in self._done and (event["status"] == 0 or name in self._killed):
                 continue
             if event["event"] in ("failed", "exit"):
                 raise self._failure(name, event)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rayqueue.admin_descriptions import BrokerDescription, TopicDescription
+from rayqueue.demo.board import FIRST, GROUP, LATE, VICTIM, HandOver
 from rayqueue.demo.failover import Failover, names
 from rayqueue.demo.flow import Flow
 from rayqueue.demo.topics import DELAYS, FLIGHTS, TOPICS, WEATHER
@@ -21,6 +22,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         failover: of the leader that was killed; None: nobody could have taken over.
+        group: what became of the group that shared the flights.
         topics: descriptions, in the order of TOPICS.
         segments: directory of the partition with most flights.
         kept: the data directory, when it stays.
@@ -31,6 +33,7 @@ class Outcome(NamedTuple):
     source: Source
     flow: Flow
     failover: Failover | None
+    group: HandOver
     topics: list[TopicDescription]
     brokers: list[BrokerDescription]
     checks: list[Check]
@@ -53,6 +56,7 @@ def show(outcome: Outcome, out: Console) -> None:
     _show_partitions(outcome, out)
     _show_services(outcome, out)
     _show_failover(outcome, out)
+    _show_group(outcome.group, out)
     _show_data(outcome, out)
     out.print("[bold]Checked[/]")
     for check in outcome.checks:
@@ -115,7 +119,11 @@ _WHAT = {
     "delays": "reads flights, writes delays",
     "wind": "reads delays and weather, joins them",
     "visibility": "reads flights and weather, joins them",
+    **dict.fromkeys((*FIRST, LATE), f"reads flights, in the group {GROUP!r}"),
 }
+
+
+_LIVES = {VICTIM: "killed in the middle", LATE: "added later"}
 
 
 def _show_services(outcome: Outcome, out: Console) -> None:
@@ -157,6 +165,24 @@ def _show_failover(outcome: Outcome, out: Console) -> None:
     out.print()
 
 
+def _show_group(group: HandOver, out: Console) -> None:
+    out.print("[bold]A group shares the flights[/]: each goes to one of its services")
+    rows = _grid(("service", "left"), ("flights", "right"), ("", "left"))
+    for name, count in group.flights_by.items():
+        rows.add_row(name, f"{count:,}", _LIVES.get(name, ""))
+    out.print(rows)
+    if group.taken:
+        hands = ", ".join(f"flights-{partition} to {name}" for partition, name in group.taken.items())
+        out.print(
+            f"  {VICTIM} was killed (SIGKILL) with {group.flights:,} flights in; its partitions went on: {hands},"
+        )
+        out.print(f"  all of them [bold]{group.taken_s:.2f} s[/] later. {group.again:,} flights were processed twice.")
+    if group.joined_s is not None:
+        names = ", ".join(f"flights-{partition}" for partition in group.joined)
+        out.print(f"  {LATE} joined and had its first flight {group.joined_s:.2f} s later; it got {names}.")
+    out.print()
+
+
 def _show_data(outcome: Outcome, out: Console) -> None:
     if (plane := outcome.aircraft) is not None:
         out.print(
@@ -188,6 +214,7 @@ def to_dict(outcome: Outcome) -> dict[str, Any]:
         "delays_meanwhile": flow.delays_meanwhile,
         "results": flow.results,
         "failover": None if outcome.failover is None else _failover_dict(outcome.failover),
+        "group": outcome.group._asdict(),
         "topics": [topic.to_dict() for topic in outcome.topics],
         "brokers": [
             {"broker_id": b.broker_id, "host": b.host, "port": b.port, "node_id": b.node_id} for b in outcome.brokers

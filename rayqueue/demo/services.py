@@ -23,9 +23,12 @@ import pyarrow.compute as pc
 import rayqueue
 from rayqueue.demo import source, weather_impact
 from rayqueue.demo.acks import AckGaps
+from rayqueue.demo.board import FIRST, GROUP, LATE
 from rayqueue.demo.topics import DELAYS, FLIGHTS, WEATHER, departures, reading_to_json, readings_from_json
 
 REPORT_EVERY_S = 0.2
+COMMIT_EVERY_MS = 500
+BOARD_ROWS = 2_000  # at a time: a service that is killed has processed a little, not all there is
 ROW_DAYS = 10  # each tenth day is sent flight by flight, the others as one batch a day
 PIECES_MIN = 200  # of the flights: few of them are sent in pieces smaller than a day
 
@@ -82,7 +85,7 @@ class Report:
             self._next = time.monotonic() + REPORT_EVERY_S
 
 
-Wait = Callable[[], None]
+Wait = Callable[[], threading.Event]  # returns when the work is to begin: an event that is set when it is to end
 Result = list[dict[str, Any]]
 
 
@@ -117,6 +120,33 @@ def produce_weather(job: Job, report: Report, wait: Wait) -> Result:
                 pending = _acked(pending, WEATHER, report)
         _all_acked(pending, WEATHER, report)
     return []
+
+
+def keep_board(job: Job, report: Report, wait: Wait) -> Result:
+    """One of the services that share the flights: what comes to the group goes to one of them. It says at once what it
+    has processed; what it has is committed each half second."""
+    stop = wait()
+    with rayqueue.Consumer(
+        FLIGHTS,
+        group_id=GROUP,
+        auto_offset_reset="earliest",
+        auto_commit_interval_ms=COMMIT_EVERY_MS,
+        **_keywords(job.client()),
+    ) as consumer:
+        while not stop.is_set():
+            flights = consumer.consume_arrow(max_records=BOARD_ROWS, timeout=REPORT_EVERY_S)
+            if flights.num_rows:
+                report.consumed[FLIGHTS] = report.consumed.get(FLIGHTS, 0) + flights.num_rows
+                report.tell("progress", processed=_spans(flights))
+            else:
+                report.progress()
+    return []
+
+
+def _spans(records: pa.Table) -> list[tuple[int, int, int]]:
+    """(partition, first offset, last offset) of what is there: offsets of a table from one partition have no holes."""
+    spans = records.group_by("partition").aggregate([("offset", "min"), ("offset", "max")])
+    return [(row["partition"], row["offset_min"], row["offset_max"]) for row in spans.to_pylist()]
 
 
 def make_delays(job: Job, report: Report, wait: Wait) -> Result:
@@ -162,6 +192,7 @@ SERVICES: dict[str, Callable[[Job, Report, Wait], Result]] = {
     "delays": make_delays,
     "wind": delay_by_wind,
     "visibility": delay_by_visibility,
+    **dict.fromkeys((*FIRST, LATE), keep_board),
 }
 
 
@@ -225,19 +256,21 @@ def _by_topic(records: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         yield topic, records.filter(pc.equal(records["topic"], topic))
 
 
-def _go(report: Report, lines: TextIO) -> None:
-    """Says that this service is ready, waits for the word, then watches for the end of standard input."""
+def _go(report: Report, lines: TextIO) -> threading.Event:
+    """Says that this service is ready, waits for the word, then listens for the end on standard input."""
     report.tell("ready")
     if lines.readline().strip() != "go":
         raise SystemExit("the demo ended before it began")
     report.begin()
-    threading.Thread(target=_exit_with_parent, args=(lines.fileno(),), name="demo-parent", daemon=True).start()
+    stop = threading.Event()
+    threading.Thread(target=_listen, args=(lines.fileno(), stop), name="demo-parent", daemon=True).start()
+    return stop
 
 
-def _exit_with_parent(descriptor: int) -> None:
+def _listen(descriptor: int, stop: threading.Event) -> None:
     # Read past Python's own buffer: a daemon thread that holds its lock breaks the interpreter's exit.
-    while os.read(descriptor, 1024):
-        continue
+    while os.read(descriptor, 1024):  # the only word that comes
+        stop.set()
     print("the demo is gone: this service ends", file=sys.stderr, flush=True)
     os._exit(1)  # the main thread may wait on the cluster for long; nobody needs its result any more
 

@@ -102,11 +102,13 @@ def test_run_twice_it_works_twice(start) -> None:
         lost = result["failover"]
         assert 0 < lost["flights_in"] < 5000 and ["flights", 0] in lost["led"]
         assert 0 < lost["longest_without_ack_s"] < 10 and lost["in_sync_again_s"]
+        group = result["group"]
+        assert group["distinct"] == 5000 and group["again_foreign"] == 0 and group["taken"] and group["joined"]
         assert {topic["name"] for topic in result["topics"]} == {"flights", "weather", "delays"}
         demo.assert_nothing_left()
 
 
-@pytest.mark.parametrize("moment", ["Starting 5 services", "kill -9"])
+@pytest.mark.parametrize("moment", ["Starting 9 services", "kill -9"])
 def test_ctrl_c_ends_everything(start, moment: str) -> None:
     demo = start()
     demo.wait_for(moment)
@@ -119,9 +121,9 @@ def test_ctrl_c_ends_everything(start, moment: str) -> None:
 
 def test_a_killed_service_fails_the_demo_and_is_named(start) -> None:
     demo = start()
-    demo.wait_for("Starting 5 services")
+    demo.wait_for("Starting 9 services")
     services = [pid for pid, command in demo.marked().items() if "rayqueue.demo.services" in command]
-    assert len(services) == 5
+    assert len(services) == 9
     os.kill(services[0], signal.SIGKILL)
     _, errors = demo.process.communicate(timeout=60)
     assert demo.process.returncode == 1

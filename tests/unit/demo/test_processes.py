@@ -45,7 +45,14 @@ def idle(job, report, wait):
     while not pause.wait(0.01):
         report.tell("progress")
 
-services.SERVICES = dict(counts=counts, fails=fails, exits=exits, stuck=stuck, idle=idle)
+def endless(job, report, wait):
+    stop = wait()
+    while not stop.wait(0.01):
+        report.produced["flights"] = report.produced.get("flights", 0) + 1
+        report.tell("progress")
+    return [{"label": "stopped"}]
+
+services.SERVICES = dict(endless=endless, counts=counts, fails=fails, exits=exits, stuck=stuck, idle=idle)
 services.main()
 """
 
@@ -75,7 +82,7 @@ def _run(*names: str, timeout_s: float = 20.0) -> tuple[Flow, Callable[[], list[
             services.start(_job(name))
         pids += services.pids.values()
         services.wait_ready(20.0)
-        services.go()
+        services.go(*names)
         for name, event in services.events(timeout_s):
             flow.take(name, event)
     return flow, lambda: [pid for pid in pids if not _gone(pid)]
@@ -96,7 +103,7 @@ def test_an_error_in_a_service_is_shown_and_ends_the_others() -> None:
         services.start(_job("stuck"))
         pids = list(services.pids.values())
         services.wait_ready(20.0)
-        services.go()
+        services.go("fails", "stuck")
         list(services.events(20.0))
     assert all(_gone(pid) for pid in pids)
 
@@ -114,6 +121,24 @@ def test_a_service_without_news_is_given_up_on() -> None:
 def test_a_service_that_only_waits_is_given_up_on() -> None:
     with pytest.raises(ServiceFailed, match=r"no message moved .* idle \(consumed \{\}, produced \{\}\)"):
         _run("idle", timeout_s=0.3)
+
+
+def test_a_service_can_be_killed_and_another_let_in_later_and_asked_to_end() -> None:
+    """In one script each name is a service of its own: here `stuck` is killed, and `endless` begins after that."""
+    flow = Flow()
+    with Services() as services:
+        for name in ("counts", "stuck", "endless"):
+            services.start(_job(name))
+        services.wait_ready(20.0)
+        services.go("counts", "stuck")
+        for name, event in services.events(20.0):
+            flow.take(name, event)
+            if (name, event["event"]) == ("counts", "done"):
+                services.kill("stuck")
+                services.go("endless")
+            if name == "endless" and event["event"] == "progress" and flow.produced["flights"] > 3:
+                services.stop("stuck", "endless")
+    assert flow.results == {"counts": [{"label": "x"}], "endless": [{"label": "stopped"}]}
 
 
 def test_a_service_ends_when_the_demo_is_gone() -> None:

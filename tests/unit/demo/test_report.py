@@ -10,6 +10,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from rayqueue.admin_descriptions import BrokerDescription, PartitionDescription, TopicDescription
+from rayqueue.demo.board import HandOver
 from rayqueue.demo.failover import Failover, Killed, Victim
 from rayqueue.demo.flow import Flow
 from rayqueue.demo.progress import PlainLines, table
@@ -18,6 +19,7 @@ from rayqueue.demo.source import FLIGHTS_SCHEMA, WEATHER_SCHEMA
 from rayqueue.demo.topics import TOPICS
 from rayqueue.demo.verify import Aircraft, Check, prepare
 
+FLIGHTS_BY = {"board-1": 4, "board-2": 3, "board-4": 5}
 BANDS = [{"label": "under 5 mph", "departures": 2, "delay_sum": 25}]
 
 
@@ -49,6 +51,9 @@ def _outcome(*checks: Check) -> Outcome:
     return Outcome(
         source=prepare(pa.Table.from_pylist([], FLIGHTS_SCHEMA), pa.Table.from_pylist([], WEATHER_SCHEMA)),
         flow=_flow(),
+        group=HandOver(
+            4712, 5, {"board-1": 4, "board-2": 3, "board-4": 5}, 10, 2, 0, {1: "board-1"}, 3.5, 0.25, [0, 2]
+        ),
         failover=Failover(Killed(Victim(1, 4711, {("flights", 1): 0}), 100.0, 4), [], 3.2, 0.41),
         topics=topics,
         brokers=[BrokerDescription(b, "127.0.0.1", 4000 + b, "abcdef0123456789", True, 4, 4) for b in range(3)],
@@ -76,6 +81,8 @@ def test_a_good_run_ends_with_the_count() -> None:
     assert "by wind, mph" in text and "12.5" in text
     assert "process 4711, was killed (SIGKILL) with 4 flights in" in text and "It led flights-1." in text
     assert "the longest time without an ack was 0.41 s" in text and "3.2 s after it was killed" in text
+    assert "flights-1 to board-1,\n  all of them 3.50 s later. 2 flights were processed twice." in text
+    assert "board-4 joined and had its first flight 0.25 s later; it got flights-0, flights-2." in text
     assert "open_stream('/data/0/partitions/flights-00-1/00000000000000000000.arrow')" in text
 
 
@@ -95,6 +102,7 @@ def test_json_says_the_same() -> None:
         "broker_id": 1, "pid": 4711, "led": [["flights", 1]], "flights_in": 4, "longest_without_ack_s": 0.41,
         "in_sync_again_s": 3.2,
     }  # fmt: skip
+    assert found["group"]["flights_by"] == FLIGHTS_BY and found["group"]["again"] == 2
     assert [topic["name"] for topic in found["topics"]] == ["flights", "weather", "delays"]
 
 
