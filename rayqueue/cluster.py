@@ -18,6 +18,7 @@ from rayqueue.cluster_status import ClusterStatus, PartitionStatus, ProcessStatu
 from rayqueue.config.broker import BrokerConfig
 from rayqueue.coordination.cluster_rules import check_cluster_config
 from rayqueue.errors import ConfigError
+from rayqueue.group_status import with_groups
 
 __all__ = [
     "Cluster",
@@ -139,7 +140,7 @@ def status(name: str = DEFAULT_NAME) -> ClusterStatus:
     """
     handles.check_cluster_name(name)
     with ray_session.attached():
-        return survey.survey(name)
+        return with_groups(survey.survey(name), {"cluster": name})
 
 
 def restart(name: str = DEFAULT_NAME, brokers: Iterable[int] | None = None, timeout_s: float = 600.0) -> list[int]:

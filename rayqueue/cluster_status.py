@@ -95,6 +95,20 @@ class TopicStatus:
 
 
 @dataclass(frozen=True)
+class GroupStatus:
+    """A consumer group.
+
+    Attributes:
+        state: as in `GroupSummary`. lag: records it has yet to read where it has committed; None: not known.
+    """
+
+    group: str
+    state: str
+    members: int
+    lag: int | None
+
+
+@dataclass(frozen=True)
 class ClusterStatus:
     """A cluster at one moment.
 
@@ -104,6 +118,7 @@ class ClusterStatus:
         data_dir: on the coordinator's node, "" when it was asked by address.
         metadata_index: next index of the metadata log. voters: coordinators that decide by majority what is in it.
         problems: whatever is wrong, in words; empty when all is well.
+        groups: consumer groups, by name; of very many the first ones. more_groups: how many others there are.
     """
 
     name: str
@@ -117,6 +132,8 @@ class ClusterStatus:
     topics: list[TopicStatus] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     voters: list[int] = field(default_factory=list)
+    groups: list[GroupStatus] = field(default_factory=list)
+    more_groups: int = 0
 
     @property
     def healthy(self) -> bool:
@@ -219,6 +236,11 @@ class ClusterStatus:
                 partitions.append((topic.name, str(one.partition), leader, str(one.leader_epoch), *where))
         if self.topics:
             lines += _table(partitions)
+        if self.groups:
+            groups = [(g.group, g.state, str(g.members), "-" if g.lag is None else f"{g.lag}") for g in self.groups]
+            lines += _table([("GROUP", "STATE", "MEMBERS", "LAG"), *groups])
+        if self.more_groups:
+            lines.append(f"  and {self.more_groups} groups more: `rayqueue group list`")
         lines += [f"  ! {problem}" for problem in self.problems]
         return "\n".join(lines)
 

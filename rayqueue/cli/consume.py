@@ -49,6 +49,7 @@ class _FormatType(click.ParamType):  # type: ignore[type-arg]
         "rayqueue topic consume clicks -o -10 -e -f '%p %o %T %k %v\\n'",
         "rayqueue topic consume clicks -o @2026-01-31T12:00 -n 5 --output json | jq .value",
         "rayqueue topic consume flights -o start -e --output parquet flights.parquet",
+        "rayqueue topic consume clicks --group stats -o start    as one of a group, going on where it was",
     )
     + f"\n\n\b\nFormat: {_FORMATS},\n  %% a percent sign; \\n \\t \\r \\0 \\\\ \\xNN."
 )
@@ -74,6 +75,13 @@ class _FormatType(click.ParamType):  # type: ignore[type-arg]
     multiple=True,
     help="Only this partition; may be repeated.",
 )
+@click.option(
+    "-G",
+    "--group",
+    metavar="NAME",
+    help="As a member of this consumer group: its share of the partitions, from what the group has committed; -o start "
+    "or end is for partitions where that is nothing. What was printed is committed.",
+)
 @click.option("-f", "--format", "render", type=_FormatType(), help=r"How to print a record; else '%v\n'.")
 @click.option(
     "--output", "kind", type=click.Choice(["text", "json", "parquet"]), help="Else by FILE's name, else text."
@@ -87,6 +95,7 @@ def consume(
     count: int | None,
     exit_at_end: bool,
     partitions: tuple[int, ...],
+    group: str | None,
     render: Render | None,
     kind: str | None,
     as_json: bool,
@@ -97,6 +106,8 @@ def consume(
     names = [name for name in topics.split(",") if name]
     if not names:
         raise click.UsageError("give a topic")
+    if group is not None:
+        _check_group_use(partitions, start)
     settings = client_keywords(connection)
 
     from rayqueue.cli.topic_facts import KeyColumns
@@ -106,8 +117,8 @@ def consume(
     sink = _sink(kind, file, render or compile_format("%v\\n"), key_columns)
     written = 0
     try:
-        with Consumer(**settings, auto_offset_reset=start.reset) as consumer:
-            there = begin(consumer, names, partitions, start)
+        with Consumer(**settings, auto_offset_reset=start.reset, group_id=group) as consumer:
+            there = join(consumer, names) if group is not None else begin(consumer, names, partitions, start)
             with progress_bar("consuming", _total(there, count, exit_at_end), wanted=file is not None) as advance:
                 for table in tables(consumer, count, exit_at_end):
                     sink.write(table)
@@ -156,6 +167,19 @@ def _sink(kind: str, file: str | None, render: Render, key_column: KeyColumn) ->
     if file:
         return LineSink(open(file, "wb"), chosen, close=True, key_column=key_column)
     return LineSink(output.binary_stdout(), chosen, key_column=key_column)
+
+
+def _check_group_use(partitions: tuple[int, ...], start: Start) -> None:
+    if partitions:
+        raise click.UsageError("--group shares the partitions among its members: leave out --partition")
+    if start.kind not in ("start", "end"):
+        raise click.UsageError("with --group, -o is start or end; `rayqueue group seek` moves what is committed")
+
+
+def join(consumer: Consumer, topics: list[str]) -> dict[TopicPartition, tuple[int, int]]:
+    """Subscribes as a member of the consumer's group; what it will get is not known yet."""
+    consumer.subscribe(topics)
+    return {}
 
 
 def begin(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rayqueue.cluster_status import ClusterStatus, PartitionStatus, ProcessStatus, TopicStatus
+from rayqueue.group_status import with_groups
 
 if TYPE_CHECKING:
     from rayqueue.admin_descriptions import ClusterDescription, TopicDescription
@@ -20,7 +21,7 @@ def status_by_address(connection: Connection) -> ClusterStatus:
     with connection.admin() as admin:
         cluster = admin.describe_cluster()
         topics = admin.describe_topics(internal=True)
-    return judge(cluster, topics, connection)
+    return with_groups(judge(cluster, topics, connection), connection.settings())
 
 
 def judge(cluster: ClusterDescription, topics: list[TopicDescription], connection: Connection) -> ClusterStatus:

@@ -29,7 +29,7 @@ def run(cluster):
 
 @pytest.fixture
 def topic(request, admin, cluster):
-    """A topic of two partitions with ten records each; record n has the timestamp OLD_MS + n. Its group has its name."""
+    """Of two partitions with ten records each; record n has the timestamp OLD_MS + n. Its group has its name."""
     name = request.node.name.split("[")[0][-60:]
     admin.create_topic(name, partitions=2)
     with rayqueue.Producer(bootstrap_servers=cluster.bootstrap_servers) as producer:
@@ -70,6 +70,9 @@ def test_a_group_is_listed_and_described_while_it_reads_and_after(cluster, admin
         assert told.lag == 6
         shown = run("group", "describe", topic).stdout
         assert f"{topic}: Stable, 1 member, lag 6" in shown and one.member_id in shown
+        status = json.loads(run("status", "--json").stdout)
+        assert {"group": topic, "state": "Stable", "members": 1, "lag": 6} in status["groups"]
+        assert "GROUP" in run("status").stdout
         with pytest.raises(errors.GroupNotEmpty, match="1 members: stop them first"):
             admin.reset_group_offsets(topic, "latest")
         with pytest.raises(errors.GroupNotEmpty):
