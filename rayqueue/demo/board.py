@@ -1,4 +1,4 @@
-"""A group of services that shares the flights: one is killed in the middle, one is added; who processed what."""
+"""A group of services that shares the flights: one is added, one is killed in the middle; who processed what."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ GROUP = "departure-board"
 FIRST = ("board-1", "board-2", "board-3")
 VICTIM = "board-2"
 LATE = "board-4"
-KILL_AT = 1 / 2  # of the flights
-JOIN_AT = 2 / 3
+JOIN_AT = 1 / 4  # of the flights
+KILL_AT = 1 / 2
 
 Span = tuple[int, int, int]  # partition, first and last offset
 
@@ -26,8 +26,8 @@ class HandOver(NamedTuple):
         flights_by: processed by each service. distinct: flights that at least one processed.
         again: flights processed twice. again_foreign: those of them that the killed service had not processed.
         taken: partition → who went on with what the killed one had. taken_s: after how many seconds the last of them.
-        joined_s: from the moment the late service was let in until its first flight; None: it got none.
-        joined: partitions it processed.
+        joined_s: from the moment the late service was let in until it had partitions; None: it got none.
+        joined: the first partitions it got.
     """
 
     pid: int
@@ -62,16 +62,16 @@ class Board:
         self._taken_s = 0.0
         self._let_in_s = 0.0
         self._joined_s: float | None = None
-        self._joined: set[int] = set()
+        self._joined: list[int] = []
         self.distinct = 0
 
     @property
     def done(self) -> bool:
-        """Whether every flight was processed."""
-        return self.distinct >= self._flights
+        """Whether every flight was processed, and the late service has joined."""
+        return self.distinct >= self._flights and bool(self._joined)
 
     def take(self, service: str, spans: list[Span], now_s: float) -> None:
-        """What a service says it has processed just now."""
+        """What a service has processed just now."""
         for partition, first, last in spans:
             times = self._of(self._times, partition)[first : last + 1]
             self.distinct += int(np.count_nonzero(times == 0))
@@ -87,10 +87,12 @@ class Board:
             self._open.discard(partition)
             self._taken[partition] = service
             self._taken_s = max(self._taken_s, now_s - self._killed_s)
-        if service == LATE:
-            self._joined.add(partition)
-            if self._joined_s is None:
-                self._joined_s = now_s - self._let_in_s
+
+    def has(self, service: str, partitions: list[int], now_s: float) -> None:
+        """Which partitions a service has now."""
+        if service == LATE and partitions and not self._joined:
+            self._joined = partitions
+            self._joined_s = now_s - self._let_in_s
 
     def _of(self, arrays: dict[int, np.ndarray], partition: int) -> np.ndarray:
         if partition not in arrays:
@@ -123,7 +125,7 @@ class Board:
             dict(sorted(self._taken.items())),
             self._taken_s,
             self._joined_s,
-            sorted(self._joined),
+            self._joined,
         )
 
 

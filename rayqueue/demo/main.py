@@ -184,6 +184,7 @@ class Events:
         """After an event of a service, with so many flights acked."""
         now_s = time.monotonic()
         self.board.take(name, event.get("processed", []), now_s)
+        self.board.has(name, event.get("has", []), now_s)
         if self._victim is not None and self.killed is None and flights >= failover.KILL_AT * self._expected:
             led = failover.names(self._victim.leads)
             self._out.print(f"  kill -9 {self._victim.pid}: the process that leads {led}")

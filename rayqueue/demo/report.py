@@ -179,7 +179,7 @@ def _show_group(group: HandOver, out: Console) -> None:
         out.print(f"  all of them [bold]{group.taken_s:.2f} s[/] later. {group.again:,} flights were processed twice.")
     if group.joined_s is not None:
         names = ", ".join(f"flights-{partition}" for partition in group.joined)
-        out.print(f"  {LATE} joined and had its first flight {group.joined_s:.2f} s later; it got {names}.")
+        out.print(f"  {LATE} joined, and {group.joined_s:.2f} s later had {names}.")
     out.print()
 
 

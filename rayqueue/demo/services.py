@@ -124,8 +124,9 @@ def produce_weather(job: Job, report: Report, wait: Wait) -> Result:
 
 def keep_board(job: Job, report: Report, wait: Wait) -> Result:
     """One of the services that share the flights: what comes to the group goes to one of them. It says at once what it
-    has processed; what it has is committed each half second."""
+    has processed, and which partitions it has; how far it has come is committed each half second."""
     stop = wait()
+    had: list[int] = []
     with rayqueue.Consumer(
         FLIGHTS,
         group_id=GROUP,
@@ -135,9 +136,11 @@ def keep_board(job: Job, report: Report, wait: Wait) -> Result:
     ) as consumer:
         while not stop.is_set():
             flights = consumer.consume_arrow(max_records=BOARD_ROWS, timeout=REPORT_EVERY_S)
-            if flights.num_rows:
-                report.consumed[FLIGHTS] = report.consumed.get(FLIGHTS, 0) + flights.num_rows
-                report.tell("progress", processed=_spans(flights))
+            report.consumed[FLIGHTS] = report.consumed.get(FLIGHTS, 0) + flights.num_rows
+            has = [tp.partition for tp in consumer.assignment()]
+            if flights.num_rows or has != had:
+                report.tell("progress", processed=_spans(flights), has=has)
+                had = has
             else:
                 report.progress()
     return []

@@ -15,7 +15,9 @@ def _run(*, foreign: bool = False, gap: bool = False, late: bool = True) -> Boar
     board.take("board-3", [(1, 4, 8 if gap else 9)], 1.5)
     if late:
         board.let_in(2.0)
-        board.take(LATE, [(0, 7, 9)], 2.25)
+        board.has(LATE, [], 2.1)
+        board.has(LATE, [0], 2.25)
+    board.take(LATE if late else "board-1", [(0, 7, 9)], 2.5)
     return board
 
 

@@ -82,7 +82,7 @@ def test_a_good_run_ends_with_the_count() -> None:
     assert "process 4711, was killed (SIGKILL) with 4 flights in" in text and "It led flights-1." in text
     assert "the longest time without an ack was 0.41 s" in text and "3.2 s after it was killed" in text
     assert "flights-1 to board-1,\n  all of them 3.50 s later. 2 flights were processed twice." in text
-    assert "board-4 joined and had its first flight 0.25 s later; it got flights-0, flights-2." in text
+    assert "board-4 joined, and 0.25 s later had flights-0, flights-2." in text
     assert "open_stream('/data/0/partitions/flights-00-1/00000000000000000000.arrow')" in text
 
 
