@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from rayqueue.admin_group_descriptions import GroupOffset
 from rayqueue.admin_leaders import LogAnswer, ask_leaders, ask_logs, partition_of
 from rayqueue.admin_partitions import pair
 from rayqueue.client.cluster_client import ClusterClient
 from rayqueue.client.fetching.offset_queries import query_offsets, timestamp_ms
 from rayqueue.errors import ConfigError, OffsetOutOfRange, RayQueueError
-from rayqueue.group_descriptions import GroupOffset
 from rayqueue.protocol.group_messages import NO_OFFSET, AssignedTopic, CommittedOffset, DescribeGroupResponse
 from rayqueue.protocol.messages import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicInfo
 from rayqueue.types import TopicPartition

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from rayqueue.admin_group_descriptions import GroupDescription, GroupMember, GroupSummary, OffsetReset
 from rayqueue.admin_group_offsets import describe_offsets, places, reset_targets
 from rayqueue.admin_partitions import Named, pair
 from rayqueue.client.cluster_client import ClusterClient
@@ -13,7 +14,6 @@ from rayqueue.client.groups.calls import FIND_ACTION, CoordinatorCalls
 from rayqueue.config import AdminConfig
 from rayqueue.config.names import GROUPS_TOPIC
 from rayqueue.errors import ConfigError, GroupNotEmpty, GroupNotFound, from_wire
-from rayqueue.group_descriptions import GroupDescription, GroupMember, GroupSummary, OffsetReset
 from rayqueue.protocol.group_messages import (
     AssignedTopic,
     CommittedOffset,

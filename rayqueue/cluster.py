@@ -14,11 +14,11 @@ from typing import Any
 from rayqueue.actors import handles, lifecycle, ray_session, rolling, survey
 from rayqueue.actors.options import ClusterOverview
 from rayqueue.admin import AdminClient
+from rayqueue.cluster_groups import with_groups
 from rayqueue.cluster_status import ClusterStatus, PartitionStatus, ProcessStatus, TopicStatus
 from rayqueue.config.broker import BrokerConfig
 from rayqueue.coordination.cluster_rules import check_cluster_config
 from rayqueue.errors import ConfigError
-from rayqueue.group_status import with_groups
 
 __all__ = [
     "Cluster",

@@ -12,7 +12,7 @@ from rayqueue.cli.options import Connection, connection_options, examples, json_
 from rayqueue.cli.positions import parse_time
 
 if TYPE_CHECKING:
-    from rayqueue.group_descriptions import GroupDescription, GroupMember, OffsetReset
+    from rayqueue.admin_group_descriptions import GroupDescription, GroupMember, OffsetReset
 
 
 @click.group("group")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rayqueue.cluster_groups import with_groups
 from rayqueue.cluster_status import ClusterStatus, PartitionStatus, ProcessStatus, TopicStatus
-from rayqueue.group_status import with_groups
 
 if TYPE_CHECKING:
     from rayqueue.admin_descriptions import ClusterDescription, TopicDescription

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rayqueue.group_descriptions import GroupDescription, GroupMember, GroupOffset, OffsetReset, number_spans
+from rayqueue.admin_group_descriptions import GroupDescription, GroupMember, GroupOffset, OffsetReset, number_spans
 from rayqueue.types import TopicPartition
 
 
