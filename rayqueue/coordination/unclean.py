@@ -98,9 +98,12 @@ def _by_log(state: ClusterState, partition: PartitionRecord, there: int) -> Part
     unclean = partition.unclean
     if not awaits_logs(partition) or (len(unclean) > 1 and any(one.log_end < 0 for one in unclean)):
         return None
-    order = {broker_id: place for place, broker_id in enumerate(partition.replicas)}
-    best = max(unclean, key=lambda one: (one.last_epoch, one.log_end, -order.get(one.broker_id, 0))).broker_id
-    if best != there and not state.is_there(partition, best):
+    highest = max((one.last_epoch, one.log_end) for one in unclean)
+    # Logs with the same end hold the same: the first of those that are there, by the order of placement, will do.
+    able = {one.broker_id for one in unclean if (one.last_epoch, one.log_end) == highest}
+    present = (one for one in partition.replicas if one in able and (one == there or state.is_there(partition, one)))
+    best = next(present, None)
+    if best is None:
         return None
     return msgspec.structs.replace(
         partition,

@@ -35,6 +35,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--disk", type=int, default=0, metavar="MB", help="a small disk for one node, to be filled (root)"
     )
+    parser.add_argument(
+        "--standbys", type=int, default=0, help="processes of each broker that stand by (default 0: faults last longer)"
+    )
     parser.add_argument("--planted", default="", choices=[*PLANTED], help="a bug that the run must find")
     parser.add_argument("--out", type=Path, help="keep report.json, histories and logs in this new directory")
     return parser
@@ -68,6 +71,7 @@ def main() -> int:
         not args.direct,
         args.disk << 20,
         args.planted,
+        args.standbys,
     )
     directory = args.out or Path(tempfile.mkdtemp(prefix="rayqueue-chaos-"))
     directory.mkdir(parents=True, exist_ok=True)

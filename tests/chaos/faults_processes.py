@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from rayqueue.cluster_status import ProcessStatus
 from tests.chaos.waiting import NotYet, pause, until
-from tests.chaos.world import World, killed, named, stopped
+from tests.chaos.world import World, killed, named, state, stopped
 
 MOVED_WAIT_S = 15.0
 BACK_WAIT_S = 60.0
@@ -136,6 +136,28 @@ def stop_broker_and_replicas(world: World) -> Outcome:
     _, leader = world.a_leader()
     targets = [one for one in world.processes() if one.broker_id == leader]
     return Outcome(", ".join(map(named, targets)), _stop(world, targets, LONG_STOP_S))
+
+
+def stop_node(world: World) -> Outcome:
+    """SIGSTOP of all that runs on the active coordinator's node, as when it is lost without a word; then it goes on."""
+    coordinator, epoch = world.active_coordinator(), world.coordinator_epoch()
+    targets = [one for one in world.processes() if one.node_id == coordinator.node_id]
+    seen = _stop(world, targets, LONG_STOP_S)
+    return Outcome(", ".join(map(named, targets)), _and(seen, _new_epoch(world, epoch)))
+
+
+def stop_broker(world: World) -> Outcome:
+    """SIGSTOP of a broker's own process for good: those beside it end it, and another one takes its place."""
+    target = world.random.choice(world.processes("broker"))
+
+    def replaced() -> bool:
+        brokers = (one for one in world.processes("broker") if one.broker_id == target.broker_id)
+        return any(one.pid != target.pid and one.state == "running" for one in brokers)
+
+    with stopped([target.pid]) as seen:
+        until(lambda: state(target.pid) != "T", BACK_WAIT_S, f"the end of {target.pid}")
+        until(replaced, BACK_WAIT_S, f"another process of broker {target.broker_id}")
+    return Outcome(named(target), f"{seen}; it was ended, and another one serves")
 
 
 def stop_follower(world: World) -> Outcome:

@@ -34,6 +34,8 @@ FAULTS: dict[str, Fault] = {
     "stop-leader": processes.stop_leader,
     "stop-follower": processes.stop_follower,
     "stop-broker-and-replicas": processes.stop_broker_and_replicas,
+    "stop-broker": processes.stop_broker,
+    "stop-node": processes.stop_node,
     "stop-coordinator": processes.stop_coordinator,
     "rolling-restart": processes.rolling_restart,
     "lose-node": nodes.lose_node,

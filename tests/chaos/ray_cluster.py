@@ -32,7 +32,7 @@ STORE_BYTES = 80 << 20
 GONE_WAIT_S = 30.0
 COMMAND_WAIT_S = 20.0
 # A follower that stands still leaves the ISR within a fault's length.
-# No process stands by: a fault lasts until Ray has started what it hit.
+# No process stands by, unless a run asks for it: a fault lasts until Ray has started what it hit.
 CONFIG = {"num.replica.actors": 1, "num.standby.replica.actors": 0, "replica.lag.time.max.ms": 3000}
 
 

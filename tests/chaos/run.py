@@ -40,6 +40,7 @@ class Settings:
         rate: values a second, of each of two producers.
         links: connections go through a proxy that can cut them.
         disk_bytes: of a small file system of its own for one node, to be filled; 0: none has one.
+        standbys: processes of each broker that stand by.
         planted: "" or a bug that the run must find; see PLANTED.
     """
 
@@ -52,6 +53,7 @@ class Settings:
     links: bool = True
     disk_bytes: int = 0
     planted: str = ""
+    standbys: int = 0
 
 
 # Bugs of the workload's own making that a checker has to find on the real system: (acks, topic settings).
@@ -70,7 +72,7 @@ def run(settings: Settings, directory: Path, say: Callable[[str], None], started
     say("starting Ray with three nodes, and rayqueue on it")
     with contextlib.ExitStack() as stack:
         links = stack.enter_context(contextlib.closing(Links())) if settings.links else None
-        config = {} if links is None else links.settings
+        config = {**({} if links is None else links.settings), "num.standby.replica.actors": settings.standbys}
         cluster = stack.enter_context(running_cluster(directory / "nodes", config, settings.disk_bytes, started))
         with rayqueue.AdminClient(bootstrap_servers=cluster.servers, request_timeout_ms=ADMIN_TIMEOUT_MS) as admin:
             admin.create_topic(

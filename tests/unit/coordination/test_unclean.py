@@ -92,6 +92,22 @@ def test_a_later_epoch_is_higher_than_a_longer_log() -> None:
     assert machines.partition.leader == second
 
 
+@pytest.mark.parametrize("others", [75, 74])
+def test_of_two_that_are_equal_one_that_is_there_leads_and_a_single_highest_is_waited_for(others: int) -> None:
+    machines = Machines()
+    first, second, third = machines.partition.replicas
+    machines.power_failure()
+    for broker_id in (first, second, third):
+        machines.start(broker_id)
+    machines.report(first, 0, 75)
+    machines.report(second, 0, others)
+    machines.lose(first)
+    machines.report(third, 0, 60)
+    assert machines.partition.leader == (second if others == 75 else -1)
+    machines.step(WatchStarted(machines.incarnation(first)))
+    assert machines.partition.leader == (second if others == 75 else first)
+
+
 def test_one_that_went_down_with_the_others_and_has_not_said_so_leads_in_name_only() -> None:
     """The coordinator still has the processes of before for there: each moves the leadership on to one that is dead.
     Those who were passed over are compared all the same."""
