@@ -18,6 +18,7 @@ from pathlib import Path
 from rayqueue.actors.calls import typed
 from rayqueue.actors.coordinator_addresses import CoordinatorAddresses, kept_addresses
 from rayqueue.actors.coordinator_channel import CoordinatorChannel
+from rayqueue.actors.coordinator_watch import CoordinatorWatch
 from rayqueue.actors.driver import die
 from rayqueue.actors.flight import FlightServer
 from rayqueue.actors.group_finding import find_group_coordinator
@@ -139,6 +140,7 @@ class Broker:
             options.token,
         )
         self._watches.append(self._groups_watch)
+        self._coordinator_watch = CoordinatorWatch(options)
         self._current = threading.Event()  # our image of the cluster is at least as new as our registration
         self._server: FlightServer | None = None
         self._ids = ProducerIdBlock(0, 0)
@@ -184,6 +186,7 @@ class Broker:
             return
         for watch in self._watches:
             watch.start()
+        self._coordinator_watch.start()
         standing_by = False
         while not self._stopping.wait(LOOK_S):
             problem = next((watch.problem for watch in self._watches if watch.problem is not None), None)
@@ -296,10 +299,12 @@ class Broker:
         self._stopping.set()
         self._coordinator.close()
         self._starter.join(COORDINATOR_TIMEOUT_S)
+        self._coordinator_watch.stop()
         for watch in self._watches:
             watch.stop()
         for watch in self._watches:
             watch.join(COORDINATOR_TIMEOUT_S)
+        self._coordinator_watch.join(COORDINATOR_TIMEOUT_S)
         self._follower.stop()
         if self._server is not None:
             self._server.shutdown()

@@ -174,3 +174,20 @@ def test_a_leader_its_broker_and_the_active_coordinator_that_fall_silent_at_once
     eventually(lambda: cluster.status().healthy and all_in_sync(admin), TIMEOUT_S, "a healthy cluster")
     writer.stop()
     check(writer, cluster.bootstrap_servers)
+
+
+@pytest.mark.timeout(120)
+def test_a_coordinator_that_hangs_is_ended_and_votes_again(cluster: Cluster) -> None:
+    stopped = cluster.status().coordinator
+    os.kill(stopped.pid, signal.SIGSTOP)
+
+    def replaced() -> bool:
+        there = [p for p in cluster.status().processes if p.coordinator_id == stopped.coordinator_id]
+        return [(p.state, p.standing) for p in there] == [("running", "standby")] and there[0].pid != stopped.pid
+
+    try:
+        eventually(replaced, TIMEOUT_S, "another process, as a standby")
+    finally:
+        with pytest.raises(ProcessLookupError):
+            os.kill(stopped.pid, signal.SIGCONT)
+    eventually(lambda: cluster.status().healthy, TIMEOUT_S, "a healthy status")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rayqueue.actors import broker_watch
+from rayqueue.actors import hang_watch
 from rayqueue.actors.broker_watch import BrokerWatch
+from rayqueue.actors.hang_watch import Heard
 from rayqueue.actors.identity import DirectoryLock
 from rayqueue.actors.lock_holder import Holder, holder_of
 from rayqueue.actors.options import BrokerOptions
@@ -77,7 +78,7 @@ def start(options: BrokerOptions) -> Iterator[Start]:
 
 @pytest.fixture
 def watch(options: BrokerOptions, monkeypatch: pytest.MonkeyPatch) -> Iterator[BrokerWatch]:
-    monkeypatch.setattr(broker_watch, "LOOK_S", 0.1)
+    monkeypatch.setattr(hang_watch, "LOOK_S", 0.1)
     made = BrokerWatch(options)
     yield made
     made.stop()
@@ -92,14 +93,14 @@ def test_a_stopped_broker_is_ended_and_its_successor_left_alone(
     first.send_signal(signal.SIGSTOP)
     assert first.wait(WAIT_S) == -signal.SIGKILL
     second = start("lively")
-    eventually(lambda: watch._missed == 0 and answers(watch), WAIT_S)
+    eventually(lambda: watch.watch.missed == 0 and answers(watch), WAIT_S)
     assert second.poll() is None
     second.send_signal(signal.SIGSTOP)
     assert second.wait(WAIT_S) == -signal.SIGKILL, "what counted against the first one is forgotten, the watch goes on"
 
 
 def answers(watch: BrokerWatch) -> bool:
-    return watch._ask() == (True, True)
+    return watch.watch.ask() is Heard.ANSWER
 
 
 def test_one_that_was_stopped_before_it_listened_is_ended_too(watch: BrokerWatch, start: Start) -> None:
@@ -113,12 +114,12 @@ def test_one_that_runs_and_does_not_answer_is_given_longer(
     watch: BrokerWatch, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Holder] = []
-    stopped = broker_watch.is_stopped
-    monkeypatch.setattr(broker_watch, "is_stopped", lambda holder: (asked.append(holder), stopped(holder))[1])
+    stopped = hang_watch.is_stopped
+    monkeypatch.setattr(hang_watch, "is_stopped", lambda holder: (asked.append(holder), stopped(holder))[1])
     broker = start("deaf")
     watch.start()
     assert broker.wait(WAIT_S) == -signal.SIGKILL
-    assert len(asked) >= broker_watch.HANGS_AFTER
+    assert len(asked) >= hang_watch.HANGS_AFTER
 
 
 @pytest.mark.parametrize("how", ["starting", "unborn"])
@@ -126,11 +127,11 @@ def test_one_that_has_not_come_up_yet_is_left_alone(
     watch: BrokerWatch, start: Start, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     looks = threading.Semaphore(0)
-    real = watch._look
-    monkeypatch.setattr(watch, "_look", lambda: (real(), looks.release()))
+    real = watch.watch.look
+    monkeypatch.setattr(watch.watch, "look", lambda: (real(), looks.release()))
     broker = start(how)
     watch.start()
-    for _ in range(broker_watch.HANGS_AFTER + 2):
+    for _ in range(hang_watch.HANGS_AFTER + 2):
         assert looks.acquire(timeout=WAIT_S)
     assert broker.poll() is None
 
@@ -139,16 +140,16 @@ def test_a_successor_does_not_inherit_what_its_predecessor_missed(
     watch: BrokerWatch, start: Start, options: BrokerOptions
 ) -> None:
     first = start("deaf")
-    for _ in range(broker_watch.HANGS_AFTER - 1):
-        watch._look()
+    for _ in range(hang_watch.HANGS_AFTER - 1):
+        watch.watch.look()
     first.kill()
     first.wait(WAIT_S)
     second = start("deaf")
     holder = holder_of(Path(options.directory) / "lock")
     assert holder is not None and holder.pid == second.pid
-    watch._look()
-    watch._look()
-    assert second.poll() is None and watch._missed == 2
+    watch.watch.look()
+    watch.watch.look()
+    assert second.poll() is None and watch.watch.missed == 2
 
 
 def test_a_real_broker_answers(tmp_path: Path) -> None:
