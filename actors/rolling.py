@@ -15,6 +15,7 @@ from rayqueue.actors.broker import LEAVE_TIMEOUT_S
 from rayqueue.actors.lifecycle import STOP_TIMEOUT_S, overview
 from rayqueue.actors.names import broker_name, coordinator_name, is_coordinator
 from rayqueue.actors.options import ClusterOverview, ProcessReport
+from rayqueue.actors.quorum_tending import SILENT_MS
 from rayqueue.errors import BrokerNotAvailable, ConfigError, RayQueueError, RequestTimeout
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def _stop_broker(name: str, broker_id: int) -> None:
 
 
 def wait_in_sync(name: str, timeout_s: float, broker_id: int = -1, but: str = "") -> ClusterOverview:
-    """Waits until all brokers and replica actors serve and every replica is in sync.
+    """Waits until all brokers and replica actors serve, all coordinators are heard, and every replica is in sync.
 
     Args:
         broker_id, but: and until this broker is another process than this incarnation.
@@ -143,10 +144,17 @@ def _missing(seen: ClusterOverview, broker_id: int, but: str) -> str:
         return f"broker {broker_id} has not been started again"
     away = [f"broker {b.broker_id} does not live" for b in seen.metadata.brokers if not b.alive]
     processes = [f"{what} {why}" for what, why in seen.missing.items()]
+    # With one away already, none of the others could be stopped without taking the majority along.
+    voters = seen.quorum.membership.voters
+    quiet = [
+        f"coordinator {peer.voter.broker_id} has not been heard for {peer.silent_ms // 1000} s"
+        for peer in seen.quorum.peers
+        if peer.voter in voters and peer.silent_ms >= SILENT_MS
+    ]
     behind = [
         f"{topic.name}-{info.partition} has {info.isr} of {info.replicas} in sync"
         for topic in seen.metadata.topics
         for info in topic.partitions
         if not set(info.replicas) - set(info.adding) <= set(info.isr)
     ]
-    return "; ".join([*away, *processes, *behind][:5])
+    return "; ".join([*away, *processes, *quiet, *behind][:5])

@@ -12,6 +12,7 @@ import pytest
 
 import rayqueue
 from rayqueue.actors import coordinator as coordinator_module
+from rayqueue.actors import rolling
 from rayqueue.actors.broker import Broker
 from rayqueue.actors.coordinator import Coordinator
 from rayqueue.actors.options import CoordinatorOptions
@@ -142,6 +143,17 @@ def test_a_founder_that_lost_its_disk_joins_when_it_is_told_the_cluster_while_it
     eventually(lambda: voters(cluster) == [0, 1, 2] and new.standing == "standby", WAIT_S, "the new copy votes")
     wait_level(cluster)
     assert new.cluster_id == cluster.coordinators[active].cluster_id
+
+
+def test_a_rolling_restart_waits_for_a_coordinator_that_is_away(cluster: InProcessCluster) -> None:
+    """It would stop another one, and with that one the majority would be gone."""
+    assert eventually(lambda: rolling._missing(cluster.coordinator.overview(), -1, "") == "", WAIT_S)
+    away = next(i for i, one in cluster.coordinators.items() if not one.active)
+    cluster.stop_coordinator(away)
+    said = eventually(lambda: rolling._missing(cluster.coordinator.overview(), -1, ""), WAIT_S)
+    assert said.startswith(f"coordinator {away} has not been heard for ")
+    cluster.start_coordinator(away)
+    eventually(lambda: rolling._missing(cluster.coordinator.overview(), -1, "") == "", WAIT_S)
 
 
 def test_ids_are_never_handed_out_twice_whoever_is_active(cluster: InProcessCluster) -> None:
