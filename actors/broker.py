@@ -15,13 +15,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from rayqueue.actors.alive import AliveServer
 from rayqueue.actors.calls import typed
 from rayqueue.actors.coordinator_addresses import CoordinatorAddresses, kept_addresses
 from rayqueue.actors.coordinator_channel import CoordinatorChannel
-from rayqueue.actors.coordinator_watch import CoordinatorWatch
 from rayqueue.actors.driver import die
 from rayqueue.actors.flight import FlightServer
 from rayqueue.actors.group_finding import find_group_coordinator
+from rayqueue.actors.hang_watch import COORDINATOR_STOPPED_AFTER, HangWatch
 from rayqueue.actors.identity import (
     BrokerIdentity,
     DirectoryLock,
@@ -140,7 +141,9 @@ class Broker:
             options.token,
         )
         self._watches.append(self._groups_watch)
-        self._coordinator_watch = CoordinatorWatch(options)
+        data_dir = Path(options.data_dir)
+        self._coordinator_watch = HangWatch(lambda: data_dir.glob("coordinator-*/lock"), COORDINATOR_STOPPED_AFTER)
+        self._alive: AliveServer | None = None
         self._current = threading.Event()  # our image of the cluster is at least as new as our registration
         self._server: FlightServer | None = None
         self._ids = ProducerIdBlock(0, 0)
@@ -201,6 +204,9 @@ class Broker:
         """Lock, identity, port, registration; each step is done once, so it can be called again after an error."""
         if not self._lock.acquire(self._stopping, self.progress.waiting):
             return
+        if self._alive is None:
+            # What requests for metadata take: one whose image is locked for ever does not pass for one that serves.
+            self._alive = AliveServer(self._lock.path, lambda: self._follower.read(lambda *_: None))
         identity = self._identity()
         if self._server is None:
             self._server = bind_server(
@@ -308,6 +314,8 @@ class Broker:
         self._follower.stop()
         if self._server is not None:
             self._server.shutdown()
+        if self._alive is not None:
+            self._alive.close()
         self._lock.release()
 
     def report(self) -> ProcessReport:

@@ -172,20 +172,15 @@ class Coordinator:
         else:
             return
         self._driver.start()
+        directory.answer_for(lambda: self._driver.call(lambda: None, STOP_TIMEOUT_S))
         self._joining.start()
         if self._placer is not None:
             self._placer.start()
 
     def _listen(self, port: int) -> DataServer:
         options = self.options
-        who = Identity(
-            PROTOCOL_VERSION,
-            self._directory.cluster_id,
-            "coordinator",
-            options.coordinator_id,
-            self.incarnation,
-            os.getpid(),
-        )
+        cluster_id, number = self._directory.cluster_id, options.coordinator_id
+        who = Identity(PROTOCOL_VERSION, cluster_id, "coordinator", number, self.incarnation, os.getpid())
         return DataServer(
             options.listen_host,
             port,

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from rayqueue.actors.alive import AliveServer
 from rayqueue.actors.identity import CoordinatorIdentity, DirectoryLock, read_json, write_json
 from rayqueue.actors.options import CoordinatorOptions
 from rayqueue.actors.quorum_store import QuorumStore
@@ -36,6 +37,7 @@ class CoordinatorDirectory:
         self._options = options
         self.path = Path(options.directory)
         self._lock = DirectoryLock(self.path / "lock")
+        self._alive: AliveServer | None = None
         self.identity = CoordinatorIdentity("", "")
         self.addresses: dict[int, Address] = dict(options.peers)
         self._forming = ""
@@ -70,6 +72,10 @@ class CoordinatorDirectory:
         self.addresses = {**dict(self._options.peers), **kept}
         self._told = kept
         return True
+
+    def answer_for(self, check: Callable[[], object]) -> None:
+        """Neighbours that ask whether this process lives are answered when `check` returns; see `AliveServer`."""
+        self._alive = AliveServer(self._lock.path, check)
 
     def form(self, cluster_id: str) -> None:
         """The next `open` begins a log here, if there is none."""
@@ -124,4 +130,6 @@ class CoordinatorDirectory:
 
     def release(self) -> None:
         """Lets go of the directory."""
+        if self._alive is not None:
+            self._alive.close()
         self._lock.release()

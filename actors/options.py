@@ -184,8 +184,3 @@ class ClusterOverview(msgspec.Struct):
     problems: list[str]
     coordinators: list[CoordinatorRecord]
     quorum: QuorumStatus
-
-
-def local_host(listen_host: str) -> str:
-    """The address at which one who is on the same node reaches who listens there."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen_host, listen_host)

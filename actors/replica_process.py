@@ -5,7 +5,7 @@ broker runs more processes than it has slots: those that find all locks held sta
 take the next lock that comes free within milliseconds. To start a process anew takes Ray a second. The process that
 Ray starts in place of the dead one finds its slot taken, and stands by in turn.
 
-Some of them watch their broker besides (`broker_watch`).
+Some of them watch their broker besides (`hang_watch`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from rayqueue.actors.broker_watch import BrokerWatch
 from rayqueue.actors.driver import die
+from rayqueue.actors.hang_watch import BROKER_STOPPED_AFTER, HangWatch
 from rayqueue.actors.identity import DirectoryLock, replica_lock
 from rayqueue.actors.lock_holder import holder_of
 from rayqueue.actors.logs import write_logs
@@ -58,8 +58,9 @@ class PartitionReplicaProcess:
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # over `_replica`, against a slot that is taken while `stop` runs
         # The first one, and those that are more than the slots: two by default, of which one may hang with the broker.
-        self._watch = BrokerWatch(options) if place == 0 or place >= options.pool_size else None
-        if self._watch is not None:
+        broker = [Path(options.directory) / "lock"] if place == 0 or place >= options.pool_size else []
+        self._watch = HangWatch(lambda: broker, BROKER_STOPPED_AFTER)
+        if broker:
             self._watch.start()
         threading.Thread(target=self._run, name="replica-slot", daemon=True).start()
 
@@ -128,8 +129,7 @@ class PartitionReplicaProcess:
     def stop(self) -> None:
         """Stops serving, closes every log cleanly, and lets go of the directory; or takes no slot any more."""
         self._stopping.set()
-        if self._watch is not None:
-            self._watch.stop()
+        self._watch.stop()
         with self._lock:
             replica = self._replica
         if replica is not None:
