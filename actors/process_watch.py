@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from rayqueue.actors.lock_holder import holder_of, is_stopped, kill
+from rayqueue.actors.lock_holder import Holder, holder_of, is_stopped, kill
 from rayqueue.client.data_channel import DataChannel, Exchange
 from rayqueue.coordination.records import GroupActorRecord, ReplicaActorRecord
 from rayqueue.errors import RayQueueError, RequestTimeout
@@ -63,6 +63,7 @@ class ProcessWatch:
         self._lock = lock
         self._token = token
         self._missed = 0  # pings in a row without an answer
+        self._suspect: Holder | None = None  # the process that they count against
         self._stopping = threading.Event()
         self._wakes = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch {name}", daemon=True)
@@ -156,6 +157,9 @@ class ProcessWatch:
         """Counted in pings that we have waited for, so that a machine that stood still as a whole is not held
         against it."""
         holder = holder_of(self._lock) if self._missed >= STOPPED_AFTER else None
+        if holder is not None and self._suspect is not None and holder != self._suspect:
+            self._missed = 0  # a successor that took over between two pings, and has just started
+        self._suspect = holder
         if holder is None or self._missed < (STOPPED_AFTER if is_stopped(holder) else HANGS_AFTER):
             return False
         log.error(

@@ -131,6 +131,24 @@ def test_one_that_runs_and_does_not_answer_is_given_longer(
     watched.stop()
 
 
+def test_a_successor_does_not_inherit_what_its_predecessor_missed(
+    tmp_path: Path, processes: Callable[..., Process]
+) -> None:
+    """One that stood by takes the lock and the port at once: no ping was refused in between."""
+    lock = tmp_path / "lock"
+    first = processes(lock, "deaf")
+    watch = ReplicaWatch(0, lambda: None, lambda _: None, lock, None)
+    watch._missed = replica_watch.HANGS_AFTER - 1
+    assert not watch._end_if_it_hangs()
+    first.end()
+    second = processes(lock, "deaf")
+    watch._missed = replica_watch.HANGS_AFTER + 1
+    assert not watch._end_if_it_hangs() and watch._missed == 0
+    watch._missed = replica_watch.HANGS_AFTER
+    assert watch._end_if_it_hangs()
+    assert second.process.wait(WAIT_S) == -signal.SIGKILL
+
+
 def test_one_that_answers_is_left_alone_and_so_is_one_that_is_not_there(
     tmp_path: Path, processes: Callable[..., Process]
 ) -> None:
