@@ -23,6 +23,7 @@ from rayqueue.protocol.messages import FollowHello, FollowPart, FollowPartition,
 from rayqueue.replication import events as ev
 
 if TYPE_CHECKING:
+    from rayqueue.actors.fresh_batches import FreshBatches
     from rayqueue.actors.hosted_partition import HostedPartition
 
 log = logging.getLogger(__name__)
@@ -30,9 +31,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class FeedSubscription(Subscription):
-    """Attributes: leader_epoch: under which it is fed; offset -1: not yet. told: (high watermark, log start)."""
+    """Attributes: leader_epoch: under which it is fed; offset -1: not yet. told: (high watermark, log start).
+    watched: consumers wait at the follower for the high watermark."""
 
     leader_epoch: int = -1
+    watched: bool = False
 
 
 class Followed(NamedTuple):
@@ -97,6 +100,7 @@ class FollowStream(PushStream[FeedSubscription]):
         for ack in request.acks:
             subscription = self._subscriptions.get(ack.subscription)
             if subscription is not None:
+                subscription.watched = ack.watched
                 follower, incarnation = self._hello.broker_id, self._hello.incarnation
                 event = ev.FetchAcked(follower, incarnation, ack.leader_epoch, ack.end)
                 self._submit(Followed(subscription.partition, event, self, subscription))
@@ -169,6 +173,33 @@ class FollowStream(PushStream[FeedSubscription]):
         """The partition has grown, or its high watermark or start has moved."""
         self._tell(subscription)
         self._push_soon(subscription.partition.log.log_end_offset - subscription.offset <= FEW_RECORDS)
+
+    def on_written(self, subscription: FeedSubscription, fresh: FreshBatches | None) -> None:
+        """The partition has been written to. fresh: what was written, if it is little."""
+        if fresh is None or not self._push_fresh(subscription, fresh):
+            self.on_news(subscription)
+        elif self._has_news():  # somebody has left it to us meanwhile
+            self._push_soon(few=True)
+
+    def _push_fresh(self, subscription: FeedSubscription, fresh: FreshBatches) -> bool:
+        """Pushes what was written to a follower that has been fed all before it; else the log is read."""
+        if not self._exchange.idle or not self._pushing.acquire(blocking=False):
+            return False
+        try:
+            partition, size = subscription.partition, fresh.row.size
+            if subscription.offset != fresh.base_offset or subscription.ended or self._credit < size:
+                return False
+            if self._throttle.allowance((partition.topic_id, partition.partition), self._hello.broker_id) is not None:
+                return False
+            subscription.offset = fresh.next_offset
+            self._add_credit(-size)
+            high_watermark, start = subscription.told = partition.high_watermark, partition.log.log_start_offset
+            epoch, end = subscription.leader_epoch, fresh.next_offset
+            part = FollowPart(subscription.id, epoch, high_watermark, start, end, fresh.entries)
+            self._exchange.send(self._encode([part]), [fresh.row])
+            return True
+        finally:
+            self._pushing.release()
 
     # --- pushing (any thread, one at a time) ------------------------------------------------------------------------
 

@@ -55,6 +55,10 @@ class Hands(Protocol):
         """Has the machine told, in another turn."""
         ...
 
+    def tell_later(self, partition: HostedPartition) -> None:
+        """Has `tell_followers` called soon, if nothing goes to them before."""
+        ...
+
     def timed(self, partition: HostedPartition) -> None:
         """The machine has a deadline."""
         ...

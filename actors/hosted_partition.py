@@ -16,12 +16,12 @@ import pyarrow as pa
 from rayqueue.actors.batch_checks import BatchChecks
 from rayqueue.actors.driver import wall_ms as wall_clock_ms
 from rayqueue.actors.follow_stream import FeedSubscription, Followed, FollowStream
+from rayqueue.actors.fresh_batches import fresh_batches, log_batch
 from rayqueue.actors.hands import Cut, Hands
-from rayqueue.actors.leader_link import FedBatch, LeaderProcess
+from rayqueue.actors.leader_link import LeaderProcess
 from rayqueue.config.names import INTERNAL_TOPICS
 from rayqueue.config.topic import TopicConfig
 from rayqueue.errors import RayQueueError, StorageError
-from rayqueue.protocol.ipc import build_header
 from rayqueue.protocol.messages import BatchHeader, LogDescription
 from rayqueue.replication import events as ev
 from rayqueue.replication.leader_epochs import LeaderEpochs
@@ -31,7 +31,7 @@ from rayqueue.replication.producer_state import ProducerStates
 from rayqueue.replication.replica import Replica
 from rayqueue.storage.files import OsFiles
 from rayqueue.storage.index import batch_header
-from rayqueue.storage.log import Log, LogBatch
+from rayqueue.storage.log import Log
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class HostedPartition:
                 case ev.HighWatermark(offset=offset):
                     self.high_watermark = offset
                     self.log.note_committed(offset)
-                    self.notify()
+                    self._committed()
                 case ev.Flush():
                     self._hands.flush(self)
                 case ev.Feed() | ev.RefuseFetch() | ev.StopFeeding():
@@ -271,7 +271,8 @@ class HostedPartition:
         """Writes all waiting batches in one go: the group of the group commit."""
         pending, self._pending = self._pending, []
         try:
-            rolled = self.log.append([_log_batch(ref, header) for ref, header in pending], wall_ms)
+            batches = [log_batch(ref, header) for ref, header in pending]
+            rolled = self.log.append(batches, wall_ms)
         except RayQueueError as error:
             log.error("%s-%d: append failed: %s", self.topic, self.partition, error)
             self.step(ev.WriteFailed(str(error)), now_ms, wall_ms)
@@ -279,13 +280,28 @@ class HostedPartition:
                 self.step(ev.LogFailed(str(error)), now_ms, wall_ms)
             return
         self.step(ev.Written(), now_ms, wall_ms)
-        self._tell_followers()
+        if self._followers:
+            fresh = fresh_batches(batches)
+            for stream, subscription in self._followers.values():
+                stream.on_written(subscription, fresh)
         if rolled:
             self._after_roll(now_ms, wall_ms)
 
-    def _tell_followers(self) -> None:
+    def tell_followers(self) -> None:
+        """Pushes followers what they have not been told."""
         for stream, subscription in self._followers.values():
             stream.on_news(subscription)
+
+    def _committed(self) -> None:
+        """The high watermark has moved. A follower hears of it at once where a consumer waits for that there; else with
+        the next batch, or soon: a message and a wake-up for each record, of no use to anybody, would be the price."""
+        for listener in self.listeners:
+            listener(self)
+        for stream, subscription in self._followers.values():
+            if subscription.watched:
+                stream.on_news(subscription)
+            else:
+                self._hands.tell_later(self)
 
     def _after_roll(self, now_ms: int, wall_ms: int) -> None:
         """Closed segments are made durable, and the producers' state is kept beside them."""
@@ -301,7 +317,7 @@ class HostedPartition:
         """Tells consumers and followers that the high watermark, the log start or the leader has moved."""
         for listener in self.listeners:
             listener(self)
-        self._tell_followers()
+        self.tell_followers()
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -390,11 +406,3 @@ class HostedPartition:
             self.high_watermark,
             self.replica.leader_epoch,
         )
-
-
-def _log_batch(ref: Any, header: BatchHeader) -> LogBatch:
-    """A producer's batch gets its header here; a leader's is written as it came."""
-    if isinstance(ref, FedBatch):
-        return LogBatch(header, ref.header, ref.body)
-    raw, header.crc = build_header(ref.message, header, ref.body_crc)
-    return LogBatch(header, raw, ref.message.body)

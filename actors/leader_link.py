@@ -31,7 +31,7 @@ from rayqueue.protocol.messages import (
 )
 from rayqueue.replication import events as ev
 from rayqueue.replication.producer_state import ProducerStates
-from rayqueue.storage.index import batch_header, sound_entries, unpack_entries
+from rayqueue.storage.index import unpack_headers
 
 if TYPE_CHECKING:
     from rayqueue.actors.hosted_partition import HostedPartition
@@ -135,9 +135,9 @@ class LeaderLink:
                 self._request.remove.append(subscription)
                 self._acks.pop(subscription, None)
 
-    def ack(self, subscription: int, effect: ev.AckFetch) -> None:
-        """Tells what is held."""
-        self._acks[subscription] = FollowAck(subscription, effect.leader_epoch, effect.end)
+    def ack(self, subscription: int, effect: ev.AckFetch, watched: bool = False) -> None:
+        """Tells what is held; watched: and that consumers wait for the high watermark here."""
+        self._acks[subscription] = FollowAck(subscription, effect.leader_epoch, effect.end, watched)
 
     def give_back(self, credit: int) -> None:
         """What was fed has been written."""
@@ -274,20 +274,17 @@ def _producers(part: FollowPart) -> ProducerStates | None:
 
 
 def _batches(raw: bytes, row: pa.Buffer) -> tuple[list[BatchHeader], list[FedBatch]]:
-    entries = unpack_entries(raw)
-    if not len(entries) or sound_entries(entries) < len(entries):
-        raise CorruptRecord("index entries from the leader are damaged")
-    headers, batches, at = [], [], 0
-    for entry in entries:
-        length, header_length = int(entry["length"]), int(entry["header_length"])
+    headers, batches, at = list[BatchHeader](), list[FedBatch](), 0
+    for made, length, header_length in unpack_headers(raw):
         if not 0 < header_length <= length <= row.size - at:
             raise CorruptRecord("the leader's index entries do not fit its data")
         header = row.slice(at, header_length).to_pybytes()
         body = row.slice(at + header_length, length - header_length)
-        made = batch_header(entry)
         if ipc.message_crc(header, body) != made.crc or ipc.read_header(header) != made:
             raise CorruptRecord(f"the batch at offset {made.base_offset} does not match its CRC32C")
         headers.append(made)
         batches.append(FedBatch(header, body))
         at += length
+    if not headers:
+        raise CorruptRecord("the leader sent data without index entries")
     return headers, batches

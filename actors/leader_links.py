@@ -61,7 +61,7 @@ class LeaderLinks:
         """Tells a partition's leader what is held."""
         link, subscription = self._followed.get(partition, (None, 0))
         if link is not None:
-            link.ack(subscription, effect)
+            link.ack(subscription, effect, bool(partition.listeners))
 
     def flush(self) -> None:
         """Sends what the turn has said, and ends links that nothing needs."""

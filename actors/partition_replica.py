@@ -375,6 +375,7 @@ class PartitionReplica:
                 deadline = partition.replica.next_deadline_ms()
             if deadline is None:
                 deadlines.discard(partition)
+        self._hands.tick(now_ms)
         if now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + self.options.config.log_retention_check_interval_ms
             self._to_retain = list(self._table)

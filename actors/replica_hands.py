@@ -18,6 +18,9 @@ from rayqueue.actors.leader_links import LeaderLinks
 from rayqueue.protocol.messages import FollowHello, ProduceResult
 from rayqueue.replication import events as ev
 
+# Followers hear of a high watermark so much later, when no batch tells them before and nobody waits for it there.
+WATERMARK_MS = 10
+
 
 class Later(msgspec.Struct):
     """An event for a partition's machine, on its way to the loop."""
@@ -54,6 +57,8 @@ class ReplicaHands:
     ) -> None:
         self._post = post
         self.deadlines: set[HostedPartition] = set()
+        self._to_tell: dict[HostedPartition, None] = {}
+        self._tell_ms: int | None = None  # when; goes on as long as there is something to tell each time
         self._flusher = DiskThread[ev.Flushed]("flusher", self.later)
         self._cutter = DiskThread[ev.Truncated | ev.CutFailed]("cutter", lambda *done: post(CutDone(*done)))
         self._links = LeaderLinks(who, token, submit)
@@ -100,6 +105,22 @@ class ReplicaHands:
         """Has the machine told, in another turn."""
         self._post(Later(partition, event))
 
+    def tell_later(self, partition: HostedPartition) -> None:
+        """Has followers told of the high watermark soon."""
+        self._to_tell[partition] = None
+        if self._tell_ms is None:
+            self._tell_ms = boot_ms() + WATERMARK_MS
+
+    def tick(self, now_ms: int) -> None:
+        """Tells followers what is due."""
+        if self._tell_ms is None or now_ms < self._tell_ms:
+            return
+        partitions, self._to_tell = self._to_tell, {}
+        self._tell_ms = now_ms + WATERMARK_MS if partitions else None
+        for partition in partitions:
+            if not partition.closed:
+                partition.tell_followers()
+
     def timed(self, partition: HostedPartition) -> None:
         """The machine has a deadline."""
         self.deadlines.add(partition)
@@ -119,6 +140,8 @@ class ReplicaHands:
         deadlines = [d for p in self.deadlines if (d := p.replica.next_deadline_ms()) is not None]
         if self._links.unsent:
             deadlines.append(boot_ms() + AGAIN_MS)
+        if self._tell_ms is not None:
+            deadlines.append(self._tell_ms)
         return min(deadlines, default=None)
 
     def close(self) -> None:

@@ -279,11 +279,13 @@ class FollowPartition(msgspec.Struct, array_like=True):
 
 
 class FollowAck(msgspec.Struct, array_like=True, gc=False):
-    """The follower holds everything below `end`, as durably as the topic asks."""
+    """The follower holds everything below `end`, as durably as the topic asks. watched: consumers wait there, so that
+    it wants to hear of the high watermark at once; else with the next batch, or soon."""
 
     subscription: int
     leader_epoch: int
     end: int
+    watched: bool = False
 
 
 class FollowRequest(msgspec.Struct, array_like=True):

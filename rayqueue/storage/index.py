@@ -15,10 +15,20 @@ from rayqueue.errors import CorruptRecord
 from rayqueue.protocol.batches import ENTRY, ENTRY_SIZE, Entries, sound_entries
 from rayqueue.protocol.messages import BatchHeader
 
-__all__ = ["ENTRY", "ENTRY_SIZE", "Entries", "batch_header", "pack_entry", "sound_entries", "unpack_entries"]
+__all__ = [
+    "ENTRY",
+    "ENTRY_SIZE",
+    "Entries",
+    "batch_header",
+    "pack_entry",
+    "sound_entries",
+    "unpack_entries",
+    "unpack_headers",
+]
 
 _PACK = struct.Struct("<6qIIiIiihH")
 _CRC = struct.Struct("<I")
+_ENTRY = struct.Struct("<6qIIiIiihHI")
 assert _PACK.size + _CRC.size == ENTRY_SIZE
 
 
@@ -66,3 +76,23 @@ def unpack_entries(data: bytes) -> Entries:
     if len(data) % ENTRY_SIZE:
         raise CorruptRecord(f"{len(data)} bytes are not a whole number of index entries of {ENTRY_SIZE}")
     return np.frombuffer(data, ENTRY)
+
+
+def unpack_headers(data: bytes) -> list[tuple[BatchHeader, int, int]]:
+    """Batch header, message length and header length of each entry that came over the wire, without NumPy: of one or
+    two entries that is a tenth of the time.
+
+    Raises:
+        CorruptRecord: the bytes are not whole entries, or one is damaged.
+    """
+    if len(data) % ENTRY_SIZE:
+        raise CorruptRecord(f"{len(data)} bytes are not a whole number of index entries of {ENTRY_SIZE}")
+    found = []
+    for at in range(0, len(data), ENTRY_SIZE):
+        values = _ENTRY.unpack_from(data, at)
+        base, last, _, min_ts, max_ts, pid, length, header_length, count, crc, epoch, seq, pepoch, attrs, own = values
+        if google_crc32c.value(data[at : at + _PACK.size]) != own:
+            raise CorruptRecord("an index entry that came over the wire is damaged")
+        header = BatchHeader(base, last, count, epoch, pid, pepoch, seq, min_ts, max_ts, attrs, crc)
+        found.append((header, length, header_length))
+    return found

@@ -11,7 +11,7 @@ from rayqueue.protocol.batches import ENTRY, ENTRY_SIZE, Entries, decode, sound_
 from rayqueue.protocol.messages import COMPRESSION_CODES, CONTROL_BATCH, LOG_APPEND_TIME
 from rayqueue.protocol.schemas import DEFAULT_SCHEMA
 from rayqueue.storage.appender import LogBatch
-from rayqueue.storage.index import batch_header, pack_entry, unpack_entries
+from rayqueue.storage.index import batch_header, pack_entry, unpack_entries, unpack_headers
 from tests.unit.storage.harness import batch, expected
 
 START = 424  # where the first message of a segment might stand
@@ -133,3 +133,16 @@ def test_entries_from_the_wire_must_be_whole() -> None:
     with pytest.raises(CorruptRecord, match="81 bytes"):
         unpack_entries(b"x" * 81)
     assert len(unpack_entries(b"")) == 0
+
+
+def test_headers_from_the_wire_are_those_of_the_entries_and_no_flipped_bit_passes() -> None:
+    _, entries = run(batch(10, 3), batch(13, 2))
+    raw = entries.tobytes()
+    expected = [(batch_header(e), int(e["length"]), int(e["header_length"])) for e in entries]
+    assert unpack_headers(raw) == expected
+    assert unpack_headers(b"") == []
+    for position in range(len(raw)):
+        with pytest.raises(CorruptRecord, match="damaged"):
+            unpack_headers(flipped(pa.py_buffer(raw), position).to_pybytes())
+    with pytest.raises(CorruptRecord, match="81 bytes"):
+        unpack_headers(b"x" * 81)
