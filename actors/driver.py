@@ -27,10 +27,12 @@ MAX_WAIT_MS = 60_000
 MAX_EVENTS = 1024  # taken at once, so that deadlines are looked at in between
 
 
+_BOOT_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 def boot_ms() -> int:
     """The clock of deadlines, ms: goes on while the machine sleeps, and nobody sets it."""
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return time.clock_gettime_ns(clock) // 1_000_000
+    return time.clock_gettime_ns(_BOOT_CLOCK) // 1_000_000
 
 
 def wall_ms() -> int:

@@ -60,5 +60,5 @@ class Hands(Protocol):
         ...
 
     def timed(self, partition: HostedPartition) -> None:
-        """The machine has a deadline."""
+        """The machine may have a deadline: it is asked at the end of the turn."""
         ...

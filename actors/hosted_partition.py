@@ -143,8 +143,7 @@ class HostedPartition:
         effects = self.replica.step(event, now_ms, wall_ms)
         self.leading = self.replica.leading  # first: consumers are told no epoch that is another leader's
         self._perform(effects, now_ms, wall_ms)
-        if self.replica.next_deadline_ms() is not None:
-            self._hands.timed(self)
+        self._hands.timed(self)
 
     def later(self, event: ev.Event) -> None:
         """Steps the machine in another turn."""

@@ -44,7 +44,7 @@ class ReplicaHands:
         post: gives an event to the loop's thread. submit: the same, or handles it at once on the caller's.
 
     Attributes:
-        deadlines: partitions whose machine has one, or had. Only the loop touches it.
+        deadlines: partitions whose machine has one, or was stepped in this turn. Only the loop touches it.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class ReplicaHands:
                 partition.tell_followers()
 
     def timed(self, partition: HostedPartition) -> None:
-        """The machine has a deadline."""
+        """The machine may have a deadline: it is asked at the end of the turn."""
         self.deadlines.add(partition)
 
     def fed(self, events: list[FollowerEvent]) -> None:

@@ -195,7 +195,10 @@ class Leader:
             return self._log.high_watermark
         if len(maximal) == 1:
             return durable
-        return min(durable, *(self.followers[one].end for one in maximal if one != self._broker_id))
+        for one in maximal:
+            if one != self._broker_id:
+                durable = min(durable, self.followers[one].end)
+        return durable
 
     # --- followers -------------------------------------------------------------------------------------------------
 
@@ -318,8 +321,12 @@ class Leader:
             return in_sync.retry_ms
         if not self.followers:  # asked after each batch
             return None
-        members = (self.followers[one] for one in in_sync.maximal if one != self._broker_id)
-        return min((due for one in members if (due := one.lags_from_ms(end, lag_ms)) is not None), default=None)
+        first: int | None = None
+        for one in in_sync.maximal:
+            due = None if one == self._broker_id else self.followers[one].lags_from_ms(end, lag_ms)
+            if due is not None and (first is None or due < first):
+                first = due
+        return first
 
     def tick(self, now_ms: int) -> list[ev.Effect]:
         """A deadline may have passed, or the topic's settings have changed."""

@@ -29,6 +29,9 @@ class Hands:
     def cut(self, partition: HostedPartition, effect: Any) -> None:
         self.cuts.append(effect)
 
+    def timed(self, partition: HostedPartition) -> None:
+        """At each step; the machine itself is asked for its deadline."""
+
     def __getattr__(self, name: str) -> Any:
         return lambda *args: self.asked.append((name, args[1] if len(args) > 1 else None))
 
