@@ -394,14 +394,7 @@ class HostedPartition:
 
     def describe(self) -> LogDescription:
         """What lies on disk."""
-        return LogDescription(
-            self.topic_id,
-            self.partition,
-            str(self.directory),
-            self.log.size_bytes,
-            self.log.segment_count,
-            self.log.log_start_offset,
-            self.log.log_end_offset,
-            self.high_watermark,
-            self.replica.leader_epoch,
-        )
+        log, epoch = self.log, self.replica.leader_epoch
+        size = log.size_bytes, log.segment_count
+        ends = log.log_start_offset, log.log_end_offset, self.high_watermark
+        return LogDescription(self.topic_id, self.partition, str(self.directory), *size, *ends, epoch)
