@@ -4,7 +4,7 @@
 
     a broker          by its first replica actor, and by those that stand by
     coordinators      by the brokers of their node
-    replica actors    by their broker, see `replica_watch`
+    replica actors    by their broker, see `process_watch`
 
 A process that hangs keeps its directory's lock, and Ray, which restarts those that have ended, does not notice it. The
 active coordinator notices a broker's silence, but is on another node, and must not wait for Ray; those beside it are

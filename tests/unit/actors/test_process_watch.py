@@ -137,14 +137,14 @@ def test_a_successor_does_not_inherit_what_its_predecessor_missed(
     """One that stood by takes the lock and the port at once: no ping was refused in between."""
     lock = tmp_path / "lock"
     first = processes(lock, "deaf")
-    watch = ReplicaWatch(0, lambda: None, lambda _: None, lock, None)
-    watch._missed = replica_watch.HANGS_AFTER - 1
+    watch = ProcessWatch("process", lambda: None, lambda: None, lock, None)
+    watch._missed = process_watch.HANGS_AFTER - 1
     assert not watch._end_if_it_hangs()
     first.end()
     second = processes(lock, "deaf")
-    watch._missed = replica_watch.HANGS_AFTER + 1
+    watch._missed = process_watch.HANGS_AFTER + 1
     assert not watch._end_if_it_hangs() and watch._missed == 0
-    watch._missed = replica_watch.HANGS_AFTER
+    watch._missed = process_watch.HANGS_AFTER
     assert watch._end_if_it_hangs()
     assert second.process.wait(WAIT_S) == -signal.SIGKILL
 
