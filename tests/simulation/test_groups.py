@@ -33,7 +33,7 @@ def test_schedules_reach_everything() -> None:
 
 
 def test_the_same_seed_is_the_same_run() -> None:
-    first, second, other = (Simulation(seed, trace=True).run() for seed in (7, 7, 8))
+    first, second, other = (Simulation(seed, trace=True).run() for seed in (144, 144, 27))
     assert first == second and len(first.trace) > 100
     assert first.trace != other.trace
 
