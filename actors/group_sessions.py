@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 UNANSWERED_MAX = 16
 # What was said to a session and is not written, as it does not read; then it is ended.
 UNREAD_MAX = 64
+# What is said in one stands in a record of the log, which has a largest size too (`commands_topics`).
+HEARTBEAT_BYTES_MAX = 1024 * 1024
 # A client has a session a consumer.
 MEMBERS_MAX = 1_000
 
@@ -66,11 +68,13 @@ class GroupSession:
         """Reads to the end of the exchange.
 
         Raises:
-            ProtocolError: a message is no heartbeat, or there are too many members.
+            ProtocolError: a message is no heartbeat, or too large, or there are too many members.
         """
         decode = codec.decoder(GroupHeartbeat).decode
         try:
             while (received := self._exchange.receive()) is not None:
+                if len(received[0]) > HEARTBEAT_BYTES_MAX:
+                    raise ProtocolError(f"a heartbeat has {HEARTBEAT_BYTES_MAX} bytes at most, not {len(received[0])}")
                 try:
                     message = decode(received[0])
                 except Exception as error:

@@ -48,7 +48,8 @@ GROUPS_TOPIC_SETTINGS = {
     "message.timestamp.type": "CreateTime",
     "unclean.leader.election.enable": "false",
 }
-GROUPS_RECORD_BYTES_MAX = 1024 * 1024
+# The largest says what a member has: some ten bytes a partition.
+GROUPS_RECORD_BYTES_MAX = 8 * 1024 * 1024
 
 
 def outcome(name: str, error: RayQueueError | None = None) -> NamedError:

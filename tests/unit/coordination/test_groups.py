@@ -45,7 +45,7 @@ def test_the_topic_of_groups_is_made_once_as_the_settings_say(cluster: Harness) 
     assert (len(topic.partitions), topic.replication_factor) == (4, 3)
     assert cluster.state.group_brokers() == {0, 1, 2}
     configs = cluster.state.configs(topic)
-    assert (configs["retention.ms"], configs["max.message.bytes"]) == ("-1", "1048576"), "not as users' topics have it"
+    assert (configs["retention.ms"], configs["max.message.bytes"]) == ("-1", "8388608"), "not as users' topics have it"
     assert outcomes(cluster.change(CreateGroupsTopic())) == [""] and len(cluster.log) == end
 
 
