@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from rayqueue.consumer import Consumer
 from rayqueue.errors import GroupCoordinatorNotAvailable, RayQueueError
 from rayqueue.testing.inprocess import InProcessCluster
 from tests.integration.consumer_cluster import World, numbers, take
@@ -94,6 +96,21 @@ def test_what_a_killed_process_held_goes_to_the_others(world: World) -> None:
     world.fill(topic, 10, 3, start=50)
     poll_until([one], lambda: set(one.values) | set(theirs) >= set(range(60)), "what came since")
     assert set(one.values) & set(theirs) <= set(theirs[-10:]), "twice only what it had not committed"
+
+
+def test_a_consumer_that_is_forgotten_leaves_its_group(world: World) -> None:
+    topic, group = world.topic(partitions=2), group_name()
+    one = One(world, topic, group_id=group)
+    kept = [Consumer(topic, group_id=group, bootstrap_servers=world.servers)]
+    poll_until([one], lambda: kept[0].poll(0.01) or len(one.holds) == 1 == len(kept[0].assignment()), "shares")
+    thread = kept[0]._membership.session._thread  # type: ignore[union-attr]
+    kept.clear()
+    gc.collect()
+    dropped = time.monotonic()
+    settle(one, partitions=2)
+    assert time.monotonic() - dropped < 2
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
 
 
 def test_a_member_whose_connection_breaks_is_back_before_it_is_missed(world: World) -> None:
