@@ -38,6 +38,7 @@ from rayqueue.actors.metadata_service import answer_metadata
 from rayqueue.actors.options import BrokerOptions, ProcessReport
 from rayqueue.actors.process import prepare_process
 from rayqueue.actors.process_watch import ProcessWatch
+from rayqueue.actors.producer_ids import ProducerIds
 from rayqueue.actors.progress import Progress
 from rayqueue.config.names import GROUPS_TOPIC
 from rayqueue.coordination.records import GroupActorRecord, Record, ReplicaActorRecord, TopicRecord
@@ -47,16 +48,13 @@ from rayqueue.errors import BrokerNotAvailable, ClusterMismatch, ProcessReplaced
 from rayqueue.protocol.group_messages import FindGroupCoordinator, GroupCoordinatorAddress
 from rayqueue.protocol.messages import (
     PROTOCOL_VERSION,
-    AllocateProducerIds,
     ControlledShutdownRequest,
     ControlledShutdownResponse,
     CreateTopicsRequest,
     Empty,
     Identity,
-    InitProducerIdResponse,
     MetadataRequest,
     MetadataResponse,
-    ProducerIdBlock,
     RegisterBroker,
     Registered,
     TopicsResponse,
@@ -146,8 +144,7 @@ class Broker:
         self._alive: AliveServer | None = None
         self._current = threading.Event()  # our image of the cluster is at least as new as our registration
         self._server: FlightServer | None = None
-        self._ids = ProducerIdBlock(0, 0)
-        self._ids_lock = threading.Lock()
+        self._producer_ids = ProducerIds(self._coordinator, options.broker_id)
         self._starter = threading.Thread(target=self._run, name="broker", daemon=True)
         self._starter.start()
 
@@ -226,8 +223,7 @@ class Broker:
         while not self._follower.wait_for(self._registered_at, RETRY_MAX_S):
             if self._stopping.is_set():
                 return
-        with self._ids_lock:
-            self._need_ids()  # now: new producers want one also while no coordinator is active
+        self._producer_ids.have_some()  # now: new producers want one also while no coordinator is active
         self._current.set()
         log.info("broker %d serves on port %d", self.options.broker_id, self.port)
         self.progress.running()
@@ -262,7 +258,7 @@ class Broker:
             actions={
                 "metadata": typed(MetadataRequest, self._metadata),
                 "find_group_coordinator": typed(FindGroupCoordinator, self._find_group_coordinator),
-                "init_producer_id": typed(Empty, lambda _: self._init_producer_id()),
+                "init_producer_id": typed(Empty, lambda _: self._producer_ids.next()),
             },
             max_message_bytes=options.config.socket_request_max_bytes,
         )
@@ -386,17 +382,3 @@ class Broker:
         if not self._current.is_set():
             raise BrokerNotAvailable(f"broker {self.options.broker_id} is starting: try again")
         return find_group_coordinator(request, self._follower, self._coordinator)
-
-    def _need_ids(self) -> None:
-        """With the lock held: a block of ids, when none is left of the one before."""
-        if not self._ids.count:
-            request = AllocateProducerIds(self.options.broker_id)
-            self._ids = self._coordinator.call("allocate_producer_ids", request, ProducerIdBlock, COORDINATOR_TIMEOUT_S)
-
-    def _init_producer_id(self) -> InitProducerIdResponse:
-        """An id that no other producer has; epoch 0."""
-        with self._ids_lock:
-            self._need_ids()
-            block = self._ids
-            self._ids = ProducerIdBlock(block.first + 1, block.count - 1)
-            return InitProducerIdResponse(block.first, 0)
