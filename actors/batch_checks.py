@@ -6,7 +6,14 @@ import numpy as np
 import pyarrow as pa
 
 from rayqueue.config.topic import TopicConfig
-from rayqueue.errors import CorruptRecord, InvalidTopic, ProtocolError, RecordTooLarge, SchemaMismatch
+from rayqueue.errors import (
+    CorruptRecord,
+    InvalidRecord,
+    InvalidTopic,
+    ProtocolError,
+    RecordTooLarge,
+    SchemaMismatch,
+)
 from rayqueue.protocol.ipc import IpcMessage, inflated_size
 from rayqueue.protocol.messages import (
     COMPRESSION_CODES,
@@ -24,14 +31,16 @@ class BatchChecks:
     Args:
         schema: the topic's log schema, `timestamp` last.
         max_bytes: largest batch, decompressed: what a few bytes say must not fill the memory of all who read them.
+        key_column: "" where there is none.
         internal: the topic is the cluster's own, so that only group coordinators write to it.
     """
 
-    def __init__(self, schema: pa.Schema, max_bytes: int, internal: bool = False) -> None:
+    def __init__(self, schema: pa.Schema, max_bytes: int, key_column: str = "", internal: bool = False) -> None:
         self._schema = schema
         self._max_bytes = max_bytes
         self._internal = internal
         self._timestamp = len(schema) - 1
+        self._key = schema.get_field_index(key_column)
         self._required = [i for i, field in enumerate(schema) if not field.nullable and i != self._timestamp]
 
     def check(self, batch: ProduceBatch, row: pa.Buffer, message: IpcMessage, crc: int, config: TopicConfig) -> None:
@@ -45,6 +54,7 @@ class BatchChecks:
         Raises:
             CorruptRecord: CRC or Arrow structure is damaged.
             SchemaMismatch: it does not have the topic's schema.
+            InvalidRecord: a record has no key, and the topic is compacted.
             RecordTooLarge: a record is above `max.message.bytes`.
             ProtocolError: header and batch contradict each other.
             InvalidTopic: the topic is the cluster's own, and the batch somebody else's.
@@ -66,6 +76,11 @@ class BatchChecks:
             )
         table = self._parse(row)
         self._check_times(table.column(self._timestamp), batch)
+        if config.compacted and self._key >= 0 and (missing := table.column(self._key).null_count):
+            raise InvalidRecord(
+                f"{missing} of {batch.record_count} records have no key, and the topic is compacted "
+                f"(cleanup.policy={config.cleanup_policy}): give every record a key"
+            )
         if size > config.max_message_bytes:
             _check_records(table, config.max_message_bytes)
 

@@ -21,6 +21,8 @@ from rayqueue.errors import RayQueueError
 from rayqueue.protocol import codec
 from rayqueue.protocol.messages import FollowHello, FollowPart, FollowPartition, FollowRequest, FollowResponse
 from rayqueue.replication import events as ev
+from rayqueue.storage.compaction.trimming import begun_at
+from rayqueue.storage.reader import LogSlice
 
 if TYPE_CHECKING:
     from rayqueue.actors.fresh_batches import FreshBatches
@@ -231,6 +233,11 @@ class FollowStream(PushStream[FeedSubscription]):
             return None, None
         subscription.told = (high_watermark, start)
         return part, None if found is None else found[1]
+
+    def _slice(self, subscription: FeedSubscription, max_bytes: int, limit: int) -> LogSlice | None:
+        """A follower's log ends where one of the leader's batches ended, which may have been compacted away since."""
+        found = super()._slice(subscription, max_bytes, limit)
+        return None if found is None else begun_at(found, subscription.offset, subscription.partition.schema)
 
     def _read_allowed(self, subscription: FeedSubscription, end: int, max_bytes: int) -> tuple[bytes, pa.Buffer] | None:
         """What may be pushed now: where a throttled reassignment adds this follower, no more than that allows."""

@@ -8,6 +8,7 @@ from rayqueue.replication import events as ev
 
 if TYPE_CHECKING:
     from rayqueue.actors.hosted_partition import HostedPartition
+    from rayqueue.storage.compaction.plan import Plan
 
 Cut = ev.Truncate | ev.ResetLog
 
@@ -25,6 +26,10 @@ class Hands(Protocol):
 
     def cut(self, partition: HostedPartition, effect: Cut) -> None:
         """Has the log cut back; answered by `cut_done`."""
+        ...
+
+    def compact(self, partition: HostedPartition, due: Plan, wall_ms: int) -> None:
+        """Has the log compacted; answered by `PartitionCompaction.done`."""
         ...
 
     def follow(self, partition: HostedPartition, effect: ev.Follow) -> None:

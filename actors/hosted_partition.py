@@ -14,6 +14,7 @@ import msgspec
 import pyarrow as pa
 
 from rayqueue.actors.batch_checks import BatchChecks
+from rayqueue.actors.compacting import PartitionCompaction
 from rayqueue.actors.driver import wall_ms as wall_clock_ms
 from rayqueue.actors.follow_stream import FeedSubscription, Followed, FollowStream
 from rayqueue.actors.fresh_batches import fresh_batches, log_batch
@@ -29,6 +30,7 @@ from rayqueue.replication.limits import Limits
 from rayqueue.replication.log_facts import LogFacts
 from rayqueue.replication.producer_state import ProducerStates
 from rayqueue.replication.replica import Replica
+from rayqueue.storage.compaction.reading import KeyColumns
 from rayqueue.storage.files import OsFiles
 from rayqueue.storage.index import batch_header
 from rayqueue.storage.log import Log
@@ -46,6 +48,7 @@ class HostedPartition:
         directory: where its segments lie, or will lie.
         topic, topic_id, partition: which it is.
         schema: the topic's log schema.
+        columns: where its keys stand; None: it has none.
         config: the topic's settings.
         broker_id: its own.
         alone: it is the only replica.
@@ -68,6 +71,7 @@ class HostedPartition:
         topic_id: bytes,
         partition: int,
         schema: pa.Schema,
+        columns: KeyColumns | None,
         config: TopicConfig,
         broker_id: int,
         alone: bool,
@@ -80,7 +84,9 @@ class HostedPartition:
         self.topic_id = topic_id
         self.partition = partition
         self.schema = schema
-        self.checks = BatchChecks(schema, max_batch_bytes, topic in INTERNAL_TOPICS)
+        key = columns.key if columns is not None else ""
+        self.checks = BatchChecks(schema, max_batch_bytes, key, topic in INTERNAL_TOPICS)
+        self.compaction = PartitionCompaction(columns)
         self.config = config
         self.directory = directory
         self.listeners: tuple[Listener, ...] = ()
@@ -339,13 +345,14 @@ class HostedPartition:
         self.later(ev.Tick())  # what was due under the old settings may be due earlier
 
     def retain(self, now_ms: int, wall_ms: int, producer_expiry_ms: int) -> None:
-        """Retention, and forgetting idle producers."""
+        """Retention, compaction, and forgetting idle producers."""
         if self._cutting:
             return
         self.replica.producers.expire(wall_ms - producer_expiry_ms)
         if not self.leading and self.log.log_start_offset < self.replica.log_start:
             self._advance_start(now_ms, wall_ms)
         self._enforce_retention(now_ms, wall_ms)
+        self.compaction.begin(self, self._hands, now_ms, wall_ms)
 
     def _enforce_retention(self, now_ms: int, wall_ms: int) -> None:
         try:

@@ -34,7 +34,7 @@ from rayqueue.actors.partition_queries import delete_records, list_offsets
 from rayqueue.actors.partition_table import PartitionTable
 from rayqueue.actors.produce_stream import ByteBudget, ProduceStream, Request
 from rayqueue.actors.progress import Progress
-from rayqueue.actors.replica_hands import CutDone, Later, ReplicaHands
+from rayqueue.actors.replica_hands import CompactionDone, CutDone, Later, ReplicaHands
 from rayqueue.actors.start_mark import StartMark
 from rayqueue.coordination.records import Record
 from rayqueue.coordination.state import ClusterState
@@ -98,6 +98,8 @@ class PartitionReplica:
             self._coordinator,
             self._driver.post,
             self._driver.submit,
+            options.config.log_cleaner_dedupe_buffer_size,
+            options.config.log_cleaner_io_max_bytes_per_second,
         )
         self._table = PartitionTable(
             self._files,
@@ -335,6 +337,8 @@ class PartitionReplica:
                     partition.step(news, now_ms, wall_ms)
                 case CutDone(partition=partition, event=news):
                     partition.cut_done(news, now_ms, wall_ms)
+                case CompactionDone(partition=partition, outcome=outcome):
+                    partition.compaction.done(partition, outcome, now_ms, wall_ms)
                 case _:
                     raise TypeError(f"no such event: {event!r}")
         for partition in dirty:

@@ -37,6 +37,7 @@ from rayqueue.errors import NotLeaderOrFollower, RayQueueError, StorageError
 from rayqueue.protocol.schemas import deserialize_schema
 from rayqueue.replication import events as ev
 from rayqueue.replication.limits import Limits
+from rayqueue.storage.compaction.reading import key_columns
 from rayqueue.storage.files import OsFiles
 
 log = logging.getLogger(__name__)
@@ -303,6 +304,7 @@ class PartitionTable:
             topic_id=topic.topic_id,
             partition=record.partition,
             schema=facts.schema,
+            columns=key_columns(facts.schema, topic.typed, topic.key_column),
             config=facts.config,
             broker_id=self._broker_id,
             alone=len(record.replicas) == 1,

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from rayqueue.actors.exchange import Exchange
 from rayqueue.errors import ProtocolError
+from rayqueue.storage.reader import LogSlice
 
 if TYPE_CHECKING:
     from rayqueue.actors.hosted_partition import HostedPartition
@@ -165,6 +166,9 @@ class PushStream(ABC, Generic[S]):
                 plain_parts.append(part)
         return data_parts + plain_parts, rows
 
+    def _slice(self, subscription: S, max_bytes: int, limit: int) -> LogSlice | None:
+        return subscription.partition.log.read(subscription.offset, max_bytes, limit)
+
     def _read(self, subscription: S, limit: int, max_bytes: int) -> tuple[bytes, pa.Buffer] | None:
         """Index entries and data of the next batches below `limit`, as far as there is credit."""
         if subscription.offset >= limit:
@@ -172,7 +176,7 @@ class PushStream(ABC, Generic[S]):
         if self._credit <= 0:
             self._starved.append(subscription)
             return None
-        found = subscription.partition.log.read(subscription.offset, min(max_bytes, self._credit), limit)
+        found = self._slice(subscription, min(max_bytes, self._credit), limit)
         if found is None:
             return None
         subscription.offset = found.next_offset

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from rayqueue.actors.compacting import Outcome
+from rayqueue.actors.compactor import Compactor
 from rayqueue.actors.coordinator_channel import CoordinatorChannel
 from rayqueue.actors.disk_thread import DiskThread
 from rayqueue.actors.driver import boot_ms
@@ -17,6 +19,7 @@ from rayqueue.actors.leader_link import AGAIN_MS, FollowerEvent
 from rayqueue.actors.leader_links import LeaderLinks
 from rayqueue.protocol.messages import FollowHello, ProduceResult
 from rayqueue.replication import events as ev
+from rayqueue.storage.compaction.plan import Plan
 
 # Followers hear of a high watermark so much later, when no batch tells them before and nobody waits for it there.
 WATERMARK_MS = 10
@@ -36,12 +39,20 @@ class CutDone(msgspec.Struct):
     event: ev.Truncated | ev.CutFailed | ev.LogFailed
 
 
+class CompactionDone(msgspec.Struct):
+    """What became of a round of compaction, on its way to the loop."""
+
+    partition: HostedPartition
+    outcome: Outcome
+
+
 class ReplicaHands:
     """See `hands.Hands`.
 
     Args:
         who: this process. token: the cluster's. coordinator: where to ask.
         post: gives an event to the loop's thread. submit: the same, or handles it at once on the caller's.
+        compaction_memory, compaction_bytes_per_s: what compaction may use.
 
     Attributes:
         deadlines: partitions whose machine has one, or was stepped in this turn. Only the loop touches it.
@@ -54,6 +65,8 @@ class ReplicaHands:
         coordinator: CoordinatorChannel,
         post: Callable[[Any], None],
         submit: Callable[[Any], None],
+        compaction_memory: int,
+        compaction_bytes_per_s: int,
     ) -> None:
         self._post = post
         self.deadlines: set[HostedPartition] = set()
@@ -61,6 +74,9 @@ class ReplicaHands:
         self._tell_ms: int | None = None  # when; goes on as long as there is something to tell each time
         self._flusher = DiskThread[ev.Flushed]("flusher", self.later)
         self._cutter = DiskThread[ev.Truncated | ev.CutFailed]("cutter", lambda *done: post(CutDone(*done)))
+        self._compactor = Compactor(
+            compaction_memory, compaction_bytes_per_s, lambda *done: post(CompactionDone(*done))
+        )
         self._links = LeaderLinks(who, token, submit)
         self._proposals = IsrProposals(coordinator, who.broker_id, who.slot, who.incarnation, self.later)
 
@@ -76,6 +92,10 @@ class ReplicaHands:
     def cut(self, partition: HostedPartition, effect: Cut) -> None:
         """Has the log cut back."""
         self._cutter.submit(partition, lambda: partition.cut(effect))
+
+    def compact(self, partition: HostedPartition, due: Plan, wall_ms: int) -> None:
+        """Has the log compacted."""
+        self._compactor.submit(partition, due, wall_ms, partition.replica.producers.ids())
 
     def follow(self, partition: HostedPartition, effect: ev.Follow) -> None:
         """Subscribes at the leader."""
@@ -153,3 +173,4 @@ class ReplicaHands:
         self._proposals.stop()
         self._flusher.stop()
         self._cutter.stop()
+        self._compactor.stop()

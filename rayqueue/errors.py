@@ -75,6 +75,10 @@ class RecordTooLarge(RayQueueError, ValueError):
     """A record is larger than the topic's `max.message.bytes`."""
 
 
+class InvalidRecord(RayQueueError, ValueError):
+    """A record cannot stand in this topic: one without a key, where the topic is compacted."""
+
+
 class SchemaMismatch(RayQueueError, ValueError):
     """The data does not fit the topic's Arrow schema."""
 

@@ -76,6 +76,18 @@ BROKER_SETTINGS = table(
         integer(-1),
         "a member whose connection broke has so long to come back; -1: its session.timeout.ms",
     ),
+    Setting(
+        "log.cleaner.dedupe.buffer.size",
+        128 << 20,
+        integer(1 << 20),
+        "bytes a replica actor uses for the keys of a log that it compacts",
+    ),
+    Setting(
+        "log.cleaner.io.max.bytes.per.second",
+        64 << 20,
+        integer(1024),
+        "bytes a second that compaction reads and writes in a replica actor",
+    ),
     Setting("max.partitions", 100_000, integer(1), "partitions the cluster takes"),
 )
 
@@ -109,6 +121,8 @@ class BrokerConfig:
     offsets_retention_minutes: int = 7 * 24 * 60
     offset_metadata_max_bytes: int = 4096
     group_disconnect_grace_ms: int = 3_000
+    log_cleaner_dedupe_buffer_size: int = 128 << 20
+    log_cleaner_io_max_bytes_per_second: int = 64 << 20
     max_partitions: int = 100_000
     topic_defaults: dict[str, str] = field(default_factory=dict)
 

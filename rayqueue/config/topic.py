@@ -12,6 +12,7 @@ from rayqueue.config.settings import (
     Setting,
     boolean,
     integer,
+    number,
     one_of,
     parse,
     resolve,
@@ -20,20 +21,40 @@ from rayqueue.config.settings import (
 )
 from rayqueue.errors import ConfigError
 
-_COMPACTION = "compaction comes with consumer groups"
 _limit = integer(-1)
+
+
+def _policy(value: Any) -> str:
+    """delete, compact, or both, in either order."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else []
+    if not parts or len(set(parts)) < len(parts) or not {"delete", "compact"}.issuperset(parts):
+        raise ValueError("one of delete, compact, or compact,delete")
+    return ",".join(sorted(parts))
+
 
 TOPIC_SETTINGS = table(
     Setting("retention.ms", 7 * 24 * 3600 * 1000, _limit, "delete segments older than this; -1: never"),
     Setting("retention.bytes", -1, _limit, "delete segments beyond so many bytes a partition; -1: no limit"),
     Setting("retention.records", -1, _limit, "delete segments beyond so many records a partition; -1: no limit"),
-    Setting("cleanup.policy", "delete", one_of("delete", "compact", "compact,delete"), "what retention does"),
+    Setting("cleanup.policy", "delete", _policy, "delete: retention; compact: of each key the newest; or both"),
     Setting("segment.bytes", 1 << 30, integer(1024, INT32_MAX), "roll a segment at this size"),
     Setting("segment.ms", 7 * 24 * 3600 * 1000, integer(1), "roll a segment at this age"),
     Setting("min.insync.replicas", 1, integer(1, 1000), "replicas an acks=all append needs"),
     Setting("max.message.bytes", 1024 * 1024, integer(1, 512 * 1024 * 1024), "largest record; batches are split"),
-    Setting("delete.retention.ms", 24 * 3600 * 1000, integer(0), "how long tombstones stay", later=_COMPACTION),
-    Setting("min.compaction.lag.ms", 0, integer(0), "what stays uncompacted", later=_COMPACTION),
+    Setting(
+        "delete.retention.ms",
+        24 * 3600 * 1000,
+        integer(0),
+        "how long tombstones (null values) stay once they have been compacted",
+    ),
+    Setting("min.compaction.lag.ms", 0, integer(0), "records younger than this are not compacted"),
+    Setting("max.compaction.lag.ms", INT64_MAX, integer(1), "records older than this are compacted at once"),
+    Setting(
+        "min.cleanable.dirty.ratio",
+        0.5,
+        number(0, 1),
+        "compact once this part of the log has not been compacted",
+    ),
     Setting("flush.messages", INT64_MAX, integer(1), "fsync each so many records; 1: before the ack"),
     Setting("flush.ms", INT64_MAX, integer(0), "fsync at the latest so long after an append"),
     Setting(
@@ -67,6 +88,10 @@ class TopicConfig:
     retention_bytes: int
     retention_records: int
     cleanup_policy: str
+    delete_retention_ms: int
+    min_compaction_lag_ms: int
+    max_compaction_lag_ms: int
+    min_cleanable_dirty_ratio: float
     segment_bytes: int
     segment_ms: int
     min_insync_replicas: int
@@ -79,6 +104,16 @@ class TopicConfig:
     partitioner: str
     partition_by: str
 
+    @property
+    def compacted(self) -> bool:
+        """Whether of each key the newest record stays."""
+        return "compact" in self.cleanup_policy
+
+    @property
+    def deleted(self) -> bool:
+        """Whether retention deletes."""
+        return "delete" in self.cleanup_policy
+
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> TopicConfig:
         """Checks settings by dotted or underscored name.
@@ -87,8 +122,11 @@ class TopicConfig:
             ConfigError: unknown name, malformed value, or not built yet.
         """
         values = parse(TOPIC_SETTINGS, given, "topic")
-        if values["cleanup.policy"] != "delete":
-            raise ConfigError(f"cleanup.policy {values['cleanup.policy']!r} is not available yet: {_COMPACTION}")
+        if values["min.compaction.lag.ms"] > values["max.compaction.lag.ms"]:
+            raise ConfigError(
+                f"min.compaction.lag.ms {values['min.compaction.lag.ms']} is above max.compaction.lag.ms "
+                f"{values['max.compaction.lag.ms']}: records cannot be left alone for longer than they may wait"
+            )
         if values["partition.by"] and values["partitioner"] not in ("default", "hash"):
             raise ConfigError(
                 f"partition.by routes by hash, but partitioner is {values['partitioner']!r}: leave one of the two out"

@@ -12,6 +12,7 @@ from rayqueue.coordination.placement import Placement
 from rayqueue.coordination.records import ConfigRecord, PartitionRecord, Record, RemoveTopicRecord, TopicRecord
 from rayqueue.coordination.state import ClusterState, Topic
 from rayqueue.coordination.topic_rules import (
+    check_compaction,
     check_key_columns,
     check_min_insync,
     check_name,
@@ -128,6 +129,8 @@ class _Creation:
         typed = bool(spec.schema)
         columns = self._around.schemas.columns(schema)
         check_key_columns(columns, typed, spec.key_column, overrides.get("partition.by", ""))
+        policy = overrides.get("cleanup.policy", config.topic_defaults.get("cleanup.policy"))
+        check_compaction(policy, typed, spec.key_column)
 
         topic_id = self._around.new_topic_id()
         self.records.append(TopicRecord(spec.name, topic_id, schema, typed, spec.key_column))
@@ -214,6 +217,8 @@ def alter_config(state: ClusterState, request: AlterConfigRequest, around: Surro
             check_min_insync(after_all.get("min.insync.replicas"), replicas, f"topic {topic.name!r}")
         columns = around.schemas.columns(topic.schema)
         check_key_columns(columns, topic.typed, topic.key_column, checked.get("partition.by", ""))
+        policy = checked.get("cleanup.policy", around.config.topic_defaults.get("cleanup.policy"))
+        check_compaction(policy, topic.typed, topic.key_column)
     except RayQueueError as error:
         return Result([], TopicsResponse(-1, [outcome(request.name, error)]))
     records: list[Record] = []

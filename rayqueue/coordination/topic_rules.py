@@ -84,6 +84,15 @@ def check_min_insync(configured: str | None, replicas: int, what: str) -> None:
         )
 
 
+def check_compaction(policy: str | None, typed: bool, key_column: str) -> None:
+    """Raises ConfigError when a topic without keys is to be compacted. policy: `cleanup.policy` as set, or None."""
+    if typed and not key_column and policy is not None and "compact" in policy:
+        raise ConfigError(
+            f"cleanup.policy {policy} keeps the newest record of each key, and this typed topic has no key column: "
+            "create it with key_column, or leave cleanup.policy at delete"
+        )
+
+
 def check_key_columns(columns: Mapping[str, bool], typed: bool, key_column: str, partition_by: str) -> None:
     """Checks that the columns which route records exist and can be hashed.
 

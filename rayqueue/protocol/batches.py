@@ -21,6 +21,7 @@ from rayqueue.protocol import ipc
 from rayqueue.protocol.messages import COMPRESSION_MASK, CONTROL_BATCH, LOG_APPEND_TIME, SPARSE_BATCH
 from rayqueue.protocol.schemas import TIMESTAMP_TYPE, serialize_schema
 from rayqueue.protocol.small_batches import BYTES_MAX, READ_RECORDS_MAX, Records, read_batch
+from rayqueue.protocol.sparse import sparse_schema
 
 # One entry of a segment's index: little endian, packed, 80 bytes.
 ENTRY = np.dtype(
@@ -142,14 +143,15 @@ def decode(
 
     Args:
         data: the messages of `entries`, back to back.
-        entries: ENTRY[n], n >= 0.
+        entries: ENTRY[n], n >= 0; all sparse, or none.
         schema: the topic's log schema.
-        columns: names of top-level columns wanted, in this order; None for all.
+        columns: names of top-level columns wanted, in this order; None for all. Sparse batches have one more,
+            `offset`.
         check_crc: whether to compare each message, and each entry, with its CRC32C first.
 
     Returns:
-        n record batches. A control batch has no rows. Where the batch says LogAppendTime, `timestamp` is its append
-        time in every row.
+        n record batches. A control batch has no rows, a sparse one has what compaction left of it. Where the batch
+        says LogAppendTime, `timestamp` is its append time in every row.
 
     Raises:
         CorruptRecord: a message does not match its CRC32C, is cut short, or is no record batch of this schema; the
@@ -160,6 +162,8 @@ def decode(
         raise CorruptRecord(
             f"index entry {sound} of {len(entries)} (after offset {_before(entries, sound)}) does not match its CRC32C"
         )
+    if len(entries) and int(entries["attributes"][0]) & SPARSE_BATCH:  # all of a segment are, or none
+        schema = sparse_schema(schema)
     prefix = _projection(schema, columns) if columns is not None else None
     position = entries["position"]
     starts = (position - position[0]).tolist() if len(entries) else []

@@ -36,14 +36,15 @@ COMPRESSION_MASK = 0x07
 COMPRESSION_CODES = {"none": 0, "lz4": 3, "zstd": 4}
 LOG_APPEND_TIME = 1 << 3
 CONTROL_BATCH = 1 << 5
+DELETE_HORIZON = 1 << 6  # min_timestamp is when this batch's tombstones may go, ms
 SPARSE_BATCH = 1 << 8  # after compaction: offsets stand in a column
 
 
 class BatchHeader(msgspec.Struct, array_like=True, gc=False):
     """What the log says of a batch: in its IPC custom metadata, and in the segment's index.
 
-    Invariants: base_offset <= last_offset; record_count == last_offset - base_offset + 1 unless the batch is sparse
-    or a control batch.
+    Invariants: base_offset <= last_offset; record_count == last_offset - base_offset + 1 unless it is a control batch
+    or stands for batches that were compacted away (then 0). A sparse batch has record_count rows or fewer.
     """
 
     base_offset: int

@@ -63,6 +63,10 @@ class ProducerStates:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def ids(self) -> frozenset[int]:
+        """Those that are known."""
+        return frozenset(self._entries)
+
     def check(self, producer_id: int, producer_epoch: int, base_sequence: int, count: int) -> Duplicate | None:
         """Whether a batch may be appended (None), or stands in the log already.
 

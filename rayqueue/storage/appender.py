@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from rayqueue.config.topic import TopicConfig
 from rayqueue.errors import CorruptRecord, OffsetOutOfRange
-from rayqueue.protocol.messages import BatchHeader
+from rayqueue.protocol.messages import SPARSE_BATCH, BatchHeader
 from rayqueue.storage.files import Piece
 from rayqueue.storage.index import pack_entry
 from rayqueue.storage.reader import Extent
@@ -56,6 +56,8 @@ class _Run:
 
     def add(self, batch: LogBatch, length: int) -> None:
         entry, header, body = batch
+        if not self.count:
+            self.segment.sparse = entry.attributes & SPARSE_BATCH
         self.entries.append(pack_entry(entry, self.position, length, len(header)))
         self.pieces.append(header)
         if body.size:
@@ -80,7 +82,7 @@ def append(
 ) -> Appended:
     """Writes and publishes batches; on an error none of them is in the files or seen by a reader.
 
-    New segments are begun by size and age; the caller makes them part of the log.
+    New segments are begun by size and age, and where sparse batches begin or end; the caller adds them to the log.
 
     Args:
         active: the segment to go on with; None to begin one.
@@ -94,16 +96,21 @@ def append(
     runs: list[_Run] = []
     created: list[Segment] = []
     run = None
+    if active is not None and not active.extent.entries and active.extent.size != len(_schema(state, batches[0])):
+        active.begin_anew(_schema(state, batches[0]))
     if active is not None and not _too_old(active, now_ms, config.segment_ms):
         run = _Run(active)
         runs.append(run)
     last = active
     try:
         for batch, length in zip(batches, lengths, strict=True):
-            if run is None or (run.count and run.position + length > config.segment_bytes):
+            sparse = batch.entry.attributes & SPARSE_BATCH
+            if run is None or (
+                run.count and (run.position + length > config.segment_bytes or run.segment.sparse != sparse)
+            ):
                 if run is not None and run.pieces:
                     run.write()
-                last = _begin(state, last, batch.entry.base_offset)
+                last = _begin(state, last, batch)
                 created.append(last)
                 run = _Run(last)
                 runs.append(run)
@@ -123,7 +130,12 @@ def append(
     return Appended(created, sum(lengths))
 
 
-def _begin(state: LogState, last: Segment | None, base_offset: int) -> Segment:
+def _schema(state: LogState, batch: LogBatch) -> bytes:
+    """What a segment that begins with this batch begins with."""
+    return state.schema_message(bool(batch.entry.attributes & SPARSE_BATCH))
+
+
+def _begin(state: LogState, last: Segment | None, batch: LogBatch) -> Segment:
     """A new segment, and the end of the one before it."""
     if last is None and not state.segments:
         state.files.make_directory(state.directory)
@@ -133,7 +145,7 @@ def _begin(state: LogState, last: Segment | None, base_offset: int) -> Segment:
         # would seem to start here. A later one that is missing ends the log before it.
         state.files.sync_directory(state.directory)
         state.anchored = True
-    segment = Segment.create(state.files, state.directory, base_offset, state.schema_message)
+    segment = Segment.create(state.files, state.directory, batch.entry.base_offset, _schema(state, batch))
     if last is not None:
         try:
             last.end_stream()

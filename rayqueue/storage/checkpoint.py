@@ -31,6 +31,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
         recovery_point: everything below this offset is durable and was verified. Invariant: not above what was fsynced.
         generation: number of times that bytes below the log end were rewritten.
         leader_epochs: (epoch, its first offset) of epochs that began below the recovery point, ascending.
+        compacted: below this offset the log has been compacted.
         committed: below this offset the records were committed when it was written; -1: not known.
         segment_created_ms: when the active segment got its first batch, ms since the epoch; -1: not known.
     """
@@ -41,6 +42,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     leader_epochs: list[tuple[int, int]]
     segment_created_ms: int = -1
     committed: int = -1
+    compacted: int = 0
     version: int = _VERSION
 
 

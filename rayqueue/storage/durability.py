@@ -114,6 +114,7 @@ class Durability:
                 leader_epochs=[epoch for epoch in state.epochs if epoch[1] < point],
                 segment_created_ms=segments[-1].created_ms if segments else NO_TIMESTAMP,
                 committed=min(state.committed, state.log_end),
+                compacted=state.compacted,
             )
             checkpoints.write(state.files, state.directory, checkpoint)
             self._checkpointed = point
@@ -175,18 +176,32 @@ class Durability:
             OSError: it could not be noted; nothing has changed.
         """
         state = self._state
-        before = self._flushed, state.generation, state.log_start, state.committed, state.epochs
+        before = self._flushed, state.generation, state.log_start, state.committed, state.epochs, state.compacted
         state.epochs = [epoch for epoch in state.epochs if epoch[1] < sound]
         self._flushed = end if start == end else min(self._flushed, end)
         state.committed = min(state.committed, end)
+        state.compacted = min(state.compacted, end)
         state.log_start = start
         state.generation += 1
         try:
             state.files.make_directory(state.directory)
             self._write_checkpoint()
         except OSError:
-            self._flushed, state.generation, state.log_start, state.committed, state.epochs = before
+            self._flushed, state.generation, state.log_start, state.committed, state.epochs, state.compacted = before
             raise
+
+    def note_compacted(self, end: int) -> None:
+        """All below `end` has been compacted. Lost in a crash, it is done once more.
+
+        Raises:
+            StorageError: the log failed, or is closed.
+        """
+        with self.alone():
+            self._state.compacted = end
+            try:
+                self._try_checkpoint()
+            except OSError as error:
+                raise self._state.go_offline(error) from error
 
     def repair_index(self, segment: Segment) -> None:
         """Makes the index of a closed segment again from its data file. Of one that has been deleted, or cut and
@@ -201,7 +216,7 @@ class Durability:
             if segment.removed:
                 return
             try:
-                rebuild_index(state.files, segment, state.schema_message)
+                rebuild_index(state.files, segment, state.schema)
                 state.generation += 1
                 self._write_checkpoint()
             except OSError as error:
@@ -214,7 +229,10 @@ class Durability:
             StorageError: the last flush failed; the log is closed all the same.
         """
         state = self._state
-        with self._flush_lock:  # so that a flush under way writes no checkpoint into what the next process has opened
+        with (
+            state.cleaning.halted(),
+            self._flush_lock,
+        ):  # so that a flush under way writes no checkpoint into what the next process has opened
             try:
                 if state.online and (state.log_end != self._checkpointed or state.begun != self._begun):
                     self._flush(checkpoint=True)
@@ -226,7 +244,7 @@ class Durability:
     def delete(self) -> None:
         """See `Log.delete`."""
         state = self._state
-        with self._flush_lock, self._checkpoint_lock:
+        with state.cleaning.halted(), self._flush_lock, self._checkpoint_lock:
             state.closed = True
             for segment in state.segments:
                 segment.removed = True

@@ -21,6 +21,7 @@ __all__ = [
     "Entries",
     "batch_header",
     "pack_entry",
+    "repositioned",
     "sound_entries",
     "unpack_entries",
     "unpack_headers",
@@ -58,6 +59,17 @@ def pack_entry(header: BatchHeader, position: int, length: int, header_length: i
         header.attributes,
     )
     return packed + _CRC.pack(google_crc32c.value(packed))
+
+
+def repositioned(entries: Entries, shift: int) -> bytes:
+    """The same entries for messages that stand `shift` bytes further on."""
+    moved = entries.copy()
+    moved["position"] += shift
+    raw = bytearray(moved.tobytes())
+    for at in range(0, len(raw), ENTRY_SIZE):
+        end = at + _PACK.size
+        _CRC.pack_into(raw, end, google_crc32c.value(bytes(raw[at:end])))
+    return bytes(raw)
 
 
 def batch_header(entry: np.void) -> BatchHeader:

@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from rayqueue.config.topic import TopicConfig
 from rayqueue.errors import OffsetOutOfRange, StorageError
-from rayqueue.protocol.schemas import serialize_schema
 from rayqueue.storage import retention, snapshots, truncation
 from rayqueue.storage.appender import LogBatch, append
+from rayqueue.storage.compaction import plan as plans
+from rayqueue.storage.compaction import run as compaction
 from rayqueue.storage.durability import Durability
 from rayqueue.storage.files import NO_DESCRIPTORS, PASSING, FileSystem
 from rayqueue.storage.index import Entries
@@ -54,7 +55,7 @@ class Log:
             StorageError: the directory cannot be read or repaired.
         """
         try:
-            recovered = Recovery(files, directory, serialize_schema(schema)).run()
+            recovered = Recovery(files, directory, schema).run()
         except OSError as error:
             raise StorageError(f"cannot open the log in {directory}: {error}") from error
         return cls(files, directory, schema, config, recovered)
@@ -160,7 +161,7 @@ class Log:
         state.used = True
         state.appended_bytes += size
         if created:
-            state.segments = (*segments, *created)
+            state.add_segments(created)
             state.begun += len(created)
         state.log_end = batches[-1].entry.last_offset + 1
         return len(created) > (not segments)
@@ -252,7 +253,7 @@ class Log:
             if before is not None:
                 before(end)
             self._durability.move_start(end)
-        if state.segments and retention.wants_roll(state.segments[-1], self._config):
+        if state.segments and retention.wants_roll(state.segments[-1], self._config, now_ms):
             self._close_active()
         if not state.used:
             state.release()
@@ -316,6 +317,30 @@ class Log:
             StorageError: as `truncate`.
         """
         truncation.reset(self._state, self._durability, start)
+
+    # --- compacting ------------------------------------------------------------------------------------------------
+
+    def compaction_due(self, now_ms: int, high_watermark: int) -> plans.Plan | None:
+        """What `compact` should do now; None where the topic is not compacted, or nothing is due.
+
+        Raises:
+            StorageError: the log is offline, or cannot be read.
+        """
+        return compaction.due(self._state, self._config, now_ms, high_watermark)
+
+    def compact(self, due: plans.Plan, work: compaction.Work) -> compaction.Compacted:
+        """Compacts the log: of each key the newest record stays, at its offset. Callable from another thread;
+        `truncate`, `reset`, `close` and `delete` stop it and wait for that.
+
+        Args:
+            due: from `compaction_due`.
+
+        Raises:
+            CorruptRecord: something is damaged. What was done before it stays, and so does the rest.
+            StorageError: the disk is full, or could not be read or written: what it failed at has changed nothing.
+                Or it failed while files were swapped, and the log is offline.
+        """
+        return compaction.compact(self._state, self._durability, self._config, due, work)
 
     # --- the rest --------------------------------------------------------------------------------------------------
 

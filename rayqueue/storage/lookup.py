@@ -10,9 +10,12 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 
 from rayqueue.errors import CorruptRecord, OffsetOutOfRange, RayQueueError, StorageError
 from rayqueue.protocol.batches import decode
+from rayqueue.protocol.messages import SPARSE_BATCH
+from rayqueue.protocol.sparse import OFFSET_COLUMN, offsets_of
 from rayqueue.storage.durability import Durability
 from rayqueue.storage.index import Entries, sound_entries
 from rayqueue.storage.reader import DATA_SUFFIX, INDEX_SUFFIX, IndexDamaged, LogSlice
@@ -107,20 +110,29 @@ class Lookup:
         entries = segment.entries()
         last_offsets = entries["last_offset"]
         hits = (entries["max_timestamp"] >= timestamp) & (last_offsets >= start) & (last_offsets < limit)
+        hits &= entries["record_count"] > 0
         for row in np.flatnonzero(hits).tolist():
             entry = entries[row : row + 1]
             position, length = int(entry["position"][0]), int(entry["length"][0])
             if position + length > segment.extent.size:
                 raise CorruptRecord(f"{segment.path(DATA_SUFFIX)} is cut short at byte {segment.extent.size}")
-            (batch,) = decode(segment.view().data(position, length), entry, self._state.schema, ["timestamp"])
-            base = int(entry["base_offset"][0])
-            values = np.frombuffer(batch.column(0).buffers()[1], np.int64, batch.num_rows) if batch.num_rows else _NONE
-            skipped = max(0, start - base)
-            rows = np.flatnonzero(values[skipped:] >= timestamp)
-            if len(rows):
-                at = int(rows[0]) + skipped
-                return base + at, int(values[at])
+            found = self._first_row(segment.view().data(position, length), entry, timestamp, start)
+            if found is not None:
+                return found
         return None
+
+    def _first_row(self, data: pa.Buffer, entry: Entries, timestamp: int, start: int) -> tuple[int, int] | None:
+        """The first record of a batch from offset `start` on at or after `timestamp`, with its timestamp."""
+        sparse = bool(entry["attributes"][0] & SPARSE_BATCH)
+        (batch,) = decode(data, entry, self._state.schema, ["timestamp", OFFSET_COLUMN] if sparse else ["timestamp"])
+        if not batch.num_rows:
+            return None
+        column = batch.column(0)
+        values = np.frombuffer(column.buffers()[1], np.int64, len(column), column.offset * 8)
+        base = int(entry["base_offset"][0])
+        offsets = offsets_of(batch) if sparse else np.arange(base, base + len(values))
+        rows = np.flatnonzero((values >= timestamp) & (offsets >= start))
+        return (int(offsets[rows[0]]), int(values[rows[0]])) if len(rows) else None
 
     def entries_from(self, offset: int) -> Iterator[Entries]:
         """See `Log.entries_from`."""
@@ -137,9 +149,6 @@ class Lookup:
                 yield entries[segment.view().row_of(offset, len(entries)) :]
             except OSError as error:
                 raise StorageError(f"cannot read the log in {state.directory}: {error}") from error
-
-
-_NONE = np.empty(0, np.int64)
 
 
 def _base_offset(segment: Segment) -> int:

@@ -154,7 +154,7 @@ class MappedLog:
         at = bisect.bisect_right(bases, offset) - 1
         if at < 0:
             raise OffsetOutOfRange(f"offset {offset} is below the first one on disk, {bases[0]}: records were deleted")
-        view = SegmentView(self._files, self._directory, bases[at])
+        view = SegmentView(self._files, self._directory, bases[at], self._check_identity)
         self._base = bases[at]
         self._paths = view.data_path, view.index_path
         self._extent = self._room = Extent(0, 0)
@@ -171,12 +171,21 @@ class MappedLog:
         data_path, index_path = self._paths
         index, data = os.stat(index_path), os.stat(data_path)
         if (data.st_ino, index.st_ino) != self._identity:
-            raise StorageError(f"{index_path} was written anew; ask the leader for the log's generation")
+            raise self._written_anew()
         count = index.st_size // ENTRY_SIZE
         self._extent = Extent(count, data.st_size)
         self._room = Extent(_page_end(index.st_size) // ENTRY_SIZE, _page_end(data.st_size))
         if count:
             self._next_offset = int(view.entries(count)[-1]["last_offset"]) + 1
+
+    def _check_identity(self) -> None:
+        """A file that has just been mapped may be a shorter one than was looked at: it must not be touched."""
+        data_path, index_path = self._paths
+        if (os.stat(data_path).st_ino, os.stat(index_path).st_ino) != self._identity:
+            raise self._written_anew()
+
+    def _written_anew(self) -> StorageError:
+        return StorageError(f"{self._paths[1]} was written anew; ask the leader for the log's generation")
 
     def close(self) -> None:
         """Lets go of the mappings; slices handed out keep theirs."""

@@ -7,6 +7,8 @@ uses it says how many entries and bytes there are: the log knows them, `MappedLo
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ DATA_SUFFIX = ".arrow"
 INDEX_SUFFIX = ".index"
 _DATA_ROOM = 16 << 20
 _INDEX_ROOM = 1 << 20
+_NO_ROWS: Entries = np.empty(0, ENTRY)
 
 
 class LogSlice(NamedTuple):
@@ -61,17 +64,25 @@ def segment_bases(names: list[str]) -> list[int]:
 
 
 class SegmentView:
-    """The read side of one segment. Usable from any thread; what it hands out keeps the mapping alive."""
+    """The read side of one segment. Usable from any thread; what it hands out keeps the mapping alive.
 
-    __slots__ = ("_base_offset", "_data", "_directory", "_files", "_index", "_rows")
+    Args:
+        check: called between mapping a file and looking into it; raises when the file is another one by now.
+    """
 
-    def __init__(self, files: FileSystem, directory: str, base_offset: int) -> None:
+    __slots__ = ("_base_offset", "_check", "_data", "_directory", "_files", "_lock", "_pinned", "_rows")
+
+    def __init__(
+        self, files: FileSystem, directory: str, base_offset: int, check: Callable[[], None] | None = None
+    ) -> None:
         self._files = files
         self._directory = directory
         self._base_offset = base_offset
+        self._check = check
         self._data: pa.Buffer | None = None
-        self._index: pa.Buffer | None = None
-        self._rows: Entries = np.empty(0, ENTRY)
+        self._rows: Entries = _NO_ROWS
+        self._pinned = False
+        self._lock = threading.Lock()  # held while a file is mapped, so that none is once `pin` has returned
 
     @property
     def data_path(self) -> str:
@@ -89,19 +100,55 @@ class SegmentView:
         """
         rows = self._rows
         if count > len(rows):
-            room = max(_INDEX_ROOM, 2 * count * ENTRY_SIZE)
-            mapped = self._files.map(self.index_path, room)
-            rows = np.frombuffer(mapped, ENTRY, room // ENTRY_SIZE)
-            self._rows = rows
+            rows = self._map_index(count)
         return rows[:count]
+
+    def _map_index(self, count: int) -> Entries:
+        with self._lock:
+            if count > len(self._rows):
+                room = max(_INDEX_ROOM, 2 * count * ENTRY_SIZE)
+                mapped = self._files.map(self.index_path, room)
+                if self._check is not None:
+                    self._check()
+                self._rows = np.frombuffer(mapped, ENTRY, room // ENTRY_SIZE)
+            return self._rows
 
     def data(self, position: int, length: int) -> pa.Buffer:
         """`length` bytes at `position`, in the mapping; the caller knows that the file has them."""
         mapped = self._data
         if mapped is None or position + length > mapped.size:
-            mapped = self._files.map(self.data_path, max(_DATA_ROOM, 2 * (position + length)))
-            self._data = mapped
+            mapped = self._map_data(position + length)
         return mapped.slice(position, length)
+
+    def _map_data(self, size: int) -> pa.Buffer:
+        with self._lock:
+            mapped = self._data
+            if mapped is None or size > mapped.size:
+                mapped = self._files.map(self.data_path, max(_DATA_ROOM, 2 * size))
+                if self._check is not None:
+                    self._check()
+                self._data = mapped
+            return mapped
+
+    def pin(self, extent: Extent) -> None:
+        """Maps all of it, and keeps that until `unpin`: whatever stands under its name later, this is what is read.
+
+        Raises:
+            OSError: a file cannot be opened or mapped.
+        """
+        self._pinned = True
+        self.entries(extent.entries)
+        self.data(0, extent.size)
+
+    def unpin(self) -> None:
+        """`release` may let go of it again."""
+        self._pinned = False
+
+    def release(self) -> None:
+        """Lets go of the mappings, once nobody uses them; they are made again when needed."""
+        with self._lock:
+            if not self._pinned:
+                self._data, self._rows = None, _NO_ROWS
 
     def row_of(self, offset: int, count: int) -> int:
         """The row of the first entry whose last offset is not below `offset`; `count` when there is none."""

@@ -21,6 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from rayqueue.protocol.ipc import END_OF_STREAM
+from rayqueue.protocol.schemas import serialize_schema
+from rayqueue.protocol.sparse import sparse_schema
 from rayqueue.storage import checkpoint as checkpoints
 from rayqueue.storage import scan, snapshots
 from rayqueue.storage.checkpoint import Checkpoint
@@ -43,6 +45,7 @@ class Recovered:
         generation: counts how often bytes below the log end were rewritten.
         leader_epochs: (epoch, its first offset), ascending.
         committed: as the checkpoint has it, but not above the end; -1: not known.
+        compacted: below it the log has been compacted.
         repairs: what was put right, in words.
     """
 
@@ -53,6 +56,7 @@ class Recovered:
     generation: int = 0
     leader_epochs: list[tuple[int, int]] = field(default_factory=list)
     committed: int = -1
+    compacted: int = 0
     repairs: list[str] = field(default_factory=list)
 
 
@@ -68,10 +72,11 @@ class _Found:
 class Recovery:
     """One pass over a log's directory."""
 
-    def __init__(self, files: FileSystem, directory: str, schema: bytes, recovery_point: int = 0) -> None:
+    def __init__(self, files: FileSystem, directory: str, schema: pa.Schema, recovery_point: int = 0) -> None:
         self._files = files
         self._directory = directory
-        self._schema = schema
+        # Of a segment whose batches are not sparse, and of one whose are.
+        self._schema, self._sparse = serialize_schema(schema), serialize_schema(sparse_schema(schema))
         self._result = Recovered(recovery_point=recovery_point)
         self._rewritten = False
 
@@ -93,14 +98,13 @@ class Recovery:
         bases = self._tidy(names)
         if bases:
             result.log_start_offset = max(result.log_start_offset, bases[0])
-        for i, base in enumerate(bases):
-            following = bases[i + 1] if i + 1 < len(bases) else None
-            segment, whole = self._segment(base, following)
+        while bases:
+            base, *bases = bases
+            segment, whole = self._segment(base, bases)
             result.segments.append(segment)
-            if following is not None and whole:
-                segment.closed = True
+            bases = self._replaced(bases, segment.next_offset)
             if not whole:
-                self._drop(bases[i + 1 :], segment.next_offset)
+                self._drop(bases, segment.next_offset)
                 break
         self._finish(checkpoint)
         return result
@@ -120,8 +124,18 @@ class Recovery:
                 self._files.remove(os.path.join(self._directory, name))
         return keep
 
-    def _segment(self, base: int, following: int | None) -> tuple[Segment, bool]:
-        """Recovers one segment. Returns it, and whether the log goes on after it with `following`."""
+    def _replaced(self, bases: list[int], end: int) -> list[int]:
+        """Removes segments that begin before the one before them ends, at `end`: compaction has put that one in their
+        place, and did not come to removing all of them. Those that are left."""
+        for base in [base for base in reversed(bases) if base < end]:
+            self._files.remove(segment_path(self._directory, base, DATA_SUFFIX))
+            self._files.remove(segment_path(self._directory, base, INDEX_SUFFIX))
+            self._rewritten = True
+        return [base for base in bases if base >= end]
+
+    def _segment(self, base: int, others: list[int]) -> tuple[Segment, bool]:
+        """Recovers one segment. Returns it, and whether the log goes on after it with one of the `others`."""
+        following = others[0] if others else None
         data_size = self._files.size(segment_path(self._directory, base, DATA_SUFFIX)) or 0
         index_size = self._files.size(segment_path(self._directory, base, INDEX_SUFFIX)) or 0
         if following is not None and following <= self._result.recovery_point:
@@ -129,25 +143,28 @@ class Recovery:
             if found is not None:
                 if not found.reason and data_size < found.size + len(END_OF_STREAM):
                     self._cut(segment_path(self._directory, base, DATA_SUFFIX), found.size, closed=True)
-                return self._made(base, found.entries, found.size, index_size // ENTRY_SIZE), True
+                return self._made(base, found.entries, found.size, True, index_size // ENTRY_SIZE), True
         stored = self._stored_entries(base)
         data = self._files.map(segment_path(self._directory, base, DATA_SUFFIX), data_size) if data_size else None
         found = self._scan(base, stored, data)
         if following is not None and following <= self._result.recovery_point:
             # Once durable: keep the file as it is; reading what is missing from it is an error.
             self._store_index(base, stored, found)
-            return self._made(base, found.entries, found.size), True
+            return self._made(base, found.entries, found.size, True), True
         end = int(found.entries[-1]["last_offset"]) + 1 if len(found.entries) else base
+        following = next((other for other in others if other >= end), None)
         whole = following is None or end == following
         # The data first: interrupted in between, the next recovery still sees that indexed batches are gone.
-        self._store_data(base, found, data_size, len(stored), closed=following is not None and whole)
+        closed = following is not None and whole
+        self._store_data(base, found, data_size, len(stored), closed)
         self._store_index(base, stored, found)
-        return self._made(base, found.entries, found.size), whole
+        return self._made(base, found.entries, found.size, closed), whole
 
-    def _made(self, base: int, entries: Entries, size: int, count: int | None = None) -> Segment:
+    def _made(self, base: int, entries: Entries, size: int, closed: bool, count: int | None = None) -> Segment:
         next_offset = int(entries[-1]["last_offset"]) + 1 if len(entries) else base
         extent = Extent(len(entries) if count is None else count, size)
         segment = Segment(self._files, self._directory, base, next_offset, extent)
+        segment.closed = closed
         segment.unsynced = segment.unsynced_index = next_offset > self._result.recovery_point
         return segment
 
@@ -196,7 +213,7 @@ class Recovery:
         ends = stored["position"] + stored["length"].astype(np.int64)
         trusted = int(np.count_nonzero((stored["last_offset"] < point) & (ends <= data.size)))
         try:
-            position = int(ends[trusted - 1]) if trusted else scan.schema_end(data, self._schema)
+            position = int(ends[trusted - 1]) if trusted else scan.schema_end(data, self._schema, self._sparse)
         except scan.Torn as torn:
             return self._without_schema(stored, data, torn)
         offset = int(stored["last_offset"][trusted - 1]) + 1 if trusted else base
@@ -204,15 +221,16 @@ class Recovery:
 
     def _without_schema(self, stored: Entries, data: pa.Buffer, torn: scan.Torn) -> _Found:
         """A damaged schema message does not cost the batches behind it: it is written again."""
-        size = len(self._schema)
-        try:
-            first = scan.scan_batch(data, size)
-        except scan.Torn:
-            return _Found(np.empty(0, ENTRY), 0, str(torn))
-        path = segment_path(self._directory, first.header.base_offset, DATA_SUFFIX)
-        self._files.overwrite(path, 0, self._schema)
-        self._result.repairs.append(f"wrote the schema of {path} again: {torn}")
-        return self._scan_from(stored[:0], data, size, first.header.base_offset)
+        for schema in (self._schema, self._sparse):
+            try:
+                first = scan.scan_batch(data, len(schema))
+            except scan.Torn:
+                continue
+            path = segment_path(self._directory, first.header.base_offset, DATA_SUFFIX)
+            self._files.overwrite(path, 0, schema)
+            self._result.repairs.append(f"wrote the schema of {path} again: {torn}")
+            return self._scan_from(stored[:0], data, len(schema), first.header.base_offset)
+        return _Found(np.empty(0, ENTRY), 0, str(torn))
 
     def _scan_from(self, kept: Entries, data: pa.Buffer, position: int, offset: int) -> _Found:
         packed: list[bytes] = []
@@ -305,6 +323,7 @@ class Recovery:
         snapshots.remove_above(self._files, self._directory, end)
         result.recovery_point = min(result.recovery_point, end)
         result.committed = -1 if checkpoint is None else min(checkpoint.committed, end)
+        result.compacted = 0 if checkpoint is None else min(checkpoint.compacted, end)
         if result.segments and checkpoint is not None and result.segments[-1].base_offset <= checkpoint.recovery_point:
             result.segments[-1].created_ms = checkpoint.segment_created_ms
         known = checkpoint.leader_epochs if checkpoint is not None else []
@@ -326,6 +345,7 @@ class Recovery:
             leader_epochs=[epoch for epoch in result.leader_epochs if epoch[1] < result.recovery_point],
             segment_created_ms=result.segments[-1].created_ms if result.segments else NO_TIMESTAMP,
             committed=result.committed,
+            compacted=result.compacted,
         )
         try:
             checkpoints.write(self._files, self._directory, checkpoint)
@@ -359,7 +379,7 @@ def with_epochs(epochs: list[tuple[int, int]], entries: Entries) -> list[tuple[i
     return added
 
 
-def rebuild_index(files: FileSystem, segment: Segment, schema: bytes) -> None:
+def rebuild_index(files: FileSystem, segment: Segment, schema: pa.Schema) -> None:
     """Makes the index of a closed segment again from its data file, as far as that goes.
 
     Raises:

@@ -24,6 +24,8 @@ def expired(segments: Sequence[Segment], config: TopicConfig, now_ms: int, high_
         high_watermark: nothing at or above it is deleted.
         start: the log start offset; records below it count as gone.
     """
+    if not config.deleted:
+        return 0
     size = sum(segment.extent.size for segment in segments)
     records = segments[-1].next_offset - start if segments else 0
     for i, segment in enumerate(segments):
@@ -49,12 +51,23 @@ def _older(segment: Segment, now_ms: int, retention_ms: int) -> bool:
     return newest != NO_TIMESTAMP and now_ms - newest > retention_ms
 
 
-def wants_roll(active: Segment, config: TopicConfig) -> bool:
-    """Whether the active segment is so large a part of what may be kept that it should be closed."""
+def wants_roll(active: Segment, config: TopicConfig, now_ms: int) -> bool:
+    """Whether the active segment is so large a part of what may be kept that it should be closed, or has waited for
+    compaction as long as it may."""
+    if not active.extent.entries:
+        return False
+    if (
+        config.compacted
+        and active.created_ms != NO_TIMESTAMP
+        and now_ms - active.created_ms > config.max_compaction_lag_ms
+    ):
+        return True
+    if not config.deleted:
+        return False
     records = active.next_offset - active.base_offset
     by_count = config.retention_records >= 0 and records * _PARTS >= config.retention_records
     by_size = config.retention_bytes >= 0 and active.extent.size * _PARTS >= config.retention_bytes
-    return bool(active.extent.entries) and (by_count or by_size)
+    return by_count or by_size
 
 
 def epochs_from(epochs: Sequence[tuple[int, int]], start: int) -> list[tuple[int, int]]:

@@ -67,25 +67,26 @@ def metadata_end(data: pa.Buffer, position: int) -> int:
     return int(end)
 
 
-def schema_end(data: pa.Buffer, schema: bytes) -> int:
+def schema_end(data: pa.Buffer, *schemas: bytes) -> int:
     """Where the schema message at the start of a data file ends, bytes.
 
     Args:
         data: the whole file.
-        schema: the schema message that should stand there.
+        schemas: the schema messages of which one should stand there.
 
     Raises:
         Torn: the file is too short, or starts with anything else.
     """
-    if data.size >= len(schema) and data.slice(0, len(schema)).equals(pa.py_buffer(schema)):
-        return len(schema)
+    for schema in schemas:
+        if data.size >= len(schema) and data.slice(0, len(schema)).equals(pa.py_buffer(schema)):
+            return len(schema)
     end = metadata_end(data, 0)
     try:
         found = pa.ipc.read_schema(data.slice(0, end))
-        expected = pa.ipc.read_schema(pa.py_buffer(schema))
+        expected = [pa.ipc.read_schema(pa.py_buffer(schema)) for schema in schemas]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Torn(f"the schema message is damaged: {error}", 0) from error
-    if not found.equals(expected):
+    if not any(found.equals(one) for one in expected):
         raise Torn("the schema is not the topic's", 0)
     return end
 

@@ -35,11 +35,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from rayqueue.protocol.ipc import END_OF_STREAM
+from rayqueue.protocol.messages import DELETE_HORIZON, SPARSE_BATCH
 from rayqueue.storage.files import AppendFile, FileSystem, Piece
 from rayqueue.storage.index import ENTRY_SIZE, Entries
 from rayqueue.storage.reader import DATA_SUFFIX, INDEX_SUFFIX, Extent, SegmentView, segment_path
 
 NO_TIMESTAMP = -1
+NO_HORIZON = 1 << 62
 
 # Large writes are cheaper where the disk has set room aside: a fourth of what the segment has, up to so much.
 RESERVE_ABOVE = 128 * 1024
@@ -64,6 +66,8 @@ class Segment:
             bytes are written and before they are published, cleared before an fsync begins: so whoever sees published
             bytes and no flag knows that an fsync which began later than they were written covers them.
         removed: its files are unlinked, or about to be.
+        oldest: the largest timestamp of its first batch, ms; None: not looked up yet.
+        horizon: when its first tombstones may go, ms; NO_HORIZON: it has none that wait; None: not looked up yet.
     """
 
     __slots__ = (
@@ -71,13 +75,16 @@ class Segment:
         "_directory",
         "_files",
         "_index",
+        "_sparse",
         "_view",
         "base_offset",
         "closed",
         "created_ms",
         "extent",
+        "horizon",
         "max_timestamp",
         "next_offset",
+        "oldest",
         "removed",
         "unsynced",
         "unsynced_index",
@@ -88,7 +95,7 @@ class Segment:
         self._directory = directory
         self._data: AppendFile | None = None
         self._index: AppendFile | None = None
-        self._view: SegmentView | None = None
+        self._view = SegmentView(files, directory, base_offset)
         self.base_offset = base_offset
         self.next_offset = next_offset
         self.extent = extent
@@ -98,6 +105,9 @@ class Segment:
         self.unsynced = False
         self.unsynced_index = False
         self.removed = False
+        self._sparse: int | None = None
+        self.oldest: int | None = None
+        self.horizon: int | None = None
 
     @classmethod
     def create(cls, files: FileSystem, directory: str, base_offset: int, schema: bytes) -> Segment:
@@ -209,11 +219,8 @@ class Segment:
             self._files.sync(index_file)
 
     def view(self) -> SegmentView:
-        """The segment's read side, kept until `release`."""
-        view = self._view
-        if view is None:
-            view = self._view = SegmentView(self._files, self._directory, self.base_offset)
-        return view
+        """The segment's read side."""
+        return self._view
 
     def entries(self) -> Entries:
         """All published index entries, ENTRY[n]."""
@@ -226,6 +233,46 @@ class Segment:
             self.max_timestamp = int(np.max(entries["max_timestamp"])) if len(entries) else NO_TIMESTAMP
         return self.max_timestamp
 
+    @property
+    def sparse(self) -> int:
+        """SPARSE_BATCH where its batches are sparse, else 0. Meaningless while it has none."""
+        if self._sparse is None:
+            self._sparse = int(self.entries()["attributes"][0]) & SPARSE_BATCH if self.extent.entries else 0
+        return self._sparse
+
+    @sparse.setter
+    def sparse(self, value: int) -> None:
+        self._sparse = value
+
+    def begin_anew(self, schema: bytes) -> None:
+        """Gives a segment without batches another schema.
+
+        Raises:
+            CutBackFailed: nobody knows what stands in it now.
+        """
+        data, _ = self._open()
+        try:
+            self._files.truncate(data, 0)
+            self._files.append(data, [schema], len(schema))
+        except OSError as error:
+            raise CutBackFailed(str(error)) from error
+        self.unsynced = True
+        self.extent = Extent(0, len(schema))
+
+    def oldest_timestamp(self) -> int:
+        """The largest timestamp of the first batch, ms; NO_TIMESTAMP when there is none."""
+        if self.oldest is None:
+            self.oldest = int(self.entries()["max_timestamp"][0]) if self.extent.entries else NO_TIMESTAMP
+        return self.oldest
+
+    def waiting_horizon(self) -> int:
+        """When its first tombstones may go, ms; NO_HORIZON where none wait. Of a closed segment."""
+        if self.horizon is None:
+            entries = self.entries()
+            waiting = entries["min_timestamp"][entries["attributes"] & DELETE_HORIZON != 0]
+            self.horizon = int(waiting.min()) if len(waiting) else NO_HORIZON
+        return self.horizon
+
     def release_writers(self) -> None:
         """Closes the files for writing; they open again when needed."""
         data = self._data
@@ -237,15 +284,13 @@ class Segment:
     def release(self) -> None:
         """Closes the files and lets go of the mappings, once nobody uses them."""
         self.release_writers()
-        self._view = None
+        self._view.release()
 
     def pin(self) -> SegmentView:
         """Maps all of it. A reader that holds this segment then goes on reading these very files, whatever stands
         under their names later: in shorter ones it would touch bytes beyond the end."""
-        view = self.view()
-        view.entries(self.extent.entries)
-        view.data(0, self.extent.size)
-        return view
+        self._view.pin(self.extent)
+        return self._view
 
     def remove_files(self) -> None:
         """Unlinks the segment; readers that have it mapped keep it.

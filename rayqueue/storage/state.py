@@ -8,16 +8,55 @@ each is one assignment of an immutable value.
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 
 from rayqueue.errors import StorageError
 from rayqueue.protocol.schemas import serialize_schema
+from rayqueue.protocol.sparse import sparse_schema
 from rayqueue.storage.files import FileSystem
 from rayqueue.storage.recovery import Recovered
 from rayqueue.storage.segment import Segment
 
 _log = logging.getLogger(__name__)
+
+
+class Cleaning:
+    """That the log is being compacted, and how that is stopped."""
+
+    def __init__(self) -> None:
+        self._running = threading.Lock()
+        self._guard = threading.Lock()
+        self._halts = 0
+        self._stop = threading.Event()
+
+    def stopped(self, wait_s: float = 0.0) -> bool:
+        """Whether compaction has to end; waits so long for that."""
+        return self._stop.wait(wait_s)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Compaction runs."""
+        with self._running:
+            yield
+
+    @contextmanager
+    def halted(self) -> Iterator[None]:
+        """No compaction meanwhile: one that is under way is told to stop, and waited for."""
+        with self._guard:
+            self._halts += 1
+            self._stop.set()
+        try:
+            with self._running:
+                yield
+        finally:
+            with self._guard:
+                self._halts -= 1
+                if not self._halts:
+                    self._stop.clear()
 
 
 class LogState:
@@ -29,6 +68,8 @@ class LogState:
         generation: changes when bytes below the log end were rewritten.
         epochs: (leader epoch, its first offset), ascending.
         committed: what the owner of the log said is committed, for the next checkpoint; -1: not known.
+        compacted: below it the log has been compacted.
+        cleaning: stops compaction. Taken before any lock of `Durability`.
         appended_bytes: in this process; only grows.
         begun: segments begun or closed in this process; only grows.
         anchored: the name of the first segment is durable, as far as the writer has seen to it.
@@ -45,6 +86,9 @@ class LogState:
         self.generation = recovered.generation
         self.epochs = recovered.leader_epochs
         self.committed = recovered.committed
+        self.compacted = recovered.compacted
+        self.cleaning = Cleaning()
+        self._publishing = threading.Lock()  # held while `segments` becomes another tuple
         self.appended_bytes = 0
         self.begun = 0
         self.anchored = False
@@ -52,10 +96,24 @@ class LogState:
         self.closed = False
         self._failure: str | None = None
 
-    @property
-    def schema_message(self) -> bytes:
-        """The IPC schema message that every segment begins with."""
-        return serialize_schema(self.schema)
+    def stored_schema(self, sparse: bool) -> pa.Schema:
+        """The schema of a segment, whose batches are sparse or are not."""
+        return sparse_schema(self.schema) if sparse else self.schema
+
+    def schema_message(self, sparse: bool = False) -> bytes:
+        """The IPC schema message that such a segment begins with."""
+        return serialize_schema(self.stored_schema(sparse))
+
+    def add_segments(self, created: Sequence[Segment]) -> None:
+        """Segments that have been appended to the log."""
+        with self._publishing:
+            self.segments = (*self.segments, *created)
+
+    def replace_segments(self, group: Sequence[Segment], made: Segment) -> None:
+        """One segment takes the place of neighbouring ones."""
+        with self._publishing:
+            row = self.segments.index(group[0])
+            self.segments = (*self.segments[:row], made, *self.segments[row + len(group) :])
 
     @property
     def failed(self) -> bool:

@@ -27,7 +27,7 @@ from rayqueue.storage.state import LogState
 
 def truncate(state: LogState, durability: Durability, offset: int) -> None:
     """See `Log.truncate`."""
-    with durability.alone():
+    with state.cleaning.halted(), durability.alone():
         if offset >= state.log_end:
             return
         row = bisect_right(state.segments, offset, key=lambda segment: segment.base_offset) - 1
@@ -49,7 +49,7 @@ def truncate(state: LogState, durability: Durability, offset: int) -> None:
 
 def reset(state: LogState, durability: Durability, start: int) -> None:
     """See `Log.reset`."""
-    with durability.alone():
+    with state.cleaning.halted(), durability.alone():
         _empty(state, durability, start, sound=-1)
 
 
@@ -94,6 +94,8 @@ def _failed(state: LogState, error: OSError, beside: dict[str, str] | None = Non
     """Before anything was cut: on a full disk, or without a descriptor left, the log is as it was."""
     if error.errno not in PASSING:
         return state.go_offline(error)
+    for segment in state.segments:
+        segment.view().unpin()
     try:
         for temporary in (beside or {}).values():
             state.files.remove(temporary)

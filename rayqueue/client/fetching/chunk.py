@@ -5,14 +5,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from rayqueue.errors import CorruptRecord
 from rayqueue.protocol.batches import ENTRY_FIELDS, ENTRY_SIZE, Entries, check_crc, decode, is_sound, read_records
-from rayqueue.protocol.messages import CONTROL_BATCH, LOG_APPEND_TIME
+from rayqueue.protocol.messages import CONTROL_BATCH, LOG_APPEND_TIME, SPARSE_BATCH
 from rayqueue.protocol.small_batches import Records
+from rayqueue.protocol.sparse import OFFSET_COLUMN, Offsets, offsets_of
 
-_KINDS = CONTROL_BATCH | LOG_APPEND_TIME
+_KINDS = CONTROL_BATCH | LOG_APPEND_TIME | SPARSE_BATCH
 # Places in an index entry, as ENTRY_FIELDS unpacks it.
 _BASE, _LAST, _POSITION, _EPOCH, _ATTRIBUTES = 0, 1, 2, 10, 13
 
@@ -21,8 +23,9 @@ class Run:
     """Consecutive opened batches of one leader epoch and one timestamp type.
 
     Attributes:
-        base_offset: of row 0. next_offset: after the last row.
-        batches: record batches whose rows have consecutive offsets; they share memory with the chunk.
+        base_offset: of row 0, or (offsets given) of the first batch. next_offset: after the last batch.
+        batches: record batches; they share memory with the chunk.
+        offsets: of the rows, ascending, where compaction has left holes; None: they are consecutive.
         records: what was read instead of them, where the batches are small and only records are wanted; else None.
         columns: those read, None for all. size: bytes of the messages.
         leader_epoch: under which they were written. append_time: timestamps are the log's, not the producer's.
@@ -36,6 +39,7 @@ class Run:
         "columns",
         "leader_epoch",
         "next_offset",
+        "offsets",
         "records",
         "rows",
         "size",
@@ -51,6 +55,7 @@ class Run:
         append_time: bool,
         size: int,
         records: Records | None = None,
+        offsets: Offsets | None = None,
     ) -> None:
         self.base_offset = base_offset
         self.next_offset = next_offset
@@ -60,7 +65,18 @@ class Run:
         self.append_time = append_time
         self.size = size
         self.records = records
+        self.offsets = offsets
         self.rows: Any = None
+
+    def row_at(self, offset: int) -> int:
+        """The first row whose offset is not below `offset`."""
+        return offset - self.base_offset if self.offsets is None else int(np.searchsorted(self.offsets, offset))
+
+    def after_row(self, stop: int) -> int:
+        """Where a reader goes on that has had the rows before `stop`, at least one."""
+        if self.offsets is None:
+            return self.base_offset + stop
+        return int(self.offsets[stop - 1]) + 1 if stop < len(self.offsets) else self.next_offset
 
 
 class LogChunk:
@@ -139,7 +155,7 @@ class LogChunk:
             records: records will do, of a topic with the default schema: small batches are read without Arrow.
 
         Returns:
-            The run; or, where there are only control batches, the offset after them.
+            The run; or, where there are only batches without records, the offset after them.
 
         Raises:
             CorruptRecord: the first batch is damaged (a damaged one further on ends the run before it).
@@ -158,11 +174,18 @@ class LogChunk:
         if kind & CONTROL_BATCH:
             return self._last[end - 1] + 1
         batches: list[pa.RecordBatch] = []
+        offsets = None
         small, read = self._read_records(first, end) if records else (end, None)
-        if read is None:
-            end, batches = self._open(first, end, schema, columns)
-        else:
+        if read is not None:
             end = small
+        elif kind & SPARSE_BATCH:
+            wanted = None if columns is None else (*columns, OFFSET_COLUMN)
+            end, batches = self._open(first, end, schema, wanted)
+            offsets, batches = _sparse(batches)
+            if not len(offsets):
+                return self._last[end - 1] + 1
+        else:
+            end, batches = self._open(first, end, schema, columns)
         self.last_run = Run(
             self._fields[first][_BASE],
             self._last[end - 1] + 1,
@@ -172,6 +195,7 @@ class LogChunk:
             bool(kind & LOG_APPEND_TIME),
             self._start(end) - self._start(first),
             read,
+            offsets,
         )
         return self.last_run
 
@@ -263,6 +287,12 @@ class LogChunk:
                 self._check_crc(index)
                 if index == self._checked:
                     self._checked = index + 1
+
+
+def _sparse(batches: list[pa.RecordBatch]) -> tuple[Offsets, list[pa.RecordBatch]]:
+    """The offsets of sparse batches' rows, and the batches without them."""
+    offsets = np.concatenate([offsets_of(batch) for batch in batches])
+    return offsets, [batch.select(list(range(batch.num_columns - 1))) for batch in batches if batch.num_rows]
 
 
 def _joined(parts: list[Records]) -> Records:

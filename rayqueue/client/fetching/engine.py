@@ -253,7 +253,11 @@ class Engine:
             if not records:
                 self._read_ahead(cursor, chunk)
             end = run.next_offset if cursor.limit is None else min(run.next_offset, cursor.limit)
-            return Turn(cursor, layout, run, cursor.position - run.base_offset, end - run.base_offset)
+            start, stop = run.row_at(cursor.position), run.row_at(end)
+            if start == stop:  # what was there has been compacted away
+                self.machine.advance(cursor, end)
+                continue
+            return Turn(cursor, layout, run, start, stop)
         return None
 
     def _read_ahead(self, cursor: Cursor, chunk: LogChunk) -> None:

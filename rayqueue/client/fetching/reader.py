@@ -15,7 +15,7 @@ from rayqueue.client.fetching.assignment import Assignment
 from rayqueue.client.fetching.engine import Engine
 from rayqueue.client.fetching.guard import Guard
 from rayqueue.client.fetching.layout import DEFAULT_TABLE_SCHEMA, TopicLayout
-from rayqueue.client.fetching.rows import Rows
+from rayqueue.client.fetching.rows import Rows, rows_of
 from rayqueue.client.fetching.tables import Stretch, TableBuilder
 from rayqueue.client.io.interrupts import Uninterrupted
 from rayqueue.errors import RayQueueError
@@ -53,6 +53,7 @@ class Reader:
         self._cursor: Cursor | None = None
         self._after = 0  # what added to the row of a message gives the offset after it
         self._end = 0
+        self._next = 0  # where to go on once all of it is handed out; beyond `_end` where records were compacted away
         self._drops = 0
         self._inbox = engine.inbox
         self._given: dict[Cursor, int | None] = {}  # positions before the last `consume` or `table`
@@ -119,8 +120,13 @@ class Reader:
         before: dict[Cursor, int | None] = {}
         self._given = before
         try:
-            if self._await(timeout_s, self._engine.anything, until):
-                self._gather(found, max_records, columns, before)
+
+            def gathered() -> bool:  # of what there is, all may have been compacted away
+                if self._engine.anything():
+                    self._gather(found, max_records, columns, before)
+                return bool(found)
+
+            self._await(timeout_s, gathered, until)
             self._engine.perform()
             if not found:
                 return self.empty_table(columns)
@@ -163,13 +169,14 @@ class Reader:
                     stop = min(stop, start + left)
                     left -= stop - start
                 stretch = found[-1] if found else None
-                first, partition = run.base_offset + start, cursor.partition
-                if stretch is None or (stretch.layout, stretch.partition, stretch.end) != (layout, partition, first):
+                first, partition = cursor.position or 0, cursor.partition
+                if stretch is None or not stretch.goes_on_with(layout, partition, run, first):
                     stretch = Stretch(layout, partition, first)
                     found.append(stretch)
                 stretch.add(run, start, stop)
-                budget -= run.size * (stop - start) // (run.next_offset - run.base_offset)
-                self._machine.advance(cursor, run.base_offset + stop)
+                after = run.after_row(stop)
+                budget -= run.size * (after - first) // (run.next_offset - run.base_offset)
+                self._machine.advance(cursor, after)
         except RayQueueError as error:
             if not found:
                 raise
@@ -273,10 +280,11 @@ class Reader:
         cursor, layout, run, start, stop = turn
         rows: Rows | None = run.rows
         if rows is None:
-            rows = Rows(layout, cursor.partition, run, self._value_deserializer, self._key_deserializer)
+            rows = rows_of(layout, cursor.partition, run, self._value_deserializer, self._key_deserializer)
             run.rows = rows
         self._hand = rows.messages(start, stop)
-        self._after, self._end = rows.base_offset + 1, rows.base_offset + stop
+        self._after, self._next = rows.base_offset + 1, run.after_row(stop)
+        self._end = self._next if run.offsets is None else int(run.offsets[stop - 1]) + 1
         self._cursor, self._drops = cursor, cursor.drops
         cursor.consumed_epoch = run.leader_epoch
         return True
@@ -287,7 +295,10 @@ class Reader:
 
     def _settle_hand(self) -> None:
         """Once all in hand is handed out: gives its credit back."""
-        if self._cursor is not None and not self._in_hand():
+        cursor = self._cursor
+        if cursor is not None and not self._in_hand():
+            if cursor.position == self._end and cursor.drops == self._drops:
+                cursor.position = self._next
             self.let_go()
             self._engine.perform()
 

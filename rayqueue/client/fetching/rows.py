@@ -65,6 +65,10 @@ class Rows:
             return map(LazyMessage, repeat(self), rows)
         return map(Message, repeat(self), rows, self.keys[start:stop], self.values[start:stop])
 
+    def offset_of(self, row: int) -> int:
+        """The offset of a row."""
+        return self.base_offset + row
+
     @cached_property
     def values(self) -> Any:
         """bytes | None, or what the deserializer makes; on a typed topic a dict."""
@@ -105,6 +109,80 @@ class Rows:
         return found
 
 
+class SparseRows(Rows):
+    """The records of a run with holes. The row of a message is its offset's distance from `base_offset`, as it is where
+    there are no holes: so who moves on after a message need not know. `_places` has it by the run's row."""
+
+    def __init__(
+        self,
+        layout: TopicLayout,
+        partition: int,
+        run: Run,
+        value_deserializer: Deserializer | None,
+        key_deserializer: Deserializer | None,
+    ) -> None:
+        super().__init__(layout, partition, run, value_deserializer, key_deserializer)
+        assert run.offsets is not None
+        self._places: list[int] = (run.offsets - run.base_offset).tolist()
+        self._row_at = {place: row for row, place in enumerate(self._places)}
+
+    def messages(self, start: int, stop: int) -> Iterator[Message]:
+        """Rows [start, stop) as messages."""
+        places = self._places[start:stop]
+        if self._lazy:
+            return map(LazyMessage, repeat(self), places)
+        return map(Message, repeat(self), places, self.keys.rows[start:stop], self.values.rows[start:stop])
+
+    def offset_of(self, row: int) -> int:
+        """The offset of the run's row."""
+        return self.base_offset + self._places[row]
+
+    @cached_property
+    def values(self) -> Any:
+        """See Rows."""
+        return _Placed(super().values, self._row_at)
+
+    @cached_property
+    def keys(self) -> Any:
+        """See Rows."""
+        return _Placed(super().keys, self._row_at)
+
+    @cached_property
+    def headers(self) -> Any:
+        """See Rows."""
+        return _Placed(super().headers, self._row_at)
+
+    @cached_property
+    def timestamps(self) -> Any:
+        """See Rows."""
+        return _Placed(super().timestamps, self._row_at)
+
+
+class _Placed:
+    """A column of rows, each found by its place."""
+
+    __slots__ = ("_row_at", "rows")
+
+    def __init__(self, rows: Any, row_at: dict[int, int]) -> None:
+        self.rows = rows
+        self._row_at = row_at
+
+    def __getitem__(self, place: int) -> Any:
+        return self.rows[self._row_at[place]]
+
+
+def rows_of(
+    layout: TopicLayout,
+    partition: int,
+    run: Run,
+    value_deserializer: Deserializer | None,
+    key_deserializer: Deserializer | None,
+) -> Rows:
+    """A run's records."""
+    kind = Rows if run.offsets is None else SparseRows
+    return kind(layout, partition, run, value_deserializer, key_deserializer)
+
+
 class Made:
     """What a deserializer makes of a column: each once, when it is asked for."""
 
@@ -133,5 +211,5 @@ class Made:
             rows = self._rows
             raise SerializationError(
                 f"the {self._what} deserializer failed on {rows.topic}-{rows.partition} "
-                f"offset {rows.base_offset + row} ({len(raw)} bytes): {error}"
+                f"offset {rows.offset_of(row)} ({len(raw)} bytes): {error}"
             ) from error

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from rayqueue.client.fetching.chunk import Run
 from rayqueue.client.fetching.layout import TopicLayout
+from rayqueue.protocol.sparse import Offsets
 
 _TOPIC_ROWS = 1024
 
@@ -16,23 +17,37 @@ class Stretch:
 
     Attributes:
         layout, partition: where they stand. first: the first one's offset. end: the offset after the last one.
-        batches: they, cut to size.
+        batches: they, cut to size. count: how many. offsets: theirs, where they are not consecutive.
     """
 
-    __slots__ = ("batches", "end", "first", "layout", "partition")
+    __slots__ = ("batches", "count", "end", "first", "layout", "offsets", "partition")
 
     def __init__(self, layout: TopicLayout, partition: int, first: int) -> None:
         self.layout, self.partition = layout, partition
         self.first = self.end = first
+        self.count = 0
+        self.offsets: Offsets | None = None
         self.batches: list[pa.RecordBatch] = []
+
+    def goes_on_with(self, layout: TopicLayout, partition: int, run: Run, first: int) -> bool:
+        """Whether the rows of `run` from offset `first` on can be taken in."""
+        follows = (self.layout, self.partition, self.end) == (layout, partition, first)
+        return follows and self.offsets is None and run.offsets is None
 
     def add(self, run: Run, start: int, stop: int) -> None:
         """Takes in rows [start, stop) of a run, which follow what is there."""
-        self.end = run.base_offset + stop
+        self.end = run.after_row(stop)
+        self.count += stop - start
+        if run.offsets is not None:
+            self.offsets = run.offsets[start:stop]
         if start or self.end < run.next_offset:
             self.batches += pa.Table.from_batches(run.batches).slice(start, stop - start).to_batches()
         else:
             self.batches += run.batches
+
+
+def _array(offsets: Offsets) -> pa.Array:
+    return pa.Array.from_buffers(pa.int64(), len(offsets), [None, pa.py_buffer(offsets)])
 
 
 class TableBuilder:
@@ -49,13 +64,15 @@ class TableBuilder:
 
     def table(self, stretch: Stretch, columns: tuple[str, ...] | None) -> pa.Table:
         """A stretch as a table."""
-        layout, count = stretch.layout, stretch.end - stretch.first
+        layout, count = stretch.layout, stretch.count
         projection = layout.project(columns)
         stored = pa.Table.from_batches(stretch.batches) if projection.stored != () else None
         arrays = []
         for name in projection.schema.names:
             if name == "offset":
-                arrays.append(self._offsets(stretch.first, count))
+                arrays.append(
+                    self._offsets(stretch.first, count) if stretch.offsets is None else _array(stretch.offsets)
+                )
             elif name == "topic":
                 arrays.append(self._topic(layout.topic, count))
             elif name == "partition":

@@ -57,6 +57,7 @@ class Rig:
             topic_id=b"t" * 16,
             partition=0,
             schema=DEFAULT_SCHEMA,
+            columns=None,
             config=settings,
             broker_id=ME,
             alone=False,

@@ -29,6 +29,7 @@ def opened(directory: Path) -> HostedPartition:
         topic_id=b"t" * 16,
         partition=0,
         schema=DEFAULT_SCHEMA,
+        columns=None,
         config=config(),
         broker_id=ME,
         alone=True,

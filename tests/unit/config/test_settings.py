@@ -83,16 +83,29 @@ def test_consumer_settings_to_come(name: str) -> None:
         ConsumerConfig.parse({name: CONSUMER_SETTINGS[name].default})
 
 
-@pytest.mark.parametrize("name", later(TOPIC_SETTINGS))
-def test_topic_settings_to_come(name: str) -> None:
-    with pytest.raises(ConfigError, match="not available yet"):
-        TopicConfig.parse({name: TOPIC_SETTINGS[name].default})
+@pytest.mark.parametrize(
+    ("policy", "compacted", "deleted"),
+    [
+        ("delete", False, True),
+        ("compact", True, False),
+        ("compact,delete", True, True),
+        ("delete, compact", True, True),
+    ],
+)
+def test_cleanup_policies(policy: str, compacted: bool, deleted: bool) -> None:
+    config = TopicConfig.parse({"cleanup.policy": policy})
+    assert (config.compacted, config.deleted) == (compacted, deleted)
 
 
-@pytest.mark.parametrize("policy", ["compact", "compact,delete"])
-def test_compaction_is_to_come(policy: str) -> None:
-    with pytest.raises(ConfigError, match="not available yet"):
+@pytest.mark.parametrize("policy", ["", "compacted", "compact,compact", "compact;delete", "delete,", 1, None])
+def test_what_is_no_cleanup_policy(policy: object) -> None:
+    with pytest.raises(ConfigError, match="delete, compact, or compact,delete"):
         TopicConfig.parse({"cleanup.policy": policy})
+
+
+def test_the_lags_of_compaction_do_not_contradict_each_other() -> None:
+    with pytest.raises(ConfigError, match=r"min\.compaction\.lag\.ms 2 is above max\.compaction\.lag\.ms 1"):
+        TopicConfig.parse({"min.compaction.lag.ms": 2, "max.compaction.lag.ms": 1})
 
 
 def test_idempotence_follows_acks_unless_it_contradicts_them() -> None:

@@ -1,0 +1,1 @@
+"""Log compaction: of each key the newest record stays, at its offset."""
