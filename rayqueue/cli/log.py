@@ -141,8 +141,11 @@ def _moment(timestamp: int) -> str:
 
 
 def _record_lines(path: str, skips: _Skips, render: Render) -> Iterator[bytes]:
+    from rayqueue.protocol.messages import SPARSE_BATCH
+
     for batch in _batches(path, skips):
-        if batch.rows is None or batch.rows.num_rows != batch.header.record_count:
+        sparse = batch.header.attributes & SPARSE_BATCH
+        if batch.rows is None or (batch.rows.num_rows != batch.header.record_count and not sparse):
             skips.batch(batch)
             continue
         for row in _rows(batch):
@@ -154,20 +157,23 @@ def _rows(batch: DumpedBatch) -> Iterator[Row]:
     import pyarrow as pa
 
     from rayqueue.cli.record_sinks import rows
-    from rayqueue.protocol.messages import LOG_APPEND_TIME
+    from rayqueue.protocol.messages import LOG_APPEND_TIME, SPARSE_BATCH
 
     header = batch.header
-    stored, count = batch.rows, header.record_count
+    stored = batch.rows
     assert stored is not None
+    count = stored.num_rows
     topic, partition = partition_of(Path(batch.path))
-    offsets = pa.array(range(header.base_offset, header.base_offset + count), pa.int64())
     table = pa.Table.from_batches([stored])
+    if not header.attributes & SPARSE_BATCH:  # those have their offsets
+        offsets = pa.array(range(header.base_offset, header.base_offset + count), pa.int64())
+        table = table.append_column("offset", offsets)
     if header.attributes & LOG_APPEND_TIME:
         stamps = pa.array([header.max_timestamp] * count, pa.int64()).cast(table.schema.field("timestamp").type)
         table = table.set_column(table.schema.get_field_index("timestamp"), "timestamp", stamps)
     table = table.append_column("topic", pa.array([topic] * count))
     table = table.append_column("partition", pa.array([partition] * count, pa.int32()))
-    return rows(table.append_column("offset", offsets))
+    return rows(table)
 
 
 def partition_of(segment: Path) -> tuple[str, int]:

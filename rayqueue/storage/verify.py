@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from rayqueue.errors import StorageError
 from rayqueue.protocol.ipc import END_OF_STREAM
-from rayqueue.protocol.messages import BatchHeader
+from rayqueue.protocol.messages import SPARSE_BATCH, BatchHeader
+from rayqueue.protocol.sparse import OFFSET_COLUMN, offsets_of
 from rayqueue.storage import checkpoint as checkpoints
 from rayqueue.storage import scan
 from rayqueue.storage.files import OsFiles
@@ -70,7 +71,8 @@ class DumpedBatch(NamedTuple):
         position, length: of the message, bytes.
         header: the batch's header.
         sound: whether it matches its CRC32C.
-        rows: the batch's records, in the mapping of the file; None when it is damaged.
+        rows: the batch's records, in the mapping of the file, a sparse one's with their offsets in the last column;
+            None when it is damaged.
     """
 
     path: str
@@ -195,7 +197,6 @@ def _check_batch(
     header, row, expected = batch.header, report.batches, report.next_offset
     name = f"offsets {expected} to {header.last_offset}"
     report.batches += 1
-    report.records += header.record_count
 
     def problem(message: str) -> None:
         report.problems.append(Problem(report.path, batch.position, expected, message))
@@ -208,12 +209,24 @@ def _check_batch(
     report.next_offset = header.last_offset + 1
     if header.base_offset != expected:
         problem(f"offset {header.base_offset} stands where {expected} should be")
-    if schema is not None and _rows(data.slice(batch.position, batch.length), schema) is None:
+    rows = None if schema is None else _rows(data.slice(batch.position, batch.length), schema)
+    report.records += header.record_count if rows is None else rows.num_rows
+    if schema is not None and rows is None:
         problem(f"{name} are not a record batch of the segment's schema")
+    elif rows is not None and header.attributes & SPARSE_BATCH and not _ascend(rows, header):
+        problem(f"{name} are sparse, and the offsets of their rows do not ascend within them")
     if row < len(entries) and entries[row].tobytes() != pack_entry(
         header, batch.position, batch.length, batch.header_length
     ):
         problem(f"{name} have another index entry ({row}) than their header says")
+
+
+def _ascend(rows: pa.RecordBatch, header: BatchHeader) -> bool:
+    """Whether a sparse batch has a column of offsets, which ascend from its first offset on to at most its last."""
+    if rows.schema.names[-1] != OFFSET_COLUMN:
+        return False
+    offsets = np.concatenate([[header.base_offset - 1], offsets_of(rows), [header.last_offset + 1]])
+    return bool((np.diff(offsets) > 0).all())
 
 
 def _index(path: str) -> tuple[Entries, list[Problem]]:

@@ -5,8 +5,8 @@ written anew beside the old ones without any lock; then the new one takes their 
 moves of the log start. The order of that is such that a crash at any point leaves the old segments or the new one:
 
 1. the new files are durable, under temporary names that a recovery removes;
-2. the index of the first old segment goes, durably: no new data must ever stand beside an old index;
-3. the new data, then the new index take the names of the first one's, durably. Recovery makes a missing index again;
+2. the index of the first old segment goes, durably: new data must never stand beside an old index, nor the other way;
+3. the new data takes the first one's name, durably, then the new index. Recovery makes a missing one again;
 4. the other old segments go, last one first. Recovery drops segments that begin before the one before them ends.
 """
 
@@ -222,7 +222,7 @@ class _Compaction:
                 files.sync_directory(state.directory)
                 for beside, path in zip(writer.beside, writer.paths, strict=True):
                     files.replace(beside, path)
-                files.sync_directory(state.directory)
+                    files.sync_directory(state.directory)
                 group[0].removed = True
                 group[0].release_writers()
                 for one in reversed(group[1:]):

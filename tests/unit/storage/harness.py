@@ -185,6 +185,38 @@ class BrokenDisk(FastFiles):
         return super().write(file, pieces)
 
 
+class Crash(Exception):
+    """The process ends here."""
+
+
+class Dying(FastFiles):
+    """A process that dies before its n-th change of the file system."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def _change(self) -> None:
+        if self.left == 0:
+            raise Crash
+        self.left -= 1
+
+    def write(self, file: AppendFile, pieces: object) -> int:
+        self._change()
+        return super().write(file, pieces)  # type: ignore[arg-type]
+
+    def replace(self, source: str, target: str) -> None:
+        self._change()
+        super().replace(source, target)
+
+    def remove(self, path: str) -> None:
+        self._change()
+        super().remove(path)
+
+    def truncate(self, file: AppendFile, size: int) -> None:
+        self._change()
+        super().truncate(file, size)
+
+
 class PowerLoss(OsFiles):
     """Files that remember what was durable: the content of each at its last fsync, the names in each directory.
 

@@ -20,6 +20,8 @@ from rayqueue.storage.log import Log
 from rayqueue.storage.mapped import MappedLog
 from tests.unit.storage.harness import (
     EVERYTHING,
+    Crash,
+    Dying,
     FastFiles,
     FullDisk,
     NoDescriptors,
@@ -176,38 +178,6 @@ def test_a_mapped_reader_that_looks_for_more_is_told_to_map_anew(tmp_path: Path)
 
 
 # --- crashes and full disks -----------------------------------------------------------------------------------------
-
-
-class Crash(Exception):
-    """The process ends here."""
-
-
-class Dying(FastFiles):
-    """A process that dies before its n-th change of the file system."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-
-    def _change(self) -> None:
-        if self.left == 0:
-            raise Crash
-        self.left -= 1
-
-    def write(self, file: AppendFile, pieces: object) -> int:
-        self._change()
-        return super().write(file, pieces)  # type: ignore[arg-type]
-
-    def replace(self, source: str, target: str) -> None:
-        self._change()
-        super().replace(source, target)
-
-    def remove(self, path: str) -> None:
-        self._change()
-        super().remove(path)
-
-    def truncate(self, file: AppendFile, size: int) -> None:
-        self._change()
-        super().truncate(file, size)
 
 
 @pytest.mark.parametrize("cut", [lambda log: log.truncate(14), lambda log: log.truncate(3), lambda log: log.reset(5)])
