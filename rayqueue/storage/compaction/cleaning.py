@@ -38,14 +38,16 @@ class Cleaned(NamedTuple):
 
     Attributes:
         keep: which records stay, bool[r]. counts: how many of each batch.
-        horizon: which batches get a horizon for the tombstones that stay, bool[n].
-        cleaned: which batches are looked at at all, bool[n].
+        horizon: which batches get a horizon for the tombstones that stay. over: which lose theirs, having no more
+            tombstones. Of each batch.
+        cleaned: which batches are looked at at all.
         changed: whether anything is to be written anew.
     """
 
     keep: Flags
     counts: list[int]
     horizon: list[bool]
+    over: list[bool]
     cleaned: list[bool]
     changed: bool
 
@@ -61,12 +63,13 @@ def clean(chunk: Chunk, rules: Rules) -> Cleaned:
     drop = rules.newest.superseded(chunk.keys, chunk.offsets) | (chunk.tombstones & np.repeat(over, rows))
     keep = ~(drop & np.repeat(cleaned, rows))
     counts = _sums(keep, starts)
-    horizon = cleaned & ~dated & (_sums(keep & chunk.tombstones, starts) > 0)
+    tombstones = _sums(keep & chunk.tombstones, starts)
+    horizon, undated = cleaned & ~dated & (tombstones > 0), cleaned & dated & (tombstones == 0)
     # A batch without rows is a filler, or the last of its producer as long as that lasts.
     fillers = (entries["record_count"] == 0) & (entries["producer_id"] == NO_PRODUCER)
     emptied = cleaned & (rows == 0) & ~fillers & ~np.isin(entries["base_offset"], np.fromiter(rules.kept, np.int64))
-    changed = bool((counts != rows).any() or horizon.any() or emptied.any())
-    return Cleaned(keep, counts.tolist(), horizon.tolist(), cleaned.tolist(), changed)
+    changed = bool((counts != rows).any() or horizon.any() or undated.any() or emptied.any())
+    return Cleaned(keep, counts.tolist(), horizon.tolist(), undated.tolist(), cleaned.tolist(), changed)
 
 
 def _sums(flags: Flags, starts: sparse.Offsets) -> sparse.Offsets:
@@ -82,7 +85,7 @@ def write(chunk: Chunk, cleaned: Cleaned, rules: Rules, schema: pa.Schema, write
     for row, fields in enumerate(ENTRY_FIELDS.iter_unpack(chunk.entries.tobytes())):
         rows, count = starts[row + 1] - starts[row], cleaned.counts[row]
         gone = not count and cleaned.cleaned[row] and fields[0] not in rules.kept
-        if is_sparse and not gone and count == rows and not cleaned.horizon[row]:
+        if is_sparse and not gone and count == rows and not (cleaned.horizon[row] or cleaned.over[row]):
             continue
         if verbatim < row:
             writer.copy(chunk.entries[verbatim:row], chunk.data)
@@ -118,6 +121,9 @@ def _write_batch(
     if cleaned.horizon[row]:
         header.attributes |= DELETE_HORIZON
         header.min_timestamp = rules.now_ms + rules.delete_retention_ms
+    elif cleaned.over[row]:
+        header.attributes &= ~DELETE_HORIZON
+        header.min_timestamp = header.max_timestamp  # the least one is not known any more
     is_sparse = bool(header.attributes & SPARSE_BATCH)
     header.attributes |= SPARSE_BATCH
     message = chunk.data.slice(int(entry["position"]), int(entry["length"]))
