@@ -44,7 +44,11 @@ def sparse_schema(schema: pa.Schema) -> pa.Schema:
 
 def offsets_of(batch: pa.RecordBatch) -> Offsets:
     """The offsets of a sparse batch's rows."""
-    column = batch.column(batch.num_columns - 1)
+    return column_offsets(batch.column(batch.num_columns - 1))
+
+
+def column_offsets(column: pa.Array) -> Offsets:
+    """The values of such a column."""
     if not len(column):
         return np.empty(0, np.int64)
     return np.frombuffer(column.buffers()[1], np.int64, len(column), column.offset * 8)

@@ -49,7 +49,7 @@ def hash_keys(column: pa.Array, seed: tuple[int, int]) -> Keys:
         seed: two words.
     """
     count = len(column)
-    keyed = is_valid(column) if column.null_count else None
+    keyed = flags(column.is_valid()) if column.null_count else None
     data, starts, lengths = _bytes_of(column)
     first = tuple(np.full(count, np.uint64(word)) ^ lengths.astype(np.uint64) for word in seed)
     high, low = (_mixed(value, *pair) for value, pair in zip(first, _MULTIPLIERS, strict=True))
@@ -94,12 +94,9 @@ def _bytes_of(column: pa.Array) -> tuple[npt.NDArray[np.uint8], Offsets, Offsets
     return data, np.arange(count, dtype=np.int64) * size, np.full(count, size, np.int64)
 
 
-def is_valid(column: pa.Array) -> npt.NDArray[np.bool_]:
-    """Which are not null; of a column that has nulls."""
-    bits = column.buffers()[0]
-    if bits is None:  # a column of type null
-        return np.zeros(len(column), np.bool_)
-    unpacked = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
+def flags(column: pa.Array) -> npt.NDArray[np.bool_]:
+    """The values of a column of booleans without nulls."""
+    unpacked = np.unpackbits(np.frombuffer(column.buffers()[1], np.uint8), bitorder="little")
     return unpacked[column.offset : column.offset + len(column)].astype(np.bool_)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from rayqueue.errors import CorruptRecord
 from rayqueue.protocol.batches import ENTRY_FIELDS, check_crc
-from rayqueue.protocol.sparse import OFFSET_COLUMN, Offsets, offsets_of
-from rayqueue.storage.compaction.key_map import Keys, hash_keys, is_valid
+from rayqueue.protocol.schemas import serialize_schema
+from rayqueue.protocol.sparse import OFFSET_COLUMN, Offsets, column_offsets
+from rayqueue.storage.compaction.key_map import Keys, flags, hash_keys
 from rayqueue.storage.index import Entries, sound_entries
 from rayqueue.storage.segment import Segment
 
@@ -78,26 +79,28 @@ def chunks(segment: Segment, columns: KeyColumns, seed: tuple[int, int], dirty: 
     if sound_entries(entries) < len(entries):
         raise CorruptRecord(f"{segment.path('.index')} is damaged")
     with pa.ipc.open_stream(data) as whole:
-        sparse = OFFSET_COLUMN in whole.schema.names
-        wanted = [columns.key, *columns.values, *([OFFSET_COLUMN] if sparse else [])]
-        indices = sorted(whole.schema.get_field_index(name) for name in wanted)
+        schema = whole.schema
+    sparse = OFFSET_COLUMN in schema.names
+    wanted = [columns.key, *columns.values, *([OFFSET_COLUMN] if sparse else [])]
+    indices = sorted(schema.get_field_index(name) for name in wanted)
     options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=indices)
-    with pa.ipc.open_stream(data, options=options) as stream:
-        row = int(np.searchsorted(entries["last_offset"], dirty)) if dirty else 0
-        for _ in range(row):
-            stream.read_next_batch()
-        ends = entries["position"] + entries["length"]
-        while row < len(entries):
-            room = int(entries["position"][row]) + CHUNK_BYTES
-            stop = min(max(row + 1, int(np.searchsorted(ends, room, side="right"))), row + CHUNK_BATCHES)
-            chosen = entries[row:stop]
-            _check(data, chosen)
-            try:
-                batches = [stream.read_next_batch() for _ in range(stop - row)]
-            except (pa.ArrowException, OSError, StopIteration) as error:
-                raise CorruptRecord(f"{segment.path('.arrow')} does not hold what its index says: {error}") from error
-            yield _chunk(row, chosen, data, batches, columns, seed, sparse)
-            row = stop
+    head = serialize_schema(schema)
+    row = int(np.searchsorted(entries["last_offset"], dirty)) if dirty else 0
+    ends = entries["position"] + entries["length"]
+    while row < len(entries):
+        start = int(entries["position"][row])
+        stop = min(max(row + 1, int(np.searchsorted(ends, start + CHUNK_BYTES, side="right"))), row + CHUNK_BATCHES)
+        chosen = entries[row:stop]
+        _check(data, chosen)
+        # A copy, so that Arrow reads all of it in one call: one for each batch would cost more.
+        copied = pa.py_buffer(b"".join([head, data.slice(start, int(ends[stop - 1]) - start)]))
+        try:
+            with pa.ipc.open_stream(copied, options=options) as stream:
+                table = stream.read_all()
+        except (pa.ArrowException, OSError) as error:
+            raise CorruptRecord(f"{segment.path('.arrow')} does not hold what its index says: {error}") from error
+        yield _chunk(row, chosen, data, table, columns, seed, sparse)
+        row = stop
 
 
 def _check(data: pa.Buffer, entries: Entries) -> None:
@@ -109,30 +112,30 @@ def _chunk(
     row: int,
     entries: Entries,
     data: pa.Buffer,
-    batches: Sequence[pa.RecordBatch],
+    table: pa.Table,
     columns: KeyColumns,
     seed: tuple[int, int],
     sparse: bool,
 ) -> Chunk:
-    counts = np.array([batch.num_rows for batch in batches], np.int64)
+    column = table.column(columns.key)
+    counts = np.array([len(piece) for piece in column.chunks], np.int64)
+    if len(counts) != len(entries):
+        raise CorruptRecord(f"{len(entries)} batches from offset {entries['base_offset'][0]} on are {len(counts)}")
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
     if sparse:
-        offsets = np.concatenate([offsets_of(batch) for batch in batches])
+        offsets = column_offsets(pa.concat_arrays(table.column(OFFSET_COLUMN).chunks))
     else:
         offsets = np.repeat(entries["base_offset"] - starts[:-1], counts) + np.arange(starts[-1])
-    keys = hash_keys(pa.concat_arrays([batch.column(columns.key) for batch in batches]), seed)
-    tombstones = _tombstones(batches, starts, columns.values)
+    keys = hash_keys(pa.concat_arrays(column.chunks), seed)
+    tombstones = _tombstones(table, columns.values)
     if keys.keyed is not None:
         tombstones &= keys.keyed
     return Chunk(row, entries, data, starts, offsets, keys, tombstones)
 
 
-def _tombstones(batches: Sequence[pa.RecordBatch], starts: Offsets, values: tuple[str, ...]) -> Flags:
-    found = np.zeros(int(starts[-1]), np.bool_)
-    if values:
-        for i, batch in enumerate(batches):
-            columns = [batch.column(name) for name in values]
-            if all(column.null_count for column in columns):
-                valid = np.logical_or.reduce([is_valid(column) for column in columns])
-                found[starts[i] : starts[i + 1]] = ~valid
-    return found
+def _tombstones(table: pa.Table, values: tuple[str, ...]) -> Flags:
+    columns = [table.column(name) for name in values]
+    if not columns or not all(column.null_count for column in columns):
+        return np.zeros(table.num_rows, np.bool_)
+    valid = [pa.concat_arrays(column.is_valid().chunks) for column in columns]
+    return ~np.logical_or.reduce([flags(one) for one in valid])
