@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from rayqueue.config import (
     CONSUMER_SETTINGS,
     PRODUCER_SETTINGS,
-    TOPIC_SETTINGS,
     BrokerConfig,
     ConsumerConfig,
     ProducerConfig,
