@@ -23,7 +23,7 @@ from rayqueue.actors.leader_link import LeaderProcess
 from rayqueue.config.names import INTERNAL_TOPICS
 from rayqueue.config.topic import TopicConfig
 from rayqueue.errors import RayQueueError, StorageError
-from rayqueue.protocol.messages import BatchHeader, LogDescription
+from rayqueue.protocol.messages import BatchHeader
 from rayqueue.replication import events as ev
 from rayqueue.replication.leader_epochs import LeaderEpochs
 from rayqueue.replication.limits import Limits
@@ -398,10 +398,3 @@ class HostedPartition:
             self.log.delete()
         else:
             self.log.close()
-
-    def describe(self) -> LogDescription:
-        """What lies on disk."""
-        log, epoch = self.log, self.replica.leader_epoch
-        size = log.size_bytes, log.segment_count
-        ends = log.log_start_offset, log.log_end_offset, self.high_watermark
-        return LogDescription(self.topic_id, self.partition, str(self.directory), *size, *ends, epoch)

@@ -1,4 +1,4 @@
-"""Questions to a replica actor about its logs: offsets by time, and deleting records."""
+"""Questions to a replica actor about its logs: offsets by time, what lies on disk, and deleting records."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ from rayqueue.protocol.messages import (
     DeleteRecordsRequest,
     ListOffsetsRequest,
     ListOffsetsResponse,
+    LogDescription,
     OffsetAnswer,
     OffsetQuery,
     TruncateQuery,
 )
 
 Find = Callable[[bytes, int], HostedPartition]
+
+
+def describe_log(hosted: HostedPartition) -> LogDescription:
+    """What of it lies on disk."""
+    log, epoch = hosted.log, hosted.replica.leader_epoch
+    size = log.size_bytes, log.segment_count
+    ends = log.log_start_offset, log.log_end_offset, hosted.high_watermark
+    return LogDescription(hosted.topic_id, hosted.partition, str(hosted.directory), *size, *ends, epoch)
 
 
 def list_offsets(find: Find, request: ListOffsetsRequest) -> ListOffsetsResponse:

@@ -30,7 +30,7 @@ from rayqueue.actors.identity import DirectoryLock, bind_server, replica_lock
 from rayqueue.actors.leader_link import FollowerEvent
 from rayqueue.actors.metadata_follower import MetadataFollower
 from rayqueue.actors.options import BrokerOptions, ProcessReport
-from rayqueue.actors.partition_queries import delete_records, list_offsets
+from rayqueue.actors.partition_queries import delete_records, describe_log, list_offsets
 from rayqueue.actors.partition_table import PartitionTable
 from rayqueue.actors.produce_stream import ByteBudget, ProduceStream, Request
 from rayqueue.actors.progress import Progress
@@ -319,7 +319,7 @@ class PartitionReplica:
         return self._driver.call(lambda: delete_records(self._table.find, request, boot_ms(), wall_ms()))
 
     def _describe(self) -> DescribeLogsResponse:
-        return self._driver.call(lambda: DescribeLogsResponse([hosted.describe() for hosted in self._table]))
+        return self._driver.call(lambda: DescribeLogsResponse([describe_log(hosted) for hosted in self._table]))
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 

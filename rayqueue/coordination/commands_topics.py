@@ -39,10 +39,11 @@ from rayqueue.protocol.messages import (
 )
 
 FIRST_LEADER_EPOCH = 0
-# What is read of the topic of groups is all of it, however old. What the cluster's topics have by default is for the
-# users' topics. (It is to be compacted, once logs can be.)
+# What is read of the topic of groups is all of it, however old: so it is compacted, and its segments are small, for the
+# one that is written to is not. What the cluster's topics have by default is for the users' topics.
 GROUPS_TOPIC_SETTINGS = {
-    "cleanup.policy": "delete",
+    "cleanup.policy": "compact",
+    "segment.bytes": str(16 << 20),
     "retention.ms": "-1",
     "retention.bytes": "-1",
     "retention.records": "-1",
