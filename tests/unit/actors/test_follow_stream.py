@@ -30,7 +30,9 @@ from rayqueue.protocol.messages import (
     FollowResponse,
     Hello,
 )
-from rayqueue.storage.index import unpack_headers
+from rayqueue.protocol.schemas import DEFAULT_SCHEMA
+from rayqueue.storage.index import ENTRY, unpack_headers
+from rayqueue.storage.reader import LogSlice
 from tests.unit.storage.harness import batch
 
 TIMEOUT_S = 10.0
@@ -41,7 +43,7 @@ CREDIT = 1_000
 class Leader:
     """A follow exchange with one follower of a partition whose log has a batch of 100 bytes, "log", at each offset."""
 
-    topic, partition, topic_id, high_watermark = "t", 0, b"t" * 16, 0
+    topic, partition, topic_id, high_watermark, schema = "t", 0, b"t" * 16, 0, DEFAULT_SCHEMA
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -69,7 +71,7 @@ class Leader:
 
     def _read(self, offset: int, max_bytes: int, limit: int) -> Any:
         data = pa.py_buffer(b"log" + bytes(97))
-        return SimpleNamespace(entries=np.zeros(0, np.uint8), data=data, next_offset=offset + 1)
+        return LogSlice(data, np.zeros(1, ENTRY), offset, offset + 1)
 
     def say(self, request: FollowRequest) -> None:
         self.follower.send(pack_head(codec.encode(request)))
