@@ -161,7 +161,7 @@ def measure(bench: Bench, outcome: Outcome) -> None:
     outcome.settings["consumers"] = {"processes": PROCESSES, "bytes": sum(held) * VALUE_BYTES, "partitions": most}
     outcome.notes.append(
         f"consumers live in {PROCESSES} processes, each with a thread of its own and its share of {most} partitions; "
-        "they are stand-alone, as there are no groups yet"
+        "they are stand-alone, without a group"
     )
 
 

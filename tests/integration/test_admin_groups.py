@@ -151,3 +151,13 @@ def test_the_command_line_moves_and_deletes(admin, topic, run):
     run("group", "delete", topic, "--topic", topic)
     run("group", "delete", topic, status=1)
     assert "there is no group" in run("group", "describe", "nobody", status=1).stderr.lower()
+
+
+def test_records_are_printed_as_a_member_of_a_group_which_goes_on_where_it_was(admin, topic, run):
+    first = run("topic", "consume", topic, "--group", topic, "-o", "start", "-n", "5").stdout.split()
+    rest = run("topic", "consume", topic, "--group", topic, "-o", "start", "-e").stdout.split()
+    assert len(first) == 5 and sorted(map(int, first + rest)) == list(range(20))
+    assert admin.describe_group(topic).lag == 0
+    assert run("topic", "consume", topic, "--group", topic, "-o", "start", "-e").stdout == ""
+    assert "leave out --partition" in run("topic", "consume", topic, "--group", topic, "-p", "0", status=2).stderr
+    assert "-o is start or end" in run("topic", "consume", topic, "--group", topic, "-o", "5", status=2).stderr
