@@ -1,7 +1,7 @@
 """What histories must not show. Pure: no Ray, no clock, no files; the names are those of Jepsen's Kafka workload.
 
 Offsets are taken to have no holes (a topic without compaction or transactions), values to be unique. Whatever is
-unknown may have happened or not. Anomalies of consumer groups come with groups.
+unknown may have happened or not. What a group must not do is in `group_checker`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tests.chaos.history import FINAL, Event
+from tests.chaos.group_checker import GROUP_KINDS, GroupChecker
+from tests.chaos.history import FINAL, Anomaly, Event
 
 KINDS = {
     "lost-write": "acked, at or below the highest offset read, and nobody reads it",
@@ -24,17 +25,10 @@ KINDS = {
     "poll-skip": "a consumer passes over offsets",
     "nonmonotonic-send": "a producer's acked sends to a partition are out of order",
     "consumer-error": "a consumer got an error, or did not get on after all was healed",
+    **GROUP_KINDS,
 }
 
 Place = tuple[int, int]  # partition, offset
-
-
-@dataclass(frozen=True)
-class Anomaly:
-    """Something that must not be. kind: see KINDS."""
-
-    kind: str
-    text: str
 
 
 @dataclass
@@ -55,11 +49,12 @@ def check(events: Iterable[Event]) -> list[Anomaly]:
     """Every anomaly of a run's histories; the events of one process must come in their order."""
     seen = _Seen()
     found: list[Anomaly] = []
-    polls = _Polls(found)
+    polls, group = _Polls(found), GroupChecker()
     for event in events:
         _collect(seen, event, found)
         polls.take(event)
-    found += _writes(seen) + _reads(seen) + _sends(seen)
+        group.take(event)
+    found += _writes(seen) + _reads(seen) + _sends(seen) + group.anomalies(seen.acked)
     return found
 
 
@@ -79,7 +74,7 @@ def _collect(seen: _Seen, event: Event, found: list[Anomaly]) -> None:
         case "fail":
             assert value is not None
             seen.failed[value] = event.error or ""
-        case "read":
+        case "read" | "handled":
             for partition, offset, one in event.records or ():
                 seen.read_at[one].add((partition, offset))
                 seen.values[partition, offset].add(one)

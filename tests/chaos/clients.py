@@ -50,7 +50,7 @@ class Client:
 
 @dataclass
 class Workload:
-    """Producers and consumers of one topic.
+    """Producers and consumers of one topic, and a group of members.
 
     Attributes:
         directory: their histories and what they wrote to standard error go there.
@@ -66,7 +66,8 @@ class Workload:
     clients: dict[str, Client] = field(default_factory=dict)
     _lives: dict[str, int] = field(default_factory=dict)
 
-    ROLES = ("producer-rows", "producer-tables", "consumer-streamed", "consumer-mapped")
+    MEMBERS = ("member-a", "member-b", "member-c")
+    ROLES = ("producer-rows", "producer-tables", "consumer-streamed", "consumer-mapped", *MEMBERS)
 
     def start(self) -> None:
         """One of each role."""
@@ -79,7 +80,8 @@ class Workload:
         life = self._lives[role] = self._lives.get(role, -1) + 1
         name = f"{role}.{life}"
         kind = "producer" if role.startswith("producer") else "consumer"
-        command = [sys.executable, "-m", "tests.chaos.workload", kind, f"--name={name}"]
+        module = ["tests.chaos.member"] if role in self.MEMBERS else ["tests.chaos.workload", kind]
+        command = [sys.executable, "-m", *module, f"--name={name}"]
         command += [f"--history={self.directory / name}.jsonl", f"--servers={self.servers}", f"--topic={self.topic}"]
         command += [f"--partitions={self.partitions}", f"--seed={self.seed}{life}", *more]
         if kind == "producer":

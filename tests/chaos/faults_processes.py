@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rayqueue.cluster_status import ProcessStatus
+from rayqueue.errors import RayQueueError
+from tests.chaos.member import GROUP, SESSION_MS
 from tests.chaos.waiting import NotYet, pause, until
-from tests.chaos.world import World, killed, named, state, stopped
+from tests.chaos.world import NotPossible, World, killed, named, state, stopped
 
 MOVED_WAIT_S = 15.0
 BACK_WAIT_S = 60.0
@@ -174,8 +176,63 @@ def stop_coordinator(world: World) -> Outcome:
     return Outcome(named(target), _and(seen, f"coordinator epoch {epoch} -> {now}"))
 
 
+def _group_coordinator(world: World) -> ProcessStatus:
+    """The process that serves the workload's group.
+
+    Raises:
+        NotPossible: none answers at present.
+    """
+    try:
+        broker_id = world.admin.describe_group(GROUP).coordinator
+    except RayQueueError as error:
+        raise NotPossible(f"nobody serves the group: {error}") from error
+    found = [one for one in world.cluster.processes("groups") if one.broker_id == broker_id]
+    if not found:
+        raise NotPossible(f"the group coordinator of broker {broker_id} does not answer")
+    return found[0]
+
+
+def _served_by_another(world: World, before: ProcessStatus) -> str:
+    """That another process serves the group; "" if that does not come."""
+    seen: list[ProcessStatus] = []
+
+    def other() -> bool:
+        try:
+            seen.append(_group_coordinator(world))
+        except NotPossible:
+            return False
+        return seen[-1].pid != before.pid
+
+    try:
+        until(other, BACK_WAIT_S, "another group coordinator")
+    except NotYet:
+        return ""
+    return f"{named(seen[-1])} serves the group"
+
+
+def kill_group_coordinator(world: World) -> Outcome:
+    """kill -9 of the process that serves the group."""
+    target = _group_coordinator(world)
+    ended = killed([target.pid])
+    return Outcome(named(target), _and(ended, _served_by_another(world, target)))
+
+
+def stop_group_coordinator(world: World) -> Outcome:
+    """SIGSTOP of the process that serves the group, for longer than any lease; then it goes on, unless it was ended."""
+    target = _group_coordinator(world)
+    return Outcome(named(target), _stop(world, [target], LONG_STOP_S))
+
+
+def stop_member(world: World) -> Outcome:
+    """SIGSTOP of a member of the group for longer than its session; then it goes on, and must find out."""
+    client = world.workload.clients[world.random.choice(world.workload.MEMBERS)]
+    with stopped([client.process.pid]) as seen:
+        pause(SESSION_MS / 1000 + SHORT_STOP_S)
+    return Outcome(client.name, f"{seen} for {SESSION_MS / 1000 + SHORT_STOP_S:g} s")
+
+
 def kill_client(world: World) -> Outcome:
-    """kill -9 of a producer or consumer; another takes its place, under another name."""
+    """kill -9 of a producer, consumer or member; another takes its place, under another name."""
     role = world.random.choice(world.workload.ROLES)
     before, after = world.workload.restart(role)
     return Outcome(before.name, f"status {before.process.returncode}; {after.name} took its place")

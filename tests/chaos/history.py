@@ -12,6 +12,14 @@ client; one that was killed and started again has another name) and `event`:
     error    error                                           a consumer got an error, or does not get on
     done                                                     a consumer has read all there was when it was told to end
 
+Members of the group (`tests.chaos.member`):
+
+    given, revoked, lost  offsets: {partition: -1}           partitions that came and went
+    handled  records: [[partition, offset, value], ...]      as `read`; the member may be given them again after a loss
+    commit   offsets: {partition: offset}                    before it is asked for
+    committed  offsets                                       the answer to the commit before
+    uncommitted  error                                       the same: it may have happened
+
 A `send` without an answer is unknown. Processes named `final...` read everything from the beginning, after all else.
 """
 
@@ -20,11 +28,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 FINAL = "final"
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """Something that must not be. kind: see `checker.KINDS`."""
+
+    kind: str
+    text: str
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -111,6 +111,7 @@ def _disturb(world: World, settings: Settings, report: Report, say: Callable[[st
     pause(CALM_S)
     report.problems += world.workload.end("producer")
     report.problems += world.workload.end("consumer")
+    report.problems += world.workload.end("member")
     say("reading everything from the beginning")
     report.problems += world.workload.catch_up(CATCH_UP_S)
     try:

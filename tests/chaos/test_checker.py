@@ -39,6 +39,20 @@ def final(*records: tuple[int, int, str], process: str = "final-0") -> list[Even
     return [assign(process, p0=0, p1=0), read(*records, process=process)]
 
 
+def given(time: int, process: str, *partitions: int) -> Event:
+    return Event(time, process, "given", offsets={str(partition): -1 for partition in partitions})
+
+
+def committed(asked: int, answered: int, process: str, **offsets: int) -> list[Event]:
+    """A commit that was taken."""
+    told = {name.removeprefix("p"): offset for name, offset in offsets.items()}
+    return [Event(asked, process, "commit", offsets=told), Event(answered, process, "committed", offsets=told)]
+
+
+def handled(*records: tuple[int, int, str], process: str = "m") -> Event:
+    return Event(0, process, "handled", records=list(records))
+
+
 def kinds(events: Iterable[Event]) -> set[str]:
     return {anomaly.kind for anomaly in check(events)}
 
@@ -47,7 +61,40 @@ A, B, C = (0, 0, "a"), (0, 1, "b"), (1, 0, "c")
 SENT = [send("a"), send("b"), send("c"), ack("a", 0, 0), ack("b", 0, 1), ack("c", 1, 0)]
 READ = [assign(p0=0, p1=0), read(A, C), read(B)]
 
+# Partition 0 goes from m to n, and everything is handled.
+GROUP = [given(0, "m", 0, 1), handled(A, B, C), *committed(1, 2, "m", p0=1), *committed(5, 8, "m", p0=2, p1=1)]
+
 GOOD = {
+    "a group hands over": [
+        *SENT,
+        *READ,
+        *GROUP,
+        given(7, "n", 0),
+        *committed(9, 10, "n", p0=2),
+        given(11, "m", 0),
+        *committed(12, 13, "m", p0=2),
+        *final(A, B, C),
+    ],
+    "what was handled and not committed is handled again": [
+        *SENT,
+        *READ,
+        given(0, "m", 0, 1),
+        handled(A, B),
+        Event(1, "m", "commit", offsets={"0": 2}),
+        Event(2, "m", "uncommitted", error="UnknownMember: no"),
+        given(3, "n", 0, 1),
+        handled(A, B, C, process="n"),
+        *committed(4, 5, "n", p0=2, p1=1),
+        *final(A, B, C),
+    ],
+    "commits of two owners at the same time": [
+        *SENT,
+        *READ,
+        *GROUP,
+        given(2, "n", 0),
+        *committed(3, 6, "n", p0=2),
+        *final(A, B, C),
+    ],
     "plain": [*SENT, *READ, *final(A, B, C)],
     "nothing at all": [],
     "acks come in any order": [*SENT[:3], *reversed(SENT[3:]), *READ, *final(A, B, C)],
@@ -113,6 +160,21 @@ BAD = {
     "nonmonotonic-send": {
         "out of order": [*SENT[:2], ack("a", 0, 1), ack("b", 0, 0), *final((0, 0, "b"), (0, 1, "a"))],
     },
+    "two-owners": {
+        "one amid the commits of another": [
+            *SENT,
+            *READ,
+            *GROUP,
+            given(2, "n", 0),
+            *committed(3, 4, "n", p0=2),
+            *final(A, B, C),
+        ],
+    },
+    "offset-regress": {
+        "of the next owner": [*SENT, *READ, *GROUP, given(9, "n", 0), *committed(9, 10, "n", p0=1), *final(A, B, C)],
+        "of one owner": [*SENT, *READ, *GROUP, *committed(9, 10, "m", p1=0), *final(A, B, C)],
+    },
+    "unhandled": {"passed over": [*SENT, *READ, given(0, "m", 0, 1), handled(A, C), *final(A, B, C)]},
     "consumer-error": {"an error": [*SENT, *READ, Event(0, "consumer-0", "error", error="x"), *final(A, B, C)]},
 }
 

@@ -88,7 +88,7 @@ class Producer:
             if error is None:
                 self._history.add("ack", value=value, partition=where.partition, offset=where.offset)
             else:
-                self._history.add("unknown", value=value, error=_named(error))
+                self._history.add("unknown", value=value, error=named(error))
 
         try:
             self._producer.produce(self._topic, data, partition=partition, on_delivery=done)
@@ -107,7 +107,7 @@ class Producer:
             error = future.exception()
             if error is not None:
                 for value in values:
-                    self._history.add("unknown", value=value, error=_named(error))
+                    self._history.add("unknown", value=value, error=named(error))
                 return
             places = [(p, base + i) for p, base, count in future.result() for i in range(count)]
             for value, (partition, offset) in zip(values, places, strict=True):
@@ -124,7 +124,7 @@ class Producer:
         """`produce` raised: it sent nothing, so these have definitely failed."""
         self._room.release()
         for value in values:
-            self._history.add("fail", value=value, error=_named(error))
+            self._history.add("fail", value=value, error=named(error))
 
 
 class Consumer:
@@ -174,7 +174,7 @@ class Consumer:
         try:
             return step()
         except RayQueueError as error:
-            self._history.add("error", error=_named(error))
+            self._history.add("error", error=named(error))
             threading.Event().wait(AFTER_ERROR_S)
             self._assign(self._position)
             return None
@@ -183,10 +183,10 @@ class Consumer:
         if self._mapped:
             table = self._consumer.consume_arrow(timeout=POLL_S, columns=["partition", "offset", "value"])
             rows = zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True)
-            records = [(partition, offset, _value(data)) for partition, offset, data in rows]
+            records = [(partition, offset, value_of(data)) for partition, offset, data in rows]
         else:
             messages = self._consumer.consume(500, timeout=POLL_S)
-            records = [(m.partition, m.offset, _value(m.value)) for m in messages]
+            records = [(m.partition, m.offset, value_of(m.value)) for m in messages]
         if records:
             self._history.add("read", records=records)
             for partition, offset, _ in records:
@@ -213,19 +213,21 @@ class Consumer:
                 for partition in self._position
             }
         except RayQueueError as error:
-            print(f"ends are not known yet: {_named(error)}", file=sys.stderr, flush=True)
+            print(f"ends are not known yet: {named(error)}", file=sys.stderr, flush=True)
             return None
 
 
-def _value(data: bytes) -> str:
+def value_of(data: bytes) -> str:
+    """The value that some bytes carry."""
     return data.partition(b" ")[0].decode()
 
 
-def _named(error: BaseException) -> str:
+def named(error: BaseException) -> str:
+    """An error in words."""
     return f"{type(error).__name__}: {error}"
 
 
-def _told_to_end() -> threading.Event:
+def told_to_end() -> threading.Event:
     """Set when standard input ends."""
     stop = threading.Event()
 
@@ -264,7 +266,7 @@ def main() -> int:
     args = arguments().parse_args()
     history = Recorder(args.history, args.name)
     client = Producer(args, history) if args.role == "producer" else Consumer(args, history)
-    return client.run(_told_to_end())
+    return client.run(told_to_end())
 
 
 if __name__ == "__main__":
