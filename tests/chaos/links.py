@@ -19,7 +19,9 @@ LISTEN_HOST = "127.0.0.1"
 ADVERTISED_HOST = "127.0.0.2"
 CHUNK = 256 * 1024
 BROKER_PORTS = 32
-# The coordinators and replica actors listen on the ports after this offset (docs/operations.md).
+# Group coordinators listen on the ports after the first offset, as many as brokers; coordinators and replica actors on
+# those after the second (docs/operations.md).
+GROUPS_OFFSET = 500
 OTHERS_OFFSET = 1000
 OTHER_PORTS = 64
 WAIT_S = 0.2
@@ -217,8 +219,9 @@ class Links:
         return {address: inodes[inode] for address, inode in _sockets() if inode in inodes}
 
 
-def _others(base: int) -> range:
-    return range(base + OTHERS_OFFSET, base + OTHERS_OFFSET + OTHER_PORTS)
+def _others(base: int) -> Iterator[int]:
+    yield from range(base + GROUPS_OFFSET, base + GROUPS_OFFSET + BROKER_PORTS)
+    yield from range(base + OTHERS_OFFSET, base + OTHERS_OFFSET + OTHER_PORTS)
 
 
 def _listener(port: int) -> socket.socket:
