@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -20,6 +21,9 @@ from rayqueue.errors import BrokerNotAvailable, RequestTimeout
 log = logging.getLogger(__name__)
 
 _BYTE = b"!"
+# After an error that says nothing of the socket, such as too many open files.
+_AGAIN_S = 0.1
+_CREDENTIALS = struct.Struct("3i")  # of the process at the other end: its id, user and group
 
 
 def _name(lock: Path) -> str:
@@ -36,6 +40,7 @@ class AliveServer:
 
     def __init__(self, lock: Path, check: Callable[[], object]) -> None:
         self._check = check
+        self._closed = threading.Event()
         self._socket: socket.socket | None = None
         if sys.platform != "linux":
             return
@@ -54,8 +59,12 @@ class AliveServer:
         while True:
             try:
                 asker, _ = listening.accept()
-            except OSError:  # closed
-                return
+            except OSError as error:
+                if self._closed.is_set():
+                    return
+                log.warning("nobody is answered at the moment: %s", error)
+                self._closed.wait(_AGAIN_S)
+                continue
             with asker:
                 try:
                     self._check()
@@ -65,22 +74,27 @@ class AliveServer:
 
     def close(self) -> None:
         """Answers no more."""
+        self._closed.set()
         if self._socket is not None:
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
             self._socket.close()
             self._socket = None
 
 
-def ask(lock: Path, timeout_s: float) -> None:
-    """Asks whoever holds a lock; returns when it has answered.
+def ask(lock: Path, pid: int, timeout_s: float) -> None:
+    """Asks the process that holds a lock; returns when it has answered.
 
     Raises:
-        RequestTimeout: somebody is there, and says nothing. BrokerNotAvailable: nobody is there, or not for this.
+        RequestTimeout: it is there, and says nothing.
+        BrokerNotAvailable: nobody is there, or not for this; or another one: names are free to all on the machine.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asker:
         asker.settimeout(timeout_s)
         try:
             asker.connect(_name(lock))
+            credentials = asker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            if _CREDENTIALS.unpack(credentials)[0] != pid:
+                raise BrokerNotAvailable(f"another process than {pid}, which holds {lock}, has its name")
             answer = asker.recv(1)
         except (TimeoutError, BlockingIOError) as error:  # the latter: nobody accepts, and its queue is full
             raise RequestTimeout(f"the holder of {lock} does not answer") from error

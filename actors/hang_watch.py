@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -53,8 +54,11 @@ class Watched:
     def look(self) -> None:
         """Asks it whether it lives, and ends it when it has not answered for too long."""
         silent = False
+        self._holder = self._holder or holder_of(self._lock)
+        if self._holder is None:
+            return
         try:
-            alive.ask(self._lock, LOOK_S)
+            alive.ask(self._lock, self._holder.pid, LOOK_S)
             self.missed = 0
             return
         except RequestTimeout:
@@ -118,8 +122,11 @@ class HangWatch:
             self.watched[lock].look()
 
     def _run(self) -> None:
-        while not self._stopping.wait(LOOK_S):
+        rest_s = LOOK_S
+        while not self._stopping.wait(rest_s):
+            began = time.monotonic()
             try:
                 self.look()
             except Exception:  # of any kind: without this thread nobody would look after them
                 log.exception("the watch over neighbours failed")
+            rest_s = max(0.0, LOOK_S - (time.monotonic() - began))  # an answer that did not come took its time

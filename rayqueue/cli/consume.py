@@ -117,13 +117,16 @@ def consume(
     sink = _sink(kind, file, render or compile_format("%v\\n"), key_columns)
     written = 0
     try:
-        with Consumer(**settings, auto_offset_reset=start.reset, group_id=group) as consumer:
+        with Consumer(**settings, auto_offset_reset=start.reset, **_of_group(group, file)) as consumer:
             there = join(consumer, names) if group is not None else begin(consumer, names, partitions, start)
             with progress_bar("consuming", _total(there, count, exit_at_end), wanted=file is not None) as advance:
                 for table in tables(consumer, count, exit_at_end):
                     sink.write(table)
                     written += table.num_rows
                     advance(table.num_rows)
+            sink.finish()
+            if group is not None and file is not None:
+                consumer.commit()
     except (KeyboardInterrupt, SystemExit):
         sink.finish()
         raise
@@ -132,11 +135,15 @@ def consume(
         raise
     finally:
         key_columns.close()
-    sink.finish()
     if file is not None:
         output.say(
             f"{output.count_text(written, 'record')} in {file}" if written else f"no records, {file} not written"
         )
+
+
+def _of_group(group: str | None, file: str | None) -> dict[str, Any]:
+    """Settings of a member. What goes into a file is committed when that is whole."""
+    return {} if group is None else {"group_id": group, "enable_auto_commit": file is None}
 
 
 def client_keywords(connection: Connection) -> dict[str, Any]:
@@ -223,16 +230,17 @@ def tables(consumer: Consumer, count: int | None, exit_at_end: bool) -> Iterator
     """Tables as they come: for ever, up to `count` records, or up to the end as of now."""
     if count == 0:
         return
+    stop_at: Any = "latest" if exit_at_end else None
+    if count is None:
+        yield from consumer.iter_batches(max_records=POLL_RECORDS, stop_at=stop_at)
+        return
     left = count
-    size = POLL_RECORDS if count is None else min(POLL_RECORDS, count)
-    for table in consumer.iter_batches(max_records=size, stop_at="latest" if exit_at_end else None):
-        if left is None:
-            yield table
-            continue
-        yield table.slice(0, left)
-        left -= table.num_rows
-        if left <= 0:
+    while left > 0:  # never more than are wanted: a member of a group commits all that it was handed
+        table = next(consumer.iter_batches(max_records=min(POLL_RECORDS, left), stop_at=stop_at), None)
+        if table is None:
             return
+        yield table
+        left -= table.num_rows
 
 
 def _total(there: dict[TopicPartition, tuple[int, int]], count: int | None, exit_at_end: bool) -> int | None:

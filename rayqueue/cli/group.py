@@ -24,7 +24,7 @@ def group_group() -> None:
 @json_option
 @connection_options
 def list_groups(as_json: bool, connection: Connection) -> None:
-    """Lists the groups."""
+    """Lists the consumer groups, with their states and how many members they have."""
     with connection.admin() as admin:
         found = admin.list_groups()
     if as_json:
@@ -174,14 +174,19 @@ def _show_moved(moved: list[OffsetReset]) -> None:
 @click.option(
     "--topic", "topics", multiple=True, metavar="TOPIC", help="Only its offsets in this topic; may be repeated."
 )
+@json_option
 @connection_options
-def delete(group: str, topics: tuple[str, ...], connection: Connection) -> None:
+def delete(group: str, topics: tuple[str, ...], as_json: bool, connection: Connection) -> None:
     """Deletes GROUP with its committed offsets; it must have no members."""
     with connection.admin() as admin:
         if not topics:
             admin.delete_group(group)
-            output.write(f"Deleted group {group}.")
-            return
-        named = [(topic, p.partition) for topic in topics for p in admin.describe_topic(topic).partitions]
-        admin.delete_group_offsets(group, named)
-    output.write(f"Deleted what group {group} had committed in {', '.join(topics)}.")
+        else:
+            named = [(topic, p.partition) for topic in topics for p in admin.describe_topic(topic).partitions]
+            admin.delete_group_offsets(group, named)
+    if as_json:
+        output.write_json({"group": group, "topics": list(topics) or None})
+    elif topics:
+        output.write(f"Deleted what group {group} had committed in {', '.join(topics)}.")
+    else:
+        output.write(f"Deleted group {group}.")

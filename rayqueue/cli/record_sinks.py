@@ -81,6 +81,7 @@ class ParquetSink:
             self.abandon()
             return
         self._writer.close()
+        self._writer = None
         if self._path is not None and self._partial is not None:
             os.replace(self._partial, self._path)
 

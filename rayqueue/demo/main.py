@@ -41,7 +41,7 @@ from rayqueue.demo.verify import (
 )
 from rayqueue.errors import RayQueueError
 
-READY_S = 30.0
+READY_S = 60.0
 STALL_S = 30.0
 WIDTH_PLAIN = 110
 PACE_S = 3.0  # the flights take as long at least; a leader is killed meanwhile

@@ -125,8 +125,8 @@ def produce_weather(job: Job, report: Report, wait: Wait) -> Result:
 def keep_board(job: Job, report: Report, wait: Wait) -> Result:
     """One of the services that share the flights: what comes to the group goes to one of them. It says at once what it
     has processed, and which partitions it has; how far it has come is committed each half second."""
-    stop = wait()
-    had: list[int] = []
+    late = job.service == LATE
+    stop = wait() if late else None
     with rayqueue.Consumer(
         FLIGHTS,
         group_id=GROUP,
@@ -134,16 +134,23 @@ def keep_board(job: Job, report: Report, wait: Wait) -> Result:
         auto_commit_interval_ms=COMMIT_EVERY_MS,
         **_keywords(job.client()),
     ) as consumer:
-        while not stop.is_set():
-            flights = consumer.consume_arrow(max_records=BOARD_ROWS, timeout=REPORT_EVERY_S)
-            report.consumed[FLIGHTS] = report.consumed.get(FLIGHTS, 0) + flights.num_rows
-            has = [tp.partition for tp in consumer.assignment()]
-            if flights.num_rows or has != had:
-                report.tell("progress", processed=_spans(flights), has=has)
-                had = has
-            else:
-                report.progress()
+        while not late and not consumer.assignment():  # the first ones share the partitions before the first flight
+            consumer.consume_arrow(timeout=REPORT_EVERY_S)
+        _process(consumer, report, stop or wait())
     return []
+
+
+def _process(consumer: rayqueue.Consumer, report: Report, stop: threading.Event) -> None:
+    had: list[int] = []
+    while not stop.is_set():
+        flights = consumer.consume_arrow(max_records=BOARD_ROWS, timeout=REPORT_EVERY_S)
+        report.consumed[FLIGHTS] = report.consumed.get(FLIGHTS, 0) + flights.num_rows
+        has = [tp.partition for tp in consumer.assignment()]
+        if flights.num_rows or has != had:
+            report.tell("progress", processed=_spans(flights), has=has)
+            had = has
+        else:
+            report.progress()
 
 
 def _spans(records: pa.Table) -> list[tuple[int, int, int]]:

@@ -296,7 +296,7 @@ class ShardMachine:
     # --- time ----------------------------------------------------------------------------------------------------
 
     def _expire(self, now_ms: int, wall_ms: int, effects: list[Effect]) -> None:
-        for key in list(self._timers.expired(now_ms)):
+        for key in self._timers.expired(now_ms):  # one by one: who is put out by one of them has no others any more
             match key:
                 case ("session", group_id, member_id):
                     text = f"member {member_id!r} was not heard of for its session: it is out, and may join again"

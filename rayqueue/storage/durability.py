@@ -177,6 +177,7 @@ class Durability:
         """
         state = self._state
         before = self._flushed, state.generation, state.log_start, state.committed, state.epochs, state.compacted
+        state.cuts += 1
         state.epochs = [epoch for epoch in state.epochs if epoch[1] < sound]
         self._flushed = end if start == end else min(self._flushed, end)
         state.committed = min(state.committed, end)
@@ -190,6 +191,15 @@ class Durability:
             self._flushed, state.generation, state.log_start, state.committed, state.epochs, state.compacted = before
             raise
 
+    def raise_generation(self) -> None:
+        """The next generation, durably. Called `alone`.
+
+        Raises:
+            OSError: it could not be written; who reads looks again at what has not changed.
+        """
+        self._state.generation += 1
+        self._write_checkpoint()
+
     def note_compacted(self, end: int) -> None:
         """All below `end` has been compacted. Lost in a crash, it is done once more.
 
@@ -197,7 +207,7 @@ class Durability:
             StorageError: the log failed, or is closed.
         """
         with self.alone():
-            self._state.compacted = end
+            self._state.compacted = min(end, self._state.log_end)
             try:
                 self._try_checkpoint()
             except OSError as error:

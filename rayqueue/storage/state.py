@@ -66,6 +66,7 @@ class LogState:
         segments: ascending by base offset. Only the last may be open for writing (`Segment.closed`).
         log_start, log_end: invariant: log_start <= log_end, except within a call that moves both.
         generation: changes when bytes below the log end were rewritten.
+        cuts: how often the log was cut back, by this process.
         epochs: (leader epoch, its first offset), ascending.
         committed: what the owner of the log said is committed, for the next checkpoint; -1: not known.
         compacted: below it the log has been compacted.
@@ -84,6 +85,7 @@ class LogState:
         self.log_start = recovered.log_start_offset
         self.log_end = recovered.log_end_offset
         self.generation = recovered.generation
+        self.cuts = 0
         self.epochs = recovered.leader_epochs
         self.committed = recovered.committed
         self.compacted = recovered.compacted

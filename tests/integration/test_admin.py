@@ -250,16 +250,6 @@ def test_a_leader_that_is_away_is_said(tmp_path):
         assert admin.describe_topic("t").records is None
 
 
-@pytest.mark.parametrize(
-    "call",
-    ["list_groups", "describe_group", "delete_group", "reset_group_offsets"],
-)
-def test_what_is_not_built_says_so(admin, call):
-    needed = {"describe_group": ["g"], "delete_group": ["g"], "reset_group_offsets": ["g"]}
-    with pytest.raises(errors.ConfigError, match="not built yet"):
-        getattr(admin, call)(*needed.get(call, []))
-
-
 def test_settings_are_checked(cluster):
     with pytest.raises(errors.ConfigError, match=r"did you mean 'bootstrap\.servers'"):
         AdminClient(bootstrap_server=cluster.bootstrap_servers)

@@ -1,8 +1,10 @@
 """Consumer groups from outside: by AdminClient, and by `rayqueue group`."""
 
 import json
+import threading
 from datetime import datetime, timezone
 
+import pyarrow.parquet as pq
 import pytest
 
 import rayqueue
@@ -155,9 +157,33 @@ def test_the_command_line_moves_and_deletes(admin, topic, run):
 
 def test_records_are_printed_as_a_member_of_a_group_which_goes_on_where_it_was(admin, topic, run):
     first = run("topic", "consume", topic, "--group", topic, "-o", "start", "-n", "5").stdout.split()
+    assert sum(offset.committed or 0 for offset in admin.describe_group(topic).offsets) == 5
     rest = run("topic", "consume", topic, "--group", topic, "-o", "start", "-e").stdout.split()
     assert len(first) == 5 and sorted(map(int, first + rest)) == list(range(20))
     assert admin.describe_group(topic).lag == 0
     assert run("topic", "consume", topic, "--group", topic, "-o", "start", "-e").stdout == ""
     assert "leave out --partition" in run("topic", "consume", topic, "--group", topic, "-p", "0", status=2).stderr
     assert "-o is start or end" in run("topic", "consume", topic, "--group", topic, "-o", "5", status=2).stderr
+
+
+def test_a_member_that_wants_few_records_is_handed_no_more_and_a_file_is_committed_when_it_is_whole(
+    cluster, admin, topic, run, tmp_path
+):
+    """Three are there at first, and the fourth and fifth come with others behind them."""
+    admin.reset_group_offsets(topic, {(topic, 0): 10, (topic, 1): 7})
+    more = threading.Timer(1.0, lambda: send_more(cluster, topic))
+    more.start()
+    try:
+        assert len(run("topic", "consume", topic, "--group", topic, "-n", "5").stdout.split()) == 5
+    finally:
+        more.join()
+    assert admin.describe_group(topic).lag == 10 + 3 - 5
+    path = tmp_path / "rest.parquet"
+    run("topic", "consume", topic, str(path), "--group", topic, "-e")
+    assert pq.read_table(path).num_rows == 8 and admin.describe_group(topic).lag == 0
+
+
+def send_more(cluster, topic):
+    with rayqueue.Producer(bootstrap_servers=cluster.bootstrap_servers) as producer:
+        for number in range(10):
+            producer.produce(topic, b"%d" % number, partition=0)

@@ -128,7 +128,7 @@ def test_a_typed_topic_from_text_and_from_a_file(run, admin, tmp_path):
         (["topic", "consume", "x", "--json", "--output", "text"], 2, "contradict"),
         (["topic", "consume", "x", "-f", "%v", "--json"], 2, "--format is for text"),
         (["topic", "produce", "x", "--json", "-k", ":"], 2, "--key-separator"),
-        (["group", "list"], 2, "No such command"),
+        (["group", "seek", "g"], 2, "give --to start"),
         (["log", "verify", "nosuchpath"], 2, "does not exist"),
     ],
 )

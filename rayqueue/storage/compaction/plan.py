@@ -37,10 +37,12 @@ class SegmentFacts(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What to clean: keys from `dirty` on count, and everything below `end` is cleaned."""
+    """What to clean: keys from `dirty` on count, and everything below `end` is cleaned. It holds until the log is cut:
+    `cuts` is how often it had been."""
 
     dirty: int
     end: int
+    cuts: int = 0
 
 
 def plan(

@@ -98,7 +98,8 @@ def due(state: LogState, config: TopicConfig, now_ms: int, high_watermark: int) 
         closed = facts([segment for segment in state.segments if segment.closed and segment.extent.entries])
     except OSError as error:
         raise StorageError(f"cannot read the log in {state.directory}: {error}") from error
-    return plans.plan(closed, state.compacted, high_watermark, now_ms, config)
+    found = plans.plan(closed, state.compacted, high_watermark, now_ms, config)
+    return None if found is None else found._replace(cuts=state.cuts)
 
 
 def compact(state: LogState, durability: Durability, config: TopicConfig, what: plans.Plan, work: Work) -> Compacted:
@@ -126,6 +127,8 @@ class _Compaction:
         """Does what is due; with more keys than the map takes, in several passes."""
         finished, dirty = True, what.dirty
         try:
+            if what.cuts != self._state.cuts:  # what was to be cleaned may be gone, and what stands there not committed
+                raise Stopped
             while True:
                 dirty = self._pass(dirty, what.end)
                 if dirty >= what.end:
@@ -135,15 +138,29 @@ class _Compaction:
         return Compacted(self._state.compacted, self._read, self._written, self._segments, finished)
 
     def _pass(self, dirty: int, end: int) -> int:
-        closed = [one for one in self._state.segments if one.closed and one.base_offset < end]
-        newest, end = self._newest(closed, dirty, end)
-        closed = [one for one in closed if one.base_offset < end]
-        rules = Rules(newest, end, self._work.now_ms, self._config.delete_retention_ms, self._last_batches())
+        rules = None
+        while rules is None:
+            rules = self._rules(dirty, end)
+        closed = [one for one in self._state.segments if one.closed and one.base_offset < rules.end]
         for count in plans.groups(facts(closed), self._config.segment_bytes):
             group, closed = closed[:count], closed[count:]
-            self._clean(group, rules)
-        self._durability.note_compacted(end)
-        return end
+            # Retention may take the oldest meanwhile. What is gone is no value that a tombstone still has to hide.
+            while left := self._present(group):
+                if self._clean(left, rules):
+                    break
+        self._durability.note_compacted(rules.end)
+        return rules.end
+
+    def _rules(self, dirty: int, end: int) -> Rules | None:
+        """By what a pass goes; None: segments were deleted while they were read."""
+        closed = [one for one in self._state.segments if one.closed and one.base_offset < end]
+        try:
+            newest, end = self._newest(closed, dirty, end)
+            return Rules(newest, end, self._work.now_ms, self._config.delete_retention_ms, self._last_batches())
+        except FileNotFoundError:
+            if len(self._present(closed)) == len(closed):
+                raise
+            return None
 
     def _pace(self, size: int) -> None:
         if self._state.cleaning.stopped(self._work.wait_s(size)):
@@ -181,8 +198,9 @@ class _Compaction:
 
     # --- a group of segments ---------------------------------------------------------------------------------------
 
-    def _clean(self, group: Sequence[Segment], rules: Rules) -> None:
-        """Cleans neighbouring segments into one; where nothing changes, nothing is written."""
+    def _clean(self, group: Sequence[Segment], rules: Rules) -> bool:
+        """Cleans neighbouring segments into one; where nothing changes, nothing is written. False: some of them have
+        been deleted meanwhile, and nothing has changed."""
         output = _Output(self._state, group, rules, self._pace)
         try:
             for segment in group:
@@ -191,32 +209,33 @@ class _Compaction:
                     self._read += _size(chunk)
                     output.take(segment, chunk, clean(chunk, rules))
             made = output.finish()
-            if made is not None:
-                self._swap(group, *made)
-        except FileNotFoundError as error:
-            if self._there(group):
+            return made is None or self._swap(group, *made)
+        except FileNotFoundError:
+            if len(self._present(group)) == len(group):
                 raise
-            raise Stopped from error
+            return False
         finally:
             output.discard()
 
-    def _there(self, group: Sequence[Segment]) -> bool:
-        """Whether none of them has been deleted."""
+    def _present(self, group: Sequence[Segment]) -> list[Segment]:
+        """Those of them that have not been deleted."""
         present = {id(one) for one in self._state.segments}
-        return all(id(one) in present for one in group)
+        return [one for one in group if id(one) in present]
 
-    def _swap(self, group: Sequence[Segment], writer: SegmentWriter, extent: Extent) -> None:
-        """Puts a new segment in the place of a group, unless some of that has been deleted meanwhile."""
+    def _swap(self, group: Sequence[Segment], writer: SegmentWriter, extent: Extent) -> bool:
+        """Puts a new segment in the place of a group; False: some of that has been deleted meanwhile."""
         state, files = self._state, self._state.files
         made = Segment(files, state.directory, group[0].base_offset, writer.next_offset, extent)
         made.closed = True
         made.created_ms = max(one.created_ms for one in group)
         with self._durability.alone():
-            if not self._there(group):
-                # Not even the groups behind it are cleaned: a tombstone must not go before what it deletes.
-                raise Stopped
+            if len(self._present(group)) < len(group):
+                return False
             for one in group:
                 one.pin()
+            # Durably, before anything changes: a process that starts after a crash must not give this number again, to
+            # other bytes, while somebody has these files mapped under it.
+            self._durability.raise_generation()
             try:
                 files.remove(writer.paths[1])
                 files.sync_directory(state.directory)
@@ -227,12 +246,14 @@ class _Compaction:
                 group[0].release_writers()
                 for one in reversed(group[1:]):
                     one.replace_files()
+                if len(group) > 1:  # else the log start could be durable beyond them, and they be there again
+                    files.sync_directory(state.directory)
             except OSError as error:
                 raise state.go_offline(error) from error
             state.replace_segments(group, made)
-            state.generation += 1
         self._segments += 1
         self._written += extent.size
+        return True
 
 
 class _Output:

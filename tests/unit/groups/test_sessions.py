@@ -183,3 +183,16 @@ def test_a_dynamic_member_cannot_be_away() -> None:
     second.heartbeat(-2)
     calm(first)
     assert len(first.owned) == 4
+
+
+def test_two_deadlines_of_one_member_at_the_same_moment() -> None:
+    """Its session ends just when it should have given up what it was asked for: it is put out once."""
+    shard = Shard(GroupConfig(assignment_interval_ms=0), t=4)
+    first, second = Member(shard, "a", "t", rebalance_timeout_ms=6_000, **SHORT), Member(shard, "b", "t")
+    first.join()
+    calm(first)
+    first.heartbeat()
+    second.join()
+    shard.pass_time(6_000)
+    calm(second)
+    assert len(second.owned) == 4
