@@ -69,6 +69,8 @@ class Consumer(Commits):
             else GroupAssignment(self._engine, owner, self._membership)
         )
         self._reader = Reader(self._engine, self._assignment)
+        if self._membership is not None:
+            self._membership.auto.cursors = self._machine.cursors
         self._timeout_s = self._config.request_timeout_ms / 1000
         # Streams are closed before gRPC is torn down, also when a consumer is simply forgotten.
         self._finalize = weakref.finalize(self, _end, self._membership, self._engine)
@@ -307,9 +309,9 @@ class Consumer(Commits):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None and self._membership is not None and not self._guard.shut:
-            # What it was handed last was not processed: it is not committed, and read again.
+            # What it was handed last was not processed: it is not committed, and read again. What was committed is.
             with self._guard:
-                self._reader.take_back()
+                self._reader.take_back(self._membership.auto.back_to)
         self.close()
 
     def __repr__(self) -> str:

@@ -177,3 +177,35 @@ def test_a_group_that_begins_at_the_end_begins_there_once(world: World) -> None:
         assert consumer.position((topic, 0)) == 3
     world.fill(topic, 2, start=3)
     assert numbers(take(world.consumer(topic, group_id=group, auto_offset_reset="latest"), 2)) == [3, 4]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_block_that_ends_by_an_error_sets_no_commit_back(world: World, asynchronous: bool) -> None:
+    topic, group = world.topic(), group_name()
+    world.fill(topic, 10)
+    with pytest.raises(RuntimeError), world.consumer(topic, group_id=group) as consumer:
+        assert numbers(take(consumer, 6)) == list(range(6))
+        consumer.commit(asynchronous=asynchronous)
+        raise RuntimeError
+    assert world.consumer(group_id=group).committed((topic, 0)) == 6
+    with pytest.raises(RuntimeError), world.consumer(topic, group_id=group) as consumer:
+        messages = take(consumer, 4)
+        consumer.commit(messages[1], asynchronous=asynchronous)
+        raise RuntimeError
+    assert world.consumer(group_id=group).committed((topic, 0)) == 8, "what was not committed is read again"
+
+
+def test_only_a_seek_sets_a_commit_back(world: World) -> None:
+    topic, group = world.topic(), group_name()
+    world.fill(topic, 10)
+    with world.consumer(topic, group_id=group) as consumer:
+        take(consumer, 3)
+        consumer.commit(offsets={(topic, 0): 7})
+    assert world.consumer(group_id=group).committed((topic, 0)) == 7, "more than was handed out"
+    with pytest.raises(RuntimeError), world.consumer(topic, group_id=group) as consumer:
+        take(consumer, 3)
+        consumer.commit()
+        consumer.seek((topic, 0), 2)
+        take(consumer, 1)
+        raise RuntimeError
+    assert world.consumer(group_id=group).committed((topic, 0)) == 2, "the user went back"

@@ -309,11 +309,18 @@ class Reader:
             self._machine.advance(cursor, cursor.position)
         self._forget_hand()
 
-    def take_back(self) -> None:
-        """What the last call handed out counts as not handed out: its user could not make use of it."""
+    def take_back(self, back_to: Callable[[Cursor, int], int]) -> None:
+        """What the last call handed out counts as not handed out: its user could not make use of it.
+
+        Args:
+            back_to: where a cursor goes whose last hand-out began at an offset: its user may have made use of some.
+        """
         cursor, before = self._cursor, dict(self._given)
         if not before and cursor is not None and cursor.position is not None and cursor.position >= self._after:
             before[cursor] = cursor.position - 1  # by `poll`, or by iteration
+        for one, position in before.items():
+            if position is not None:
+                before[one] = back_to(one, position)
         self._put_back(before)
         self._given = {}
 

@@ -45,6 +45,9 @@ class Committer:
     Args:
         standing: as whom, at this moment. It is that of the moment at which a commit is asked for, however often it is
             tried: a partition that was lost and given to us again meanwhile may have been read on by another.
+
+    Attributes:
+        on_asked: called with the offsets of each commit asked for. on_done: with those committed, on any thread.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class Committer:
         self._group_id = group_id
         self._standing = standing
         self._timeout_s = timeout_s
+        self.on_asked: Callable[[Sequence[CommittedOffset]], None] = _unheard
+        self.on_done: Callable[[Sequence[CommittedOffset]], None] = _unheard
         self._changed = threading.Condition()
         self._queue: deque[_Asked] = deque()
         self._numbers = itertools.count(1)
@@ -76,6 +81,7 @@ class Committer:
         """
         if not offsets:
             return
+        self.on_asked(offsets)
         with self._changed:
             direct = not (self._queue or self._busy)
             self._busy = self._busy or direct
@@ -85,7 +91,7 @@ class Committer:
             finally:
                 self._free()
         else:
-            self.commit_later(offsets).result()
+            self._later(offsets).result()
 
     def _free(self) -> None:
         with self._changed:
@@ -96,6 +102,7 @@ class Committer:
         number = next(self._numbers)
         request = OffsetCommitRequest(self._group_id, standing.member_id, standing.epoch, list(offsets), number)
         response = self._calls.call("offset_commit", request, OffsetCommitResponse, timeout_s)
+        self.on_done([one for one, error in zip(offsets, response.errors, strict=True) if not error])
         for error, message in zip(response.errors, response.messages, strict=True):
             if error:
                 raise from_wire(error, message)
@@ -116,6 +123,10 @@ class Committer:
 
     def commit_later(self, offsets: Sequence[CommittedOffset]) -> Future[None]:
         """Commits in the background, in order."""
+        self.on_asked(offsets)
+        return self._later(offsets)
+
+    def _later(self, offsets: Sequence[CommittedOffset]) -> Future[None]:
         asked = _Asked(offsets, self._standing(), Future())
         if not offsets:
             asked.done.set_result(None)
@@ -163,3 +174,7 @@ class Committer:
         if thread is not None:
             thread.join(self._timeout_s)
         self._calls.close()
+
+
+def _unheard(_: Sequence[CommittedOffset]) -> None:
+    return None
