@@ -143,6 +143,14 @@ class Committer:
 
     def _work(self) -> None:
         """Ends when there was nothing to do for a while; the next commit in the background starts another."""
+        try:
+            self._serve()
+        finally:
+            with self._changed:
+                if self._thread is threading.current_thread():
+                    self._thread = None
+
+    def _serve(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: not self._busy and (self._queue or self._closed), _IDLE_S)
@@ -151,8 +159,10 @@ class Committer:
                     return
                 if self._busy:
                     continue
-                self._busy = True
                 asked = self._queue.popleft()
+                if not asked.done.set_running_or_notify_cancel():
+                    continue
+                self._busy = True
             try:
                 self._commit(asked.offsets, asked.standing, self._timeout_s)
             except RayQueueError as error:

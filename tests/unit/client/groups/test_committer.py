@@ -135,6 +135,18 @@ def test_closing_waits_for_what_was_asked_for_and_takes_no_more() -> None:
         desk.committer.commit_later([at(9)])
 
 
+def test_a_commit_that_is_cancelled_is_not_made_and_stops_no_other() -> None:
+    desk = Desk()
+    desk.calls.gate.clear()
+    first = desk.committer.commit_later([at(1)])
+    assert desk.calls.reached.acquire(timeout=WAIT_S)
+    second, third = desk.committer.commit_later([at(2)]), desk.committer.commit_later([at(3)])
+    assert second.cancel() and not first.cancel()
+    desk.calls.gate.set()
+    first.result(WAIT_S), third.result(WAIT_S)
+    assert desk.calls.commits == [1, 3]
+
+
 def cursor(position: int | None, partition: int = 0) -> Cursor:
     made = Cursor("t", ID, partition)
     made.position = position
