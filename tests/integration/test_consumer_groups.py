@@ -187,6 +187,24 @@ def test_topics_that_match_a_pattern_are_found_when_they_appear(world: World) ->
     assert one.holds == [0, 1]
 
 
+def test_topics_that_appear_later_are_read_from_their_beginning(world: World) -> None:
+    prefix, again = f"p{time.monotonic_ns()}", world.topic()
+    world.topic(prefix=prefix)  # known at the start
+    one = One(world, f"^{prefix}-", again, group_id=group_name(), auto_offset_reset="latest", metadata_max_age_ms=200)
+    poll_until([one], lambda: len(one.holds) == 2, "what there is")
+    late = world.topic(prefix=prefix)
+    world.fill(late, 5)
+    poll_until([one], lambda: len(one.got) == 5, "records written before a topic that matches was found")
+    world.admin.delete_topic(again)
+    world.admin.create_topic(again)
+    world.fill(again, 3)
+    poll_until([one], lambda: len(one.got) == 8, "records of a topic that was deleted and created again")
+    later = world.topic(prefix=prefix)
+    world.fill(later, 2)
+    one.subscribe(f"^{prefix}-")  # finds it, and did not have it: it is younger than the subscription before
+    poll_until([one], lambda: len(one.got) == 10, "records written before it was found by subscribing anew")
+
+
 def test_partitions_that_are_added_are_read_from_their_beginning(world: World) -> None:
     topic, group = world.topic(), group_name()
     one = One(world, topic, group_id=group, auto_offset_reset="latest")

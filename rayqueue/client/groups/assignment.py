@@ -19,6 +19,7 @@ from rayqueue.client.io.interrupts import Uninterrupted
 from rayqueue.client.subscription import Subscription
 from rayqueue.errors import ConfigError, RayQueueError
 from rayqueue.protocol.group_messages import CommittedOffset, GroupPartition
+from rayqueue.protocol.messages import TopicInfo
 from rayqueue.types import TopicPartition
 
 log = logging.getLogger("rayqueue.consumer")
@@ -43,7 +44,7 @@ class GroupAssignment(Assignment):
         self._again: list[Cursor] = []  # of these
         self._awaits_topics = False  # partitions are to be taken that metadata does not have yet
         self._ends: dict[Key, int] = {}  # where iteration ends, while `frozen`
-        self._known: dict[bytes, int] = {}  # partitions there were of each topic when it was first seen
+        self._known: dict[bytes, int] = {}  # partitions of each topic when it was subscribed to; 0: it came later
         engine.on_committed = weakref.WeakMethod(self._committed)
 
     # --- asked for by the user ---------------------------------------------------------------------------------------
@@ -55,10 +56,13 @@ class GroupAssignment(Assignment):
         self._look_at(subscription.names, everything=bool(subscription.patterns))
         if self.subscription is None:
             self.clear()
-            self._known.clear()
+        else:
+            self._found()  # what has come since is younger than the subscription before
         self._machine.leaders.asks = subscription.asks()
         self.subscription = subscription
         self._callbacks = callbacks
+        for topic in self._wanted_topics():
+            self._known.setdefault(topic.topic_id, len(topic.partitions))
         self._seen_image = self._machine.leaders.image
         self._membership.subscribed = True
         self._membership.polls.polled_ms = now_ms()
@@ -97,6 +101,7 @@ class GroupAssignment(Assignment):
             self._due.clear()
             self.subscription = None
             self._callbacks = {}
+            self._known.clear()
             self._machine.leaders.asks = []
             if self._membership.subscribed:
                 self._session.leave()
@@ -105,11 +110,18 @@ class GroupAssignment(Assignment):
     def _names(self) -> list[str]:
         """The topics to say to the group: those named, and those that exist and match a pattern."""
         assert self.subscription is not None
-        topics = self._machine.leaders.topics
-        found = [topic for name, topic in topics.items() if self.subscription.matches(name)]
+        return [*self.subscription.names, *(topic.name for topic in self._found())]
+
+    def _found(self) -> list[TopicInfo]:
+        """The topics subscribed to that exist; of those not known yet all partitions are new."""
+        found = self._wanted_topics()
         for topic in found:
-            self._known.setdefault(topic.topic_id, len(topic.partitions))
-        return [*self.subscription.names, *(topic.name for topic in found)]
+            self._known.setdefault(topic.topic_id, 0)
+        return found
+
+    def _wanted_topics(self) -> list[TopicInfo]:
+        assert self.subscription is not None
+        return [topic for name, topic in self._machine.leaders.topics.items() if self.subscription.matches(name)]
 
     # --- iteration that ends -----------------------------------------------------------------------------------------
 
@@ -280,8 +292,8 @@ class GroupAssignment(Assignment):
         self._retry_ms = now_ms() + self._machine.limits.backoff_ms(10)
 
     def _policy(self, cursor: Cursor) -> str:
-        """Without a committed offset. A partition that was added while we were subscribed is read from its beginning:
-        the end as of now would leave out what was written before it was found."""
+        """Without a committed offset. A partition, or topic, that came while we were subscribed is read from its
+        beginning: the end as of now would leave out what was written before it was found."""
         policy = self._engine.config.auto_offset_reset
         added = cursor.partition >= self._known.get(cursor.topic_id, cursor.partition + 1)
         return "earliest" if added and policy != "none" else policy
