@@ -70,14 +70,16 @@ class PollWatch:
             return polled_ms + self._interval_ms
         self._warned_ms = polled_ms
         member = session.machine.member
-        what = "it leaves the group until the next poll" if self._leave else "it stays a member"
+        lag = self._lag()
+        leaves = self._leave and self.polled_ms == polled_ms  # it may have polled while the lag was asked for
+        what = "it leaves the group until the next poll" if leaves else "it stays a member"
         log.warning(
             "group %r: poll was not called for %.0f s (max.poll.interval.ms), %s; %s",
-            member.group_id, (now_ms - polled_ms) / 1000, what, self._lag(),
+            member.group_id, (now_ms - polled_ms) / 1000, what, lag,
         )  # fmt: skip
-        if self._leave:
-            self.left = True
+        if leaves:
             session.step_out()
+            self.left = True  # only now: a poll that takes it joins again, which needs us to be out
         return now_ms + self._interval_ms
 
     def _lag(self) -> str:
