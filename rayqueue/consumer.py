@@ -121,7 +121,8 @@ class Consumer(Commits):
             return [] if found is None else [*found.names, *(pattern.pattern for pattern in found.patterns)]
 
     def unsubscribe(self) -> None:
-        """Reads nothing any more: on_revoke is called, a group is left."""
+        """Reads nothing any more: on_revoke is called, a group is left. A member that the group has refused may
+        subscribe again after it."""
         with self._guard:
             self._reader.let_go()
             self._assignment.clear()

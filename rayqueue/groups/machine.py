@@ -12,7 +12,6 @@ the log: it is dropped, and the shard is taken over anew.
 from __future__ import annotations
 
 from rayqueue.errors import (
-    FencedInstance,
     NotGroupCoordinator,
     ProtocolError,
     RayQueueError,
@@ -45,7 +44,7 @@ from rayqueue.groups.events import (
     Warn,
 )
 from rayqueue.groups.exchanges import Exchanges
-from rayqueue.groups.membership import check_member, go_away, join, remove, stay
+from rayqueue.groups.membership import check_member, fenced, go_away, join, remove, stay
 from rayqueue.groups.records import BARRIER, Owner, decode_record, encode_record
 from rayqueue.groups.regroup import validate_target
 from rayqueue.groups.sessions import Sessions
@@ -264,8 +263,7 @@ class ShardMachine:
         session = self._sessions.heard((said.group_id, said.member_id), group.members[said.member_id], now_ms)
         session.told = -1
         if predecessor is not None and predecessor != said.member_id:
-            text = f"another member has joined with group.instance.id {said.instance_id!r}"
-            self._put_out(group.group_id, predecessor, FencedInstance(text))
+            self._put_out(group.group_id, predecessor, fenced(said))
         self._turn.settle(group, now_ms)
         return self._say(group, said.member_id)
 

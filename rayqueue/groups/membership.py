@@ -78,7 +78,7 @@ def _assignor(group: GroupState, said: GroupHeartbeat) -> str:
     if present and wanted != present:
         raise UnsupportedAssignor(
             f"the other members of group {said.group_id!r} have partition_assignment={present!r}, this one has "
-            f"{wanted!r}: give all of them the same"
+            f"{wanted!r}: give all of them the same, or unsubscribe() and subscribe() again when the others have left"
         )
     return wanted
 
@@ -100,6 +100,14 @@ def _member(said: GroupHeartbeat, before: Member | None, epoch: int) -> Member:
 # --- being in -------------------------------------------------------------------------------------------------------
 
 
+def fenced(said: GroupHeartbeat) -> FencedInstance:
+    """What the older of two with one instance id is told."""
+    return FencedInstance(
+        f"another member of group {said.group_id!r} has joined with group.instance.id {said.instance_id!r}: each "
+        "running consumer needs its own; unsubscribe() and subscribe() again take it back, and put the other out"
+    )
+
+
 def check_member(group: GroupState | None, said: GroupHeartbeat) -> Member:
     """The member that says it.
 
@@ -109,10 +117,7 @@ def check_member(group: GroupState | None, said: GroupHeartbeat) -> Member:
     member = group.members.get(said.member_id) if group is not None else None
     if member is None or group is None:
         if group is not None and said.instance_id in group.instances:
-            raise FencedInstance(
-                f"another member of group {said.group_id!r} has joined with group.instance.id {said.instance_id!r}: "
-                "each running consumer needs its own"
-            )
+            raise fenced(said)
         raise UnknownMember(f"group {said.group_id!r} has no member {said.member_id!r} (any more): join again")
     if said.member_epoch > group.current[said.member_id].member_epoch:
         raise StaleMemberEpoch(f"member {said.member_id!r} was never given epoch {said.member_epoch}: join again")

@@ -141,6 +141,11 @@ def test_of_two_with_one_instance_id_the_newer_has_it_and_the_older_is_told(worl
     assert older.told[-1] == ("lost", [0, 1])
     with pytest.raises(FencedInstance):
         older.consumer.poll(0)
+    older.consumer.unsubscribe()
+    older.subscribe(topic)
+    settle(older, partitions=2)
+    with pytest.raises(FencedInstance, match="unsubscribe"):
+        poll_until([newer], lambda: False, "it is taken back")
 
 
 def test_slow_processing_costs_no_membership(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -104,8 +104,11 @@ class GroupAssignment(Assignment):
             self._known.clear()
             self._machine.leaders.asks = []
             if self._membership.subscribed:
+                refused = self._session.error
                 self._session.leave()
                 self._membership.subscribed = False
+                if self._machine.fatal is refused and self._session.error is None:
+                    self._machine.fatal = None  # who subscribes anew asks anew
 
     def _names(self) -> list[str]:
         """The topics to say to the group: those named, and those that exist and match a pattern."""

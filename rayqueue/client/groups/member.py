@@ -7,7 +7,7 @@ in between yields nothing.
     OUT --subscribe--> JOINING --answered--> IN --leave--> LEAVING --answered, or time is out--> OUT
                           ^                  |
                           +-- fenced, or no answer for the session: everything is lost
-    any --refused for good--> FAILED
+    any --refused for good--> FAILED --leave--> OUT
 
 What it holds changes in steps, each of which the other side waits for:
 
@@ -86,9 +86,13 @@ class MemberMachine(MemberState):
             self._again = True
 
     def leave(self, now_ms: int) -> None:
-        """Leaves the group; what is held still is lost. A static member keeps its place for its session."""
+        """Leaves the group; what is held still is lost. A static member keeps its place for its session. Who was
+        refused may try again after it."""
         self._again = False
-        if self.phase in (Phase.OUT, Phase.LEAVING, Phase.FAILED):
+        if self.phase is Phase.FAILED:
+            self.error, self.trouble, self._warn_ms = None, "", None
+            self._left()
+        if self.phase in (Phase.OUT, Phase.LEAVING):
             return
         self._let_go()
         self._leave_ms = now_ms + self.member.leave_timeout_ms

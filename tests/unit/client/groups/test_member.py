@@ -270,6 +270,20 @@ def test_the_older_of_two_with_one_instance_id_is_told_for_good() -> None:
     assert "Find" not in rig.plan()
 
 
+def test_who_was_refused_joins_again_once_it_has_left() -> None:
+    rig = Rig(instance_id="one").joined(part(0))
+    rig.answer(0, error="FencedInstance", message="another has it")
+    rig.machine.take_lost()
+    rig.machine.leave(rig.now)
+    assert rig.machine.phase is Phase.OUT and rig.machine.error is None
+    assert rig.plan() == [] and rig.machine.next_deadline_ms() is None, "nobody is told that it leaves"
+    rig.machine.subscribe(["a", "b"])
+    rig.open()
+    assert rig.plan() == ["Say"] and rig.said[-1].member_epoch == JOIN_EPOCH
+    rig.answer(5, [part(0)])
+    assert rig.machine.phase is Phase.IN and rig.machine.take([part(0)]) == [part(0)]
+
+
 def test_a_wrong_token_is_final() -> None:
     rig = Rig()
     rig.machine.subscribe(["a"])
