@@ -208,6 +208,7 @@ def test_topics_that_appear_later_are_read_from_their_beginning(world: World) ->
     world.fill(later, 2)
     one.subscribe(f"^{prefix}-")  # finds it, and did not have it: it is younger than the subscription before
     poll_until([one], lambda: len(one.got) == 10, "records written before it was found by subscribing anew")
+    assert len(one.holds) == 3, "of the topics that match"
 
 
 def test_partitions_that_are_added_are_read_from_their_beginning(world: World) -> None:
