@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import NamedTuple
 
 from rayqueue.client.groups.calls import CoordinatorCalls
-from rayqueue.errors import RayQueueError, from_wire
+from rayqueue.errors import RayQueueError, RequestTimeout, from_wire
 from rayqueue.protocol.group_messages import (
     CommittedOffset,
     GroupPartition,
@@ -24,6 +27,8 @@ from rayqueue.protocol.group_messages import (
 log = logging.getLogger("rayqueue.consumer")
 
 _IDLE_S = 30.0
+
+_Key = tuple[bytes, int]
 
 
 class Standing(NamedTuple):
@@ -68,7 +73,9 @@ class Committer:
         self._numbers = itertools.count(1)
         self._busy = False  # somebody commits
         self._thread: threading.Thread | None = None
+        self._under_way: list[_Asked] = []  # by the thread
         self._closed = False
+        self._close_by = 0.0
 
     # --- now ---------------------------------------------------------------------------------------------------------
 
@@ -82,30 +89,45 @@ class Committer:
         if not offsets:
             return
         self.on_asked(offsets)
+        limit_s = timeout_s or self._timeout_s
         with self._changed:
             direct = not (self._queue or self._busy)
             self._busy = self._busy or direct
         if direct:
             try:
-                self._commit(offsets, self._standing(), timeout_s or self._timeout_s)
+                errors = self._commit(offsets, self._standing(), limit_s)
             finally:
                 self._free()
-        else:
-            self._later(offsets).result()
+            if errors:
+                raise next(iter(errors.values()))
+            return
+        later = self._later(offsets)
+        try:
+            later.result(limit_s)
+        except FutureTimeout:
+            if later.done():  # it is the outcome, or that has come just now
+                return later.result()
+            kept = "" if later.cancel() else "; whether it is done is not known"
+            raise RequestTimeout(f"offsets were not committed in {limit_s:g} s: commits before it wait{kept}") from None
 
     def _free(self) -> None:
         with self._changed:
             self._busy = False
             self._changed.notify_all()
 
-    def _commit(self, offsets: Sequence[CommittedOffset], standing: Standing, timeout_s: float) -> None:
+    def _commit(
+        self, offsets: Sequence[CommittedOffset], standing: Standing, timeout_s: float
+    ) -> dict[_Key, RayQueueError]:
+        """Gives what went wrong, by partition; in the order of the offsets."""
         number = next(self._numbers)
         request = OffsetCommitRequest(self._group_id, standing.member_id, standing.epoch, list(offsets), number)
         response = self._calls.call("offset_commit", request, OffsetCommitResponse, timeout_s)
         self.on_done([one for one, error in zip(offsets, response.errors, strict=True) if not error])
-        for error, message in zip(response.errors, response.messages, strict=True):
-            if error:
-                raise from_wire(error, message)
+        return {
+            (one.topic_id, one.partition): from_wire(error, message)
+            for one, error, message in zip(offsets, response.errors, response.messages, strict=True)
+            if error
+        }
 
     def committed(
         self, partitions: Sequence[GroupPartition], timeout_s: float | None = None, as_member: bool = False
@@ -122,7 +144,8 @@ class Committer:
     # --- in the background -------------------------------------------------------------------------------------------
 
     def commit_later(self, offsets: Sequence[CommittedOffset]) -> Future[None]:
-        """Commits in the background, in order."""
+        """Commits in the background, in order. What waits under one standing is committed together: of each partition
+        the last."""
         self.on_asked(offsets)
         return self._later(offsets)
 
@@ -159,31 +182,76 @@ class Committer:
                     return
                 if self._busy:
                     continue
-                asked = self._queue.popleft()
-                if not asked.done.set_running_or_notify_cancel():
+                self._under_way = self._take()
+                if not self._under_way:
                     continue
                 self._busy = True
+                left_s = self._close_by - time.monotonic() if self._closed else self._timeout_s
             try:
-                self._commit(asked.offsets, asked.standing, self._timeout_s)
-            except RayQueueError as error:
-                asked.done.set_exception(error)
-            except BaseException as error:
-                log.exception("committing in the background failed")
-                asked.done.set_exception(error)
-            else:
-                asked.done.set_result(None)
+                self._commit_together(self._under_way, left_s)
             finally:
                 self._free()
 
+    def _take(self) -> list[_Asked]:
+        """What stands in the queue under one standing, without what was cancelled."""
+        taken: list[_Asked] = []
+        while self._queue and (not taken or self._queue[0].standing == taken[0].standing):
+            asked = self._queue.popleft()
+            if asked.done.set_running_or_notify_cancel():
+                taken.append(asked)
+        return taken
+
+    def _commit_together(self, together: list[_Asked], left_s: float) -> None:
+        newest = {(one.topic_id, one.partition): one for asked in together for one in asked.offsets}
+        errors: dict[_Key, RayQueueError] = {}
+        failure: BaseException | None = _left_over() if left_s <= 0 else None
+        if failure is None:
+            try:
+                errors = self._commit(list(newest.values()), together[0].standing, left_s)
+            except RayQueueError as error:
+                failure = error
+            except BaseException as error:
+                log.exception("committing in the background failed")
+                failure = error
+        for asked in together:
+            keys = ((one.topic_id, one.partition) for one in asked.offsets)
+            _settle(asked, failure or next((errors[key] for key in keys if key in errors), None))
+
     def close(self) -> None:
-        """Waits for what was asked for (it has its time limit); then nothing is taken any more."""
+        """Waits for what was asked for, within the time limit; then nothing is taken any more, what is left fails."""
         with self._changed:
-            self._closed = True
+            if not self._closed:
+                self._closed = True
+                self._close_by = time.monotonic() + self._timeout_s
             self._changed.notify_all()
             thread = self._thread
-        if thread is not None:
-            thread.join(self._timeout_s)
-        self._calls.close()
+        try:
+            if thread is not None:
+                thread.join(self._timeout_s)
+        finally:
+            with self._changed:
+                left = [*self._under_way, *self._take_all()]
+            for asked in left:
+                _settle(asked, _left_over())
+            self._calls.close()
+
+    def _take_all(self) -> list[_Asked]:
+        taken: list[_Asked] = []
+        while self._queue:
+            taken += self._take()
+        return taken
+
+
+def _settle(asked: _Asked, error: BaseException | None) -> None:
+    with contextlib.suppress(InvalidStateError):  # `close` did not wait for it any longer
+        if error is None:
+            asked.done.set_result(None)
+        else:
+            asked.done.set_exception(error)
+
+
+def _left_over() -> RequestTimeout:
+    return RequestTimeout("the consumer was closed, and the offsets were not known to be committed in time")
 
 
 def _unheard(_: Sequence[CommittedOffset]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rayqueue.client.cursor import Cursor
 from rayqueue.client.groups.auto_commit import AutoCommit
 from rayqueue.client.groups.committer import Committer, Standing
-from rayqueue.errors import GroupCoordinatorNotAvailable, PartitionNotOwned, RayQueueError
+from rayqueue.errors import GroupCoordinatorNotAvailable, PartitionNotOwned, RayQueueError, RequestTimeout
 from rayqueue.protocol.group_messages import (
     CommittedOffset,
     GroupPartition,
@@ -28,7 +28,7 @@ class FakeCalls:
     """A coordinator that notes what it is asked, and answers when it is let.
 
     Attributes:
-        asked: requests, in order. gate: cleared: answers wait. answers: what it says to each commit, else all is well.
+        asked: requests, in order. gate: cleared: answers wait. errors: what it says to each commit, else all is well.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class FakeCalls:
         self.gate = threading.Event()
         self.gate.set()
         self.reached = threading.Semaphore(0)
-        self.errors: list[str | RayQueueError] = []
+        self.errors: list[str | list[str] | RayQueueError] = []
         self.closed = False
 
     def call(self, action: str, request: Any, reply: Any, timeout_s: float) -> Any:
@@ -50,7 +50,7 @@ class FakeCalls:
         if isinstance(error, RayQueueError):
             raise error
         count = len(request.offsets)
-        return OffsetCommitResponse([error] * count, ["said why"] * count)
+        return OffsetCommitResponse(error if isinstance(error, list) else [error] * count, ["said why"] * count)
 
     def close(self) -> None:
         self.closed = True
@@ -147,6 +147,52 @@ def test_a_commit_that_is_cancelled_is_not_made_and_stops_no_other() -> None:
     assert desk.calls.commits == [1, 3]
 
 
+def test_what_waits_under_one_standing_is_committed_together_and_errors_go_to_whom_they_concern() -> None:
+    desk = Desk()
+    desk.calls.gate.clear()
+    first = desk.committer.commit_later([at(1)])
+    assert desk.calls.reached.acquire(timeout=WAIT_S)
+    waiting = [desk.committer.commit_later([at(n)]) for n in range(2, 50)]
+    other = desk.committer.commit_later([at(7, 1)])
+    desk.calls.errors = ["", ["", "PartitionNotOwned"]]
+    desk.calls.gate.set()
+    assert [one.result(WAIT_S) for one in [first, *waiting]] == [None] * 49
+    with pytest.raises(PartitionNotOwned):
+        other.result(WAIT_S)
+    assert [request.offsets for request in desk.calls.asked] == [[at(1)], [at(49), at(7, 1)]]
+
+
+def test_a_commit_that_waits_for_others_has_a_time_limit() -> None:
+    desk = Desk()
+    desk.calls.gate.clear()
+    first = desk.committer.commit_later([at(1)])
+    assert desk.calls.reached.acquire(timeout=WAIT_S)
+    with pytest.raises(RequestTimeout, match="before it wait$"):
+        desk.committer.commit([at(2)], 0.05)
+    desk.calls.gate.set()
+    first.result(WAIT_S)
+    desk.committer.close()
+    assert desk.calls.commits == [1], "what was given up is not made later"
+
+
+def test_closing_fails_what_is_not_done_in_time_and_ends_the_thread() -> None:
+    desk = Desk()
+    desk.committer = Committer(desk.calls, "g", lambda: desk.standing, 0.1)  # type: ignore[arg-type]
+    desk.calls.gate.clear()
+    first = desk.committer.commit_later([at(1)])
+    assert desk.calls.reached.acquire(timeout=WAIT_S)
+    left = [first, *(desk.committer.commit_later([at(n)]) for n in range(2, 5))]
+    thread = desk.committer._thread
+    desk.committer.close()
+    for one in left:
+        with pytest.raises(RequestTimeout, match="closed"):
+            one.result(0)
+    desk.calls.gate.set()
+    assert thread is not None
+    thread.join(WAIT_S)
+    assert not thread.is_alive() and desk.calls.commits == [1]
+
+
 def cursor(position: int | None, partition: int = 0) -> Cursor:
     made = Cursor("t", ID, partition)
     made.position = position
@@ -185,7 +231,9 @@ def test_while_one_is_under_way_none_is_begun() -> None:
     auto = AutoCommit(desk.committer, True, 100, now_ms=0)
     here = cursor(1)
     desk.calls.gate.clear()
-    for n in range(1, 6):
+    auto.look([here], 100)
+    assert desk.calls.reached.acquire(timeout=WAIT_S)
+    for n in range(2, 6):
         here.position = n
         auto.look([here], 100 * n)
     desk.calls.gate.set()
