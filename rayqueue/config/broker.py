@@ -74,8 +74,9 @@ BROKER_SETTINGS = table(
         "group.disconnect.grace.ms",
         3_000,
         integer(-1),
-        "a member whose connection broke has so long to come back; one that is alive, and only cut off, reads on for its "
-        "session.timeout.ms beside those who have taken over; -1: its session.timeout.ms, and nobody reads beside it",
+        "a member whose connection broke has so long to come back; one that is alive, and only cut off, reads on for "
+        "its session.timeout.ms beside those who have taken over; -1: its session.timeout.ms, and "
+        "nobody reads beside it",
     ),
     Setting(
         "log.cleaner.dedupe.buffer.size",

@@ -165,8 +165,8 @@ CONSUMER_SETTINGS = table(
         "session.timeout.ms",
         45_000,
         integer(100, INT32_MAX),
-        "a member not heard of for so long is out of its group; one that is cut off reads on for so long, though others "
-        "may have its partitions after group.disconnect.grace.ms; not below 3 heartbeat.interval.ms",
+        "a member not heard of for so long is out of its group; one that is cut off reads on for so long, though "
+        "others may have its partitions after group.disconnect.grace.ms; not below 3 heartbeat.interval.ms",
     ),
     Setting("heartbeat.interval.ms", 3_000, integer(10, INT32_MAX), "the member's thread says that it lives"),
     Setting("max.poll.interval.ms", 300_000, integer(1, INT32_MAX), "time between polls that is worth a warning"),

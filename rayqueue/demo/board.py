@@ -99,6 +99,10 @@ class Board:
             arrays[partition] = np.zeros(self._flights, np.uint8)
         return arrays[partition]
 
+    def worked(self, service: str) -> bool:
+        """Whether a service has processed any flight."""
+        return service in self._flights_by
+
     def killed(self, pid: int, flights: int, now_s: float) -> None:
         """The victim was killed, with so many flights acked."""
         self._pid, self._acked, self._killed_s = pid, flights, now_s

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import rayqueue
-from rayqueue.admin_descriptions import TopicDescription
+from rayqueue.admin_descriptions import INTERNAL_PREFIX, TopicDescription
 from rayqueue.cluster_status import ClusterStatus
 from rayqueue.demo.topics import FLIGHTS
 from rayqueue.demo.verify import Check
@@ -26,7 +26,7 @@ class Victim(NamedTuple):
     """The process that will be killed: a replica actor that leads some of the flights' partitions.
 
     Attributes:
-        leads: (topic, partition) → leader epoch, of all that it leads.
+        leads: (topic, partition) → leader epoch, of all users' topics that it leads.
     """
 
     broker_id: int
@@ -65,7 +65,8 @@ def choose(status: ClusterStatus) -> Victim | None:
         processes = [p for p in of_leader if (p.role, p.state) == ("replica", "running")]
         # A fresh directory, made for this run: where it is, there the process is.
         if len(partition.isr) > 1 and len(processes) == 1 and Path(processes[0].data_dir).is_dir():
-            leads = {(t.name, p.partition): p.leader_epoch for t in status.topics for p in t.partitions
+            users = [t for t in status.topics if not t.name.startswith(INTERNAL_PREFIX)]
+            leads = {(t.name, p.partition): p.leader_epoch for t in users for p in t.partitions
                      if p.leader == partition.leader}  # fmt: skip
             return Victim(partition.leader, processes[0].pid, leads)
     return None

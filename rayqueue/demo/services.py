@@ -125,8 +125,7 @@ def produce_weather(job: Job, report: Report, wait: Wait) -> Result:
 def keep_board(job: Job, report: Report, wait: Wait) -> Result:
     """One of the services that share the flights: what comes to the group goes to one of them. It says at once what it
     has processed, and which partitions it has; how far it has come is committed each half second."""
-    late = job.service == LATE
-    stop = wait() if late else None
+    stop = wait()
     with rayqueue.Consumer(
         FLIGHTS,
         group_id=GROUP,
@@ -134,9 +133,7 @@ def keep_board(job: Job, report: Report, wait: Wait) -> Result:
         auto_commit_interval_ms=COMMIT_EVERY_MS,
         **_keywords(job.client()),
     ) as consumer:
-        while not late and not consumer.assignment():  # the first ones share the partitions before the first flight
-            consumer.consume_arrow(timeout=REPORT_EVERY_S)
-        _process(consumer, report, stop or wait())
+        _process(consumer, report, stop)
     return []
 
 
