@@ -100,7 +100,7 @@ def wait_settled(admin: rayqueue.AdminClient, workers: int) -> None:
     while True:
         members = admin.describe_group(GROUP).members if admin.list_groups() else []
         shares = sorted(len(member.assignment) for member in members)
-        if len(shares) == workers and sum(shares) == PARTITIONS:
+        if len(shares) == workers and sum(shares) == PARTITIONS and shares[-1] - shares[0] <= 1:
             print(f"{workers} workers share {PARTITIONS} partitions {shares}, {time.monotonic() - began:.1f} s later")
             return
         if time.monotonic() - began > SETTLED_S:
