@@ -43,10 +43,8 @@ class Member:
 
     def run(self, stop: threading.Event) -> int:
         """Until `stop`, and then until the group is at the end. Exit status."""
-        with self._consumer as consumer:
-            consumer.subscribe(
-                [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-            )
+        with self._consumer:
+            self._subscribe()
             commit_at = 0.0
             deadline: float | None = None
             while True:
@@ -63,6 +61,19 @@ class Member:
                 if time.monotonic() > deadline:
                     self._history.add("error", error=f"the group is not at the end after {self._end_timeout_s:g} s")
                     return 1
+
+    def _subscribe(self) -> None:
+        """As long as no broker answers, which is an error after request.timeout.ms, again."""
+        deadline = time.monotonic() + self._end_timeout_s
+        while True:
+            try:
+                self._consumer.subscribe(
+                    [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+                )
+                return
+            except RayQueueError as error:
+                if not error.retriable or time.monotonic() > deadline:
+                    raise
 
     def _poll(self) -> None:
         try:
