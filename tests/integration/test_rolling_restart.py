@@ -12,8 +12,11 @@ import rayqueue
 from rayqueue.cluster import Cluster, restart, start, status
 from rayqueue.errors import ConfigError
 from tests.integration.test_controlled_shutdown import Steady
+from tests.integration.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+WAIT_S = 60.0
 
 
 @pytest.fixture
@@ -31,6 +34,7 @@ def test_brokers_are_restarted_one_after_the_other_and_nobody_notices(running: C
     with rayqueue.AdminClient(bootstrap_servers=servers) as admin:
         admin.create_topic("t", 3, replication_factor=3)
         wanted = [p.leader for p in admin.describe_topic("t").partitions]
+        eventually(lambda: all(p.state == "running" for p in status().processes), WAIT_S, "also those that stand by")
         pids = {p.pid for p in status().processes}
         load = Steady(servers)
         with load.running():
@@ -40,6 +44,7 @@ def test_brokers_are_restarted_one_after_the_other_and_nobody_notices(running: C
         assert [p.leader for p in admin.describe_topic("t").partitions] == wanted, "leaders have gone back"
         with pytest.raises(ConfigError, match="no broker 7"):
             restart(brokers=[7])
+    eventually(lambda: all(p.state == "running" for p in status().processes), WAIT_S, "also those that stand by")
     after = status()
     assert after.healthy and after.bootstrap_servers == servers
     assert len(after.processes) == len(pids) and not pids & {p.pid for p in after.processes}, "all are other processes"
