@@ -85,22 +85,26 @@ def test_records_survive_the_loss_of_each_leader_in_turn(
     """Producing and reading go on meanwhile, without an error, a gap, a duplicate or a change of order."""
     admin.create_topic("t", 1, replication_factor=3)
     stop = threading.Event()
+    all_sent = threading.Event()
     sent: list[int] = []
     read: list[int] = []
     errors: list[BaseException] = []
 
     def produce() -> None:
-        with rayqueue.Producer(bootstrap_servers=cluster.bootstrap_servers) as producer:
-            while not stop.is_set():
-                producer.produce("t", b"%d" % len(sent)).result(TIMEOUT_S)
-                sent.append(len(sent))
+        try:
+            with rayqueue.Producer(bootstrap_servers=cluster.bootstrap_servers) as producer:
+                while not stop.is_set():
+                    producer.produce("t", b"%d" % len(sent)).result(TIMEOUT_S)
+                    sent.append(len(sent))
+        finally:
+            all_sent.set()
 
     def consume() -> None:
         with rayqueue.Consumer(
             "t", bootstrap_servers=cluster.bootstrap_servers, auto_offset_reset="earliest"
         ) as consumer:
             silent = 0
-            while not stop.is_set() or len(read) < len(sent):
+            while not all_sent.is_set() or len(read) < len(sent):
                 message = consumer.poll(0.5)
                 silent = 0 if message is not None else silent + 1
                 assert silent < 2 * TIMEOUT_S, "a record that was acked does not come"
